@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Everything runs on Debian's own interpreter: the zygote must be the python3 that the
+# machine's programs use, and python3-seccomp exists for no other.
+PYTHON := /usr/bin/python3
+VENV := .venv
+RUN_PACKAGES := python3 python3-prctl python3-pyroute2 python3-dbus python3-seccomp
+TEST_PACKAGES := python3-pip python3-venv python3-setuptools python3-wheel \
+	python3-pytest python3-pytest-timeout python3-hypothesis
+BENCH_PACKAGES := bubblewrap
+TOOLS := ruff==0.8.6 mypy==1.14.1
+
+# A variable of make, not only of the environment: sudo drops the one, keeps the other.
+export ISOLAUNCHER_MUST_WORK
+
+# Nothing is fetched while dpkg has everything, so a second run needs no network. The
+# package lists are brought up to date only if they prove too old: an unreachable third
+# source must not stop an installation that does not need it.
+define debian
+@missing=; for package in $(1); do \
+	dpkg-query -W -f='$${Status}' $$package 2>/dev/null | grep -q ' installed$$' \
+		|| missing="$$missing $$package"; done; \
+if [ -n "$$missing" ]; then \
+	echo "missing:$$missing"; \
+	if [ "$$(id -u)" != 0 ]; then \
+		echo "run this as root: apt-get install$$missing" >&2; exit 1; fi; \
+	install="env DEBIAN_FRONTEND=noninteractive apt-get install -y -q \
+		--no-install-recommends"; \
+	$$install $$missing || { apt-get update -q; $$install $$missing; }; \
+fi
+endef
+
+.PHONY: help setup tools demo test test-long check bench clean
+
+help:  ## Says what each target does.
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' \
+		| expand -t 12
+
+setup: ## Installs what is missing and makes .venv, whose bin/isolauncher runs this checkout.
+	$(call debian,$(RUN_PACKAGES))
+	@$(MAKE) -s $(VENV)/bin/isolauncher
+
+# -I: neither PYTHON* variables nor a person's own site-packages have a say in a command
+# that is run as root.
+$(VENV)/bin/isolauncher: Makefile
+	$(PYTHON) -m venv --without-pip --system-site-packages $(VENV)
+	@echo "$(CURDIR)" > $$(echo $(VENV)/lib/python3.*/site-packages)/isolauncher.pth
+	@printf '%s\n' '#!$(CURDIR)/$(VENV)/bin/python3 -I' 'import sys' '' \
+		'from isolauncher.cli.main import main' '' 'sys.exit(main())' > $@
+	@chmod 755 $@
+
+tools: setup
+	$(call debian,$(TEST_PACKAGES))
+	@test -e $(VENV)/bin/ruff -a -e $(VENV)/bin/mypy -a -e $(VENV)/bin/pip \
+		|| $(VENV)/bin/python3 -m pip install -q pip $(TOOLS)
+	@for module in pytest pip; do \
+		printf '%s\n' '#!$(CURDIR)/$(VENV)/bin/python3' 'import runpy' \
+			"runpy.run_module('$$module', run_name='__main__')" > $(VENV)/bin/$$module; \
+		chmod 755 $(VENV)/bin/$$module; done
+
+demo: setup ## Launches a small program that prints what it can see, and the report on it.
+	$(VENV)/bin/isolauncher run --standalone --report - -- integration/demo/what_i_see.py
+
+test: tools ## Runs every test but the long ones; as root, within ten minutes.
+	$(VENV)/bin/python3 -m pytest $(ARGS)
+
+test-long: tools ## Runs the tests that take minutes: machines, fuzzing, thousands of launches.
+	$(VENV)/bin/python3 -m pytest -m long --timeout 3600 $(ARGS)
+
+check: tools ## Looks without running: ruff, its formatting, mypy --strict.
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+bench: setup ## Measures launches from the zygote against cold starts under bubblewrap.
+	$(call debian,$(BENCH_PACKAGES))
+	$(VENV)/bin/isolauncher bench --quick
+
+clean: ## Removes .venv and everything else that was made here; no package is removed.
+	rm -rf $(VENV) build dist bench-results *.egg-info
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

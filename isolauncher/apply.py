@@ -1,0 +1,353 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Every privileged effect of a launch, in one match, each with why it is safe.
+
+`apply` does one step of a plan with a kernel. It decides nothing, knows no order and
+catches nothing that matters: whatever the kernel refuses ends the launch, as a
+`StepError` that names the step. The two refusals that are let pass (best effort the
+design asks for) become notes in the report.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass, field
+from typing import assert_never
+
+from . import plan
+from .errors import StepError
+from .kernel import (
+    MOUNT_ATTR_NODEV,
+    MOUNT_ATTR_NOEXEC,
+    MOUNT_ATTR_NOSUID,
+    MOUNT_ATTR_RDONLY,
+    RESOLVE_IN_ROOT,
+    RESOLVE_NO_MAGICLINKS,
+    RESOLVE_NO_SYMLINKS,
+    CLONE_NEWUSER,
+    Kernel,
+)
+
+_MS_NOSUID_NODEV_NOEXEC = 0x2 | 0x4 | 0x8
+_MS_NOSUID_NOEXEC = 0x2 | 0x8
+
+
+@dataclass(slots=True, kw_only=True)
+class Context:
+    """What a walker of the plan has at hand.
+
+    ``descriptors`` maps the plan's names to descriptors; ``keep`` are those that
+    survive `CloseDescriptors`; ``stem`` is the stem's pid as init sees it; ``root``
+    the new root's mount; ``umap`` gives a descriptor of a user namespace that maps one
+    uid of the file system to the activity's.
+    """
+
+    kernel: Kernel
+    descriptors: dict[str, int]
+    keep: frozenset[int]
+    stem: int = 0
+    root: int = -1
+    identity: tuple[int, int] = (-1, -1)
+    notes: list[plan.Skipped] = field(default_factory=list)
+
+
+def apply(step: plan.Step, c: Context) -> None:
+    """Do one step; StepError names it and carries the kernel's errno."""
+    try:
+        _apply(step, c)
+    except OSError as e:
+        raise StepError(
+            f"could not {step.describe()}: {e.strerror or e}",
+            step=plan.name_of(step),
+            errno=e.errno or 0,
+        ) from e
+
+
+def _apply(step: plan.Step, c: Context) -> None:
+    k = c.kernel
+    match step:
+        case plan.NewSession():
+            # Only leaves: init is nobody's process group leader after the fork.
+            k.setsid()
+        case plan.JoinKeyring():
+            k.join_session_keyring()
+        case plan.JoinCgroup():
+            # The paths are the daemon's, made from its own directory and the id, whose
+            # grammar has no slash and no dot.
+            for directory in step.directories:
+                k.mkdir(directory.path, 0o755)
+                for name, value in directory.settings:
+                    _write_setting(f"{directory.path}/{name}", value, c)
+                k.write_file(f"{directory.path}/cgroup.procs", b"0")
+        case plan.Unshare():
+            flags = 0
+            for name in step.namespaces:
+                flags |= plan.NAMESPACES[name]
+            k.unshare(flags)
+        case plan.MakePrivate():
+            k.make_private()
+        case plan.NewRoot():
+            # Mounted in a namespace nobody else is in; the directory below is ours.
+            c.root = k.detached_mount(
+                "tmpfs",
+                {"size": str(step.size), "nr_inodes": "4096", "mode": "0755"},
+                MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV,
+            )
+            over = os.open(step.over, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                k.move_mount(c.root, over)
+            finally:
+                os.close(over)
+            os.fchdir(c.root)
+        case plan.Directory():
+            k.mkdir(_inside(step.path), step.mode)
+        case plan.Symlink():
+            k.symlink(step.target, _inside(step.path))
+        case plan.WriteFile():
+            # O_EXCL and O_NOFOLLOW in a tree that only this process has written to.
+            k.create_file(_inside(step.path), step.data, step.mode)
+        case plan.MemoryFiles():
+            attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
+            if not step.executable:
+                attributes |= MOUNT_ATTR_NOEXEC
+            fd = k.detached_mount(
+                "tmpfs",
+                {
+                    "size": str(step.size),
+                    "nr_inodes": str(step.inodes),
+                    "mode": f"{step.mode:o}",
+                },
+                attributes,
+            )
+            _attach_at(fd, step.path, c)
+            os.close(fd)
+        case plan.Attach():
+            _attach(step, c)
+        case plan.Pivot():
+            k.pivot_root(c.root)
+        case plan.MountProc():
+            k.mount("proc", "/proc", "proc", _MS_NOSUID_NODEV_NOEXEC, "")
+        case plan.MountTerminals():
+            # newinstance: no terminal of the host is in it (devpts in the kernel docs).
+            k.mount(
+                "devpts",
+                "/dev/pts",
+                "devpts",
+                _MS_NOSUID_NOEXEC,
+                "newinstance,ptmxmode=0666,mode=0620",
+            )
+        case plan.SealRoot():
+            root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                k.mount_setattr(root, set_=MOUNT_ATTR_RDONLY, recursive=False)
+            finally:
+                os.close(root)
+        case plan.SetHostname():
+            k.sethostname(step.name)
+        case plan.LoopbackUp():
+            k.loopback_up()
+        case plan.Priority():
+            k.setpriority(step.nice)
+            k.write_file("/proc/self/oom_score_adj", b"%d" % step.oom_score_adj)
+        case plan.Stdio():
+            for number, name in enumerate(("stdin", "stdout", "stderr")):
+                k.dup2(c.descriptors[name], number)
+        case plan.ResetSignals():
+            k.reset_signals()
+        case plan.SetUmask():
+            k.umask(step.umask)
+        case plan.SetLimits():
+            # Lowering needs no power; none is ever above what the daemon has.
+            for name, value in step.limits:
+                k.setrlimit(name, value, value)
+        case plan.ClearGroups():
+            k.setgroups(())
+        case plan.NewUserNamespace():
+            k.unshare(CLONE_NEWUSER)
+        case plan.MapIdentity():
+            # Written by init, which is root outside: the stem has no right to map a
+            # uid other than its own (user_namespaces(7)).
+            process = f"/proc/{c.stem}"
+            k.write_file(f"{process}/setgroups", b"deny")
+            k.write_file(
+                f"{process}/gid_map", b"%d %d 1\n" % (step.inner_gid, step.gid)
+            )
+            k.write_file(
+                f"{process}/uid_map", b"%d %d 1\n" % (step.inner_uid, step.uid)
+            )
+            c.identity = (step.inner_uid, step.uid)
+        case plan.NoNestedUserNamespaces():
+            try:
+                k.write_file("/proc/sys/user/max_user_namespaces", b"0")
+            except OSError as e:
+                # The filter refuses the calls too; this is the second lock.
+                c.notes.append(
+                    plan.Skipped(
+                        what="user.max_user_namespaces", why=e.strerror or str(e)
+                    )
+                )
+        case plan.BecomeUser():
+            k.setresgid(step.gid)
+            k.setresuid(step.uid)
+        case plan.ShowAs():
+            k.set_name(step.name)
+            try:
+                k.set_argument_area(
+                    tuple(os.fsencode(a) for a in step.argv),
+                    tuple(os.fsencode(e) for e in step.environ),
+                )
+            except OSError as e:
+                # A kernel without CONFIG_CHECKPOINT_RESTORE: what stays visible is the
+                # zygote's command line and padding, which hold nothing.
+                c.notes.append(
+                    plan.Skipped(
+                        what="/proc/self/cmdline and environ", why=e.strerror or str(e)
+                    )
+                )
+        case plan.DropCapabilities():
+            k.drop_bounding_set()
+            k.lock_securebits()
+            k.clear_capabilities()
+        case plan.Dumpable():
+            k.set_dumpable(dumpable=True)
+        case plan.NoNewPrivs():
+            k.no_new_privs()
+        case plan.Landlock():
+            ruleset = k.landlock_ruleset(step.files, step.net, step.scopes)
+            for rule in step.rules:
+                fd = os.open(rule.path, os.O_PATH | os.O_CLOEXEC)
+                try:
+                    k.landlock_allow(ruleset, fd, rule.rights)
+                finally:
+                    os.close(fd)
+            k.landlock_restrict(ruleset)
+            os.close(ruleset)
+        case plan.CloseDescriptors():
+            k.close_except(c.keep)
+        case plan.Seccomp():
+            k.seccomp(step.program)
+        case plan.LeavePrivileges():
+            # The bounding set while there is CAP_SETPCAP, the uid while there is
+            # CAP_SETUID; the uid change then clears what is left.
+            k.drop_bounding_set()
+            k.lock_securebits()
+            k.setgroups(())
+            k.setresgid(step.uid)
+            k.setresuid(step.uid)
+            k.clear_capabilities()
+            k.no_new_privs()
+            k.set_dumpable(dumpable=False)
+            k.close_except(c.keep)
+        case _:
+            assert_never(step)
+
+
+def _inside(path: str) -> str:
+    """A path of the new root, from the root as working directory (see NewRoot)."""
+    return "." + path
+
+
+def _write_setting(path: str, value: str, c: Context) -> None:
+    try:
+        c.kernel.write_file(path, value.encode())
+    except FileNotFoundError:
+        # memory.swap.max is missing where swap accounting is off: then there is
+        # nothing to limit. Any other limit must exist, or we should not have planned.
+        if not path.endswith("/memory.swap.max"):
+            raise
+
+
+def _attach_at(fd: int, path: str, c: Context) -> None:
+    # From the root's own descriptor, through no link: what is attached last cannot be
+    # led elsewhere by what was attached before.
+    target = c.kernel.openat2(
+        c.root,
+        path.lstrip("/"),
+        os.O_PATH,
+        RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS,
+    )
+    try:
+        c.kernel.move_mount(fd, target)
+    finally:
+        os.close(target)
+
+
+def _attach(step: plan.Attach, c: Context) -> None:
+    fd = c.descriptors[step.descriptor]
+    userns = -1
+    try:
+        if step.mapped is not None:
+            userns = _mapping(step.mapped, c)
+        try:
+            c.kernel.mount_setattr(
+                fd,
+                set_=step.attributes,
+                recursive=step.kind == "directory",
+                userns=userns,
+            )
+        except OSError as e:
+            # EINVAL: this file system cannot be id-mapped (mount_setattr(2)).
+            if userns < 0 or e.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                raise
+            what = f"id-mapped mount of {step.path}"
+            if step.copy_mode is not None:
+                _copy_in(step, c)
+                c.notes.append(plan.Skipped(what=what, why="copied in instead"))
+                return
+            c.notes.append(plan.Skipped(what=what, why=e.strerror or str(e)))
+            c.kernel.mount_setattr(
+                fd, set_=step.attributes, recursive=step.kind == "directory"
+            )
+        _attach_at(fd, step.path, c)
+    finally:
+        if userns >= 0:
+            os.close(userns)
+
+
+def _copy_in(step: plan.Attach, c: Context) -> None:
+    """Instead of a mount: the file's bytes, from the descriptor the caller opened."""
+    assert step.copy_mode is not None  # noqa: S101 (for the type checker)
+    source = c.descriptors[f"{step.descriptor}:read"]
+    data = bytearray()
+    while block := os.pread(source, 1 << 20, len(data)):
+        data += block
+        if len(data) > 1 << 20:
+            raise OSError(errno.EFBIG, "too large to copy (more than 1 MiB)")
+    os.unlink(_inside(step.path))
+    c.kernel.create_file(_inside(step.path), bytes(data), step.copy_mode)
+
+
+def _mapping(owner: int, c: Context) -> int:
+    """A user namespace in which the file system's ``owner`` is the activity's uid.
+
+    The stem's own serves when it maps just that; else one is made for the purpose by a
+    child that lives no longer than it takes to open it.
+    """
+    inner, outer = c.identity
+    if inner == owner:
+        return os.open(f"/proc/{c.stem}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    ready_read, ready_write = os.pipe2(os.O_CLOEXEC)
+    done_read, done_write = os.pipe2(os.O_CLOEXEC)
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(done_write)
+            c.kernel.unshare(CLONE_NEWUSER)
+            os.write(ready_write, b"u")
+            os.read(done_read, 1)
+        finally:
+            os._exit(0)
+    try:
+        os.close(ready_write)
+        if os.read(ready_read, 1) != b"u":
+            raise OSError(errno.EPERM, "no user namespace for an id-mapped mount")
+        line = b"%d %d 1\n" % (owner, outer)
+        c.kernel.write_file(f"/proc/{child}/setgroups", b"deny")
+        c.kernel.write_file(f"/proc/{child}/gid_map", line)
+        c.kernel.write_file(f"/proc/{child}/uid_map", line)
+        return os.open(f"/proc/{child}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(ready_read)
+        os.close(done_read)
+        os.close(done_write)
+        os.waitpid(child, 0)

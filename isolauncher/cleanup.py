@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a daemon finds when it starts: adopts what runs, removes what is left.
+
+A record whose "go" was written, whose boot is this one and whose init is still the
+process with that start time is a running activity; it is taken over, exit status
+included. Everything else in the run directory, the ledger and our cgroups is what a
+killed daemon, zygote or init left behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from . import cgroups, pool, records
+from .launch import Activity
+
+if TYPE_CHECKING:
+    from .daemon import Daemon
+
+Events = Mapping[str, Mapping[str, object]]
+
+KILLED = signal.SIGKILL.value
+"""waitpid(2)'s status of a process that SIGKILL ended: what init's own end means."""
+
+
+def exit_status(events: Events) -> int:
+    """waitpid(2)'s status as init wrote it; killed if it could not."""
+    status = events.get("exited", {}).get("status")
+    return status if isinstance(status, int) else KILLED
+
+
+async def adopt(daemon: Daemon) -> None:
+    """Take over what runs; give back what does not."""
+    for name in records.names(daemon.run_dir):
+        record = records.reopen(daemon.run_dir, name)
+        events = records.read(record)
+        planned = events.get("planned", {})
+        if _owned_by_another(planned):
+            record.close()
+            continue
+        activity = _activity(name, record, events)
+        pidfd = _alive(events)
+        if pidfd >= 0 and "go" in events:
+            await _take_over(daemon, activity, events, pidfd)
+            continue
+        if pidfd >= 0:
+            # In flight when its daemon died: it never got its "go".
+            pool.send_signal(pidfd, signal.SIGKILL)
+            await pool.readable(pidfd)
+            os.close(pidfd)
+        await _bury(daemon, activity, events)
+    _ledger(daemon)
+    await _cgroups(daemon)
+
+
+def _owned_by_another(planned: Mapping[str, object]) -> bool:
+    """A ``--standalone`` daemon that is alive looks after its own."""
+    pid, start = planned.get("owner_pid"), planned.get("owner_start")
+    if planned.get("boot_id") != records.boot_id() or not isinstance(pid, int):
+        return False
+    return pid != os.getpid() and records.start_time(pid) == start
+
+
+def _alive(events: Events) -> int:
+    """A pidfd of the record's init, or -1 if that process is gone."""
+    forked = events.get("forked", {})
+    pid, start = forked.get("init_pid"), forked.get("init_start")
+    if events.get("planned", {}).get("boot_id") != records.boot_id():
+        return -1
+    return _pidfd(pid, start)
+
+
+def _pidfd(pid: object, start: object) -> int:
+    if not isinstance(pid, int) or not isinstance(start, int) or start == 0:
+        return -1
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return -1
+    # Asked after it is held: the pid cannot be another's any more.
+    if records.start_time(pid) != start:
+        os.close(fd)
+        return -1
+    return fd
+
+
+def _activity(name: str, record: records.Record, events: Events) -> Activity:
+    fields = {**events.get("planned", {}), **events.get("go", {})}
+
+    def number(key: str) -> int:
+        value = fields.get(key)
+        return value if isinstance(value, int) else -1
+
+    def words(key: str) -> list[str]:
+        value = fields.get(key)
+        return [str(v) for v in value] if isinstance(value, list) else []
+
+    names = fields.get("namespaces")
+    return Activity(
+        id=name,
+        caller_uid=number("caller_uid"),
+        caller_gid=number("caller_gid"),
+        policy=str(fields.get("policy")),
+        policy_files=tuple(words("policy_files")),
+        tier=str(fields.get("tier")),
+        path=str(fields.get("path")),
+        program=words("program"),
+        uid=number("uid"),
+        inner_uid=number("inner_uid"),
+        tied=fields.get("tied") is True,
+        client_pid=number("client_pid"),
+        client_start=number("client_start"),
+        started=_started(fields.get("started")),
+        record=record,
+        cgroups=tuple(words("cgroups")),
+        leased=number("uid") >= 0,
+        enforced=tuple(words("enforced")),
+        namespaces={str(k): str(v) for k, v in names.items()}
+        if isinstance(names, dict)
+        else {},
+    )
+
+
+def _started(value: object) -> float:
+    # CLOCK_MONOTONIC, so the same for every daemon of this boot.
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+async def _take_over(
+    daemon: Daemon, activity: Activity, events: Events, pidfd: int
+) -> None:
+    import socket
+
+    from .channel import Channel
+
+    forked = events["forked"]
+    # Init's channel went with the old daemon; nobody needs it any more.
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    theirs.close()
+    stem = _pidfd(forked.get("pid"), forked.get("pid_start"))
+    activity.sandbox = pool.Sandbox(
+        channel=Channel(ours),
+        init=pidfd,
+        pid=pool.pid_of(pidfd),
+        zygote=None,
+        stem=stem,
+        stem_pid=_int(forked.get("pid")),
+    )
+    activity.pid = _int(forked.get("pid"))
+    activity.state = "running"
+    daemon.activities[activity.id] = activity
+    daemon.log.event("adopted", id=activity.id, pid=activity.pid, uid=activity.uid)
+    daemon.spawn(asyncio.create_task(daemon.attend(activity)))
+    if activity.tied:
+        daemon.spawn(asyncio.create_task(_await_client(daemon, activity)))
+
+
+def _int(value: object) -> int:
+    return value if isinstance(value, int) else 0
+
+
+async def _await_client(daemon: Daemon, activity: Activity) -> None:
+    """An activity tied to a client ends unless that client comes back."""
+    from .daemon import RECONNECT_S
+
+    client = _pidfd(activity.client_pid, activity.client_start)
+    if client >= 0:
+        gone = asyncio.create_task(pool.readable(client))
+        with suppress(TimeoutError):
+            await asyncio.wait_for(gone, RECONNECT_S)
+        os.close(client)
+    if activity.clients == 0 and activity.state == "running":
+        daemon.log.event("client-gone", id=activity.id)
+        await daemon.stop(activity, daemon.config.limits.grace_ms / 1000)
+
+
+async def _bury(daemon: Daemon, activity: Activity, events: Events) -> None:
+    """It ended while no daemon looked; its client may still come and ask how."""
+    activity.status = exit_status(events)
+    busy = activity.cgroups
+    for pause in (0.0, 0.01, 0.1, 1.0):
+        await asyncio.sleep(pause)
+        busy = cgroups.remove(busy)
+        if not busy:
+            break
+    if activity.leased:
+        daemon.ledger.release(activity.uid, activity.id)
+    if activity.record is not None:
+        activity.record.remove()
+    activity.state = "exited"
+    activity.ended.set()
+    daemon.log.event("buried", id=activity.id, status=activity.exit()[0])
+    if "go" in events and activity.tied:
+        daemon.activities[activity.id] = activity
+        daemon.spawn(asyncio.create_task(_forget(daemon, activity)))
+
+
+async def _forget(daemon: Daemon, activity: Activity) -> None:
+    from .daemon import REMEMBER_S
+
+    with suppress(TimeoutError):
+        await asyncio.wait_for(daemon.closing.wait(), REMEMBER_S)
+    if daemon.activities.get(activity.id) is activity:
+        del daemon.activities[activity.id]
+
+
+def _ledger(daemon: Daemon) -> None:
+    """Leases of launches that died before they had a record."""
+    known = set(daemon.activities) | set(records.names(daemon.run_dir))
+    for collected in daemon.ledger.gc(lambda activity_id: activity_id in known):
+        daemon.log.event("lease", uid=collected.uid, what=collected.what)
+
+
+async def _cgroups(daemon: Daemon) -> None:
+    """Directories of ours that no activity has."""
+    known = set(daemon.activities) | set(records.names(daemon.run_dir))
+    for name, paths in cgroups.left_behind(daemon.parents).items():
+        if name in known:
+            continue
+        for path in paths:
+            _kill_members(path)
+        busy = paths
+        for pause in (0.0, 0.01, 0.1, 1.0):
+            await asyncio.sleep(pause)
+            busy = cgroups.remove(busy)
+        for path in busy:
+            daemon.log.event("cgroup-left", id=name, path=path)
+
+
+def _kill_members(path: str) -> None:
+    """Inits that were forked but not yet recorded when their daemon was killed."""
+    with suppress(FileNotFoundError), open(f"{path}/cgroup.procs") as f:
+        for word in f.read().split():
+            try:
+                fd = os.pidfd_open(int(word))
+            except (ProcessLookupError, ValueError):
+                continue
+            pool.send_signal(fd, signal.SIGKILL)
+            os.close(fd)

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``isolauncher VERB …``: finds the verb's module, and is the one that exits.
+
+Only the module of the verb that was asked for is imported: `run` is on the way of
+every launch, and a verb that cannot be loaded must not take the others with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+from typing import NoReturn
+
+from .. import __version__
+from ..errors import COULD_NOT_LAUNCH, IsolauncherError, PolicyError
+from . import printable, tell
+
+# Verb → its module in this package, and what it does in one line.
+VERBS: dict[str, tuple[str, str]] = {
+    "run": ("run", "run a program, a script or a module under a policy"),
+    "ps": ("ps", "list what runs"),
+    "stop": ("stop", "end what runs, politely at first"),
+    "stats": ("stats", "show what the daemon has measured"),
+    "test-policy": ("test_policy", "audit policies: validity, plan, findings"),
+    "preload": ("preload", "show what each zygote imports and what it costs"),
+    "identity": ("identity", "show which uid belongs to which activity"),
+    "doctor": ("doctor", "show what this machine can enforce and what is missing"),
+    "bench": ("bench", "measure launches against cold starts"),
+    "daemon": ("daemon", "be the daemon, in the foreground"),
+    "completion": ("completion", "print the completion script of a shell"),
+}
+
+EPILOG = """\
+exit status of run: the program's own; 128+N when signal N ended it; 125 when it
+could not be launched, with one line that says which step failed, why and what to do;
+126 when it is not executable; 127 when it is not found.
+
+ISOLAUNCHER_SOCKET names another daemon's socket for every command.
+`isolauncher VERB --help` says more about a verb."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with mistakes of usage told apart from any program's own status."""
+
+    usage_status = COULD_NOT_LAUNCH
+
+    def error(self, message: str) -> NoReturn:
+        hint = f"(see `{self.prog} --help`)"
+        print(f"{self.prog}: {printable(message)} {hint}  [usage]", file=sys.stderr)
+        sys.exit(self.usage_status)
+
+
+def present() -> tuple[str, ...]:
+    """The verbs whose module is there."""
+    return tuple(
+        verb for verb, (module, _) in VERBS.items() if find_spec(_full(module))
+    )
+
+
+def load(verb: str) -> tuple[ModuleType, Parser]:
+    """The module of a verb and its own parser."""
+    module = import_module(_full(VERBS[verb][0]))
+    subparsers = Parser(prog="isolauncher").add_subparsers()
+    module.add_parser(subparsers)
+    return module, subparsers.choices[verb]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what the command line says; the result is the exit status."""
+    _have_standard_descriptors()
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        status = _verb(words)
+        sys.stdout.flush()
+        return status
+    except PolicyError as error:
+        for mistake in error.mistakes:
+            # The text of a mistake has lines of its own; only they may break it.
+            for line in mistake.text().split("\n"):
+                print(printable(line), file=sys.stderr)
+        return error.exit_status
+    except IsolauncherError as error:
+        tell(error.line())
+        return error.exit_status
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of our output is gone; without this the interpreter would
+        # complain once more while it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 1)
+        return 141
+
+
+def _verb(words: list[str]) -> int:
+    if words and words[0] in VERBS and find_spec(_full(VERBS[words[0]][0])):
+        module, parser = load(words[0])
+        own = getattr(module, "parse", None)
+        args = own(parser, words[1:]) if own else parser.parse_args(words[1:])
+        status: int = args.func(args)
+        return status
+    parser = Parser(
+        prog="isolauncher",
+        usage="isolauncher VERB [OPTION…] [ARG…]",
+        description="Launches programs confined by a policy, from a preloaded zygote.",
+        epilog=f"verbs:\n{_table()}\n\n{EPILOG}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"isolauncher {__version__}"
+    )
+    if words and not words[0].startswith("-"):
+        parser.error(f"{words[0]!r} is no verb; there are {' '.join(present())}")
+    parser.parse_args(words)
+    parser.error(f"a verb is wanted: {' '.join(present())}")
+
+
+def _table() -> str:
+    verbs = present()
+    width = max(map(len, verbs))
+    return "\n".join(f"  {verb:{width}}  {VERBS[verb][1]}" for verb in verbs)
+
+
+def _full(module: str) -> str:
+    return f"{__package__}.{module}"
+
+
+def _have_standard_descriptors() -> None:
+    """Fill 0 to 2 where the caller closed one.
+
+    The next file opened would get its number, and be passed on as the program's own.
+    """
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``isolauncher preload list|check``: what the zygotes import, and what that costs.
+
+Measured by a fresh interpreter, started as a zygote is, which imports the list under
+the same watch and then ends: nothing is forked and no daemon is asked. Needs no root.
+Exit status: 0; `check` gives 1 when a module is unfit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+from .. import paths
+from ..errors import RequestError, ZygoteError
+from ..zygote.sets import SETS
+from . import printable
+
+if TYPE_CHECKING:
+    from .main import Parser
+
+UNFIT = 1
+_DEADLINE_S = 120
+_NO_HOME = "/nonexistent"
+
+# What the fresh interpreter runs. The first line must see sys.modules untouched.
+_MEASURE = """\
+import sys
+COLD = (tuple(sys.modules), tuple(sys.path[1:]), tuple(sys.path_importer_cache))
+sys.path[0] = sys.argv[1]
+import json, os
+from isolauncher.zygote import handover, preload
+pristine = handover.Pristine.capture(*COLD)
+report = preload.preload(sys.argv[3:], pristine=pristine, expected_fds=(0, 1, 2))
+traces = preload.scan_identity(preload.own_values(), report.world.visible)
+with open(sys.argv[2], "w") as out:
+    json.dump(
+        {
+            "entries": report.as_data(),
+            "traces": [f"{t.module}.{t.name} holds the {t.what}" for t in traces],
+        },
+        out,
+    )
+    out.flush()
+    # Not by the way an interpreter ends: an unfit module may hold that up.
+    os._exit(0)
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
+    parser = subparsers.add_parser(
+        "preload",
+        description="Show what each zygote imports and what it costs.",
+        epilog="exit status: 0; 1 when `check` finds an unfit module.",
+        allow_abbrev=False,
+    )
+    parser.set_defaults(func=run)
+    inner = parser.add_subparsers(dest="what", required=True, metavar="list|check")
+    listing = inner.add_parser(
+        "list",
+        description="Import each set in a fresh interpreter; show time and memory.",
+        allow_abbrev=False,
+    )
+    listing.add_argument(
+        "names", metavar="SET", nargs="*", help=f"one of {', '.join(SETS)}"
+    )
+    checking = inner.add_parser(
+        "check",
+        description="Import modules as a zygote would; say which are unfit, and why.",
+        allow_abbrev=False,
+    )
+    checking.add_argument(
+        "names",
+        metavar="SET|MODULE",
+        nargs="*",
+        help="a set or a module (default: every set)",
+    )
+    for one in (listing, checking):
+        one.add_argument(
+            "--json", action="store_true", help="one object instead of text"
+        )
+
+
+def run(args: argparse.Namespace) -> int:
+    names: list[str] = args.names or list(SETS)
+    if args.what == "list":
+        for name in names:
+            if name not in SETS:
+                raise RequestError(
+                    f"there is no preload set {printable(name)!r}",
+                    code="preload-no-such-set",
+                    hint=f"there are {', '.join(SETS)}",
+                )
+    found = {name: _measure(SETS.get(name, (name,))) for name in names}
+    if args.json:
+        json.dump({"version": 1, "sets": found}, sys.stdout, indent=1)
+        print()
+    elif args.what == "list":
+        _print_costs(found)
+    else:
+        _print_verdicts(found)
+    unfit = any(e["faults"] for data in found.values() for e in data["entries"])
+    return UNFIT if unfit and args.what == "check" else 0
+
+
+def _measure(modules: tuple[str, ...]) -> dict[str, list[dict[str, object]]]:
+    # The answer does not come by stdout, which a module may write to.
+    with open(os.memfd_create("isolauncher-preload"), "rb", closefd=True) as answer:
+        # Reopened by name in the child, which must not inherit a descriptor.
+        place = f"/proc/{os.getpid()}/fd/{answer.fileno()}"
+        top = os.path.dirname(paths.PACKAGE)
+        try:
+            result = subprocess.run(
+                ["/usr/bin/python3", "-c", _MEASURE, top, place, *modules],
+                cwd="/",
+                env={"LC_CTYPE": "C.UTF-8", "HOME": _NO_HOME},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                timeout=_DEADLINE_S,
+            )
+        except subprocess.TimeoutExpired:
+            raise ZygoteError(
+                f"importing took more than {_DEADLINE_S} s and could not be stopped",
+                code="preload-hangs",
+                hint="name the modules one by one to find which",
+            ) from None
+        data = answer.read()
+    if result.returncode or not data:
+        last = result.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+        raise ZygoteError(
+            f"the interpreter that imports ended with status {result.returncode}"
+            f"{': ' + printable(last) if last else ''}",
+            code="preload-ended",
+            hint="name the modules one by one to find which ended it",
+        )
+    said: dict[str, list[dict[str, object]]] = json.loads(data)
+    return said
+
+
+def _print_costs(found: dict[str, dict[str, list[dict[str, object]]]]) -> None:
+    for name, data in found.items():
+        entries = data["entries"]
+        total_us = sum(int(str(e["us"])) for e in entries)
+        total_rss = sum(int(str(e["rss"])) for e in entries)
+        print(
+            f"{name}: {len(entries)} entries, {total_us / 1000:.0f} ms, "
+            f"{total_rss / 1048576:.1f} MiB"
+        )
+        for e in entries:
+            faults = "; ".join(map(str, e["faults"]))  # type: ignore[call-overload]
+            print(
+                f"  {printable(str(e['name'])):28} {int(str(e['us'])) / 1000:8.1f} ms "
+                f"{int(str(e['rss'])) // 1024:7} KiB {e['modules']!s:>4} modules"
+                f"{'  UNFIT: ' + printable(faults) if faults else ''}"
+            )
+
+
+def _print_verdicts(found: dict[str, dict[str, list[dict[str, object]]]]) -> None:
+    for data in found.values():
+        for e in data["entries"]:
+            faults = [str(f) for f in e["faults"]]  # type: ignore[attr-defined]
+            verdict = "unfit: " + "; ".join(faults) if faults else "fit"
+            print(f"{printable(str(e['name']))}: {printable(verdict)}")
+        for trace in data["traces"]:
+            print(f"note: {printable(str(trace))}")

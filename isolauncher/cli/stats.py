@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``isolauncher stats``: what the daemon has measured, as it says it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from .. import client, wire
+from . import printable
+
+if TYPE_CHECKING:
+    from .main import Parser
+
+
+def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
+    parser = subparsers.add_parser(
+        "stats",
+        description="Show what the daemon has measured: latency and memory.",
+        epilog="exit status: 0; 125 when the daemon cannot be asked.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--json", action="store_true", help="one object, as measured")
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    stats: dict[str, object] = {}
+    for reply in client.ask({"version": wire.VERSION, "verb": "stats"}):
+        said = reply.get("stats")
+        if isinstance(said, dict):
+            stats.update(said)
+    if args.json:
+        json.dump(stats, sys.stdout, indent=1)
+        print()
+        return 0
+    rows = list(_flat("", stats))
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, value in rows:
+        print(f"{name:{width}}  {value}")
+    return 0
+
+
+def _flat(prefix: str, value: object) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _flat(f"{prefix}.{name}" if prefix else str(name), inner)
+    else:
+        yield printable(prefix), printable("-" if value is None else str(value))

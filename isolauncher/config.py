@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How the daemon is set up: /etc/isolauncher/isolauncher.toml as one frozen value.
+
+Reads that file and nothing else. No file is the defaults; a file that others could
+have written, an unknown key or a wrong value is refused, all mistakes at once. What a
+program may do is never said here but in policies.
+
+    version = 1
+
+    [uids]                  # given to activities, and gids of the same number
+    first = 70000           # this one belongs to every sandbox's init
+    last = 89999
+
+    [quotas]                # of one caller; root has none
+    activities = 64         # running at once
+    launches = 8            # not yet running
+    connections = 32
+    uids = 2000             # that the ledger may keep for it
+
+    [limits]                # of the daemon
+    activities = 512
+    launches = 32
+    connections = 256
+    message-ms = 5000       # for a client to send its first message
+    launch-ms = 30000       # for a launch until the program runs
+    grace-ms = 5000         # from SIGTERM to the end when a caller says nothing
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+import tomllib
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+
+from . import paths
+from .errors import Mistake, PolicyError
+
+MAX_FILE = 64 * 1024
+
+# Below lie the ranges of Debian and of systemd's dynamic users; uids above 2^31 read
+# as negative in too many tools to be given to anyone.
+UID_LEAST = 65536
+UID_MOST = 2**31 - 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Uids:
+    """The range ``first`` to ``last``; ``init`` is the uid of every sandbox's PID 1."""
+
+    first: int = 70000
+    last: int = 89999
+
+    @property
+    def init(self) -> int:
+        return self.first
+
+    @property
+    def first_activity(self) -> int:
+        return self.first + 1
+
+    def __contains__(self, uid: object) -> bool:
+        return isinstance(uid, int) and self.first <= uid <= self.last
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quotas:
+    """What one caller may hold at a time; root is not counted."""
+
+    activities: int = 64
+    launches: int = 8
+    connections: int = 32
+    uids: int = 2000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DaemonLimits:
+    """What all callers together may hold, and how long the daemon waits (ms)."""
+
+    activities: int = 512
+    launches: int = 32
+    connections: int = 256
+    message_ms: int = 5000
+    launch_ms: int = 30_000
+    grace_ms: int = 5000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Everything the daemon is told; the directories come from its command line.
+
+    ``policy_dirs``: vendor first; a later directory's file of the same name wins.
+    """
+
+    uids: Uids = field(default_factory=Uids)
+    quotas: Quotas = field(default_factory=Quotas)
+    limits: DaemonLimits = field(default_factory=DaemonLimits)
+    file: str | None = None
+    socket: str = paths.SOCKET
+    run_dir: str = paths.RUN_DIR
+    state_dir: str = paths.STATE_DIR
+    policy_dirs: tuple[str, ...] = field(default_factory=paths.policy_dirs)
+
+
+# table → key → (least, most); the defaults are those of the dataclasses.
+_BOUNDS: dict[str, dict[str, tuple[int, int]]] = {
+    "uids": {"first": (UID_LEAST, UID_MOST), "last": (UID_LEAST, UID_MOST)},
+    "quotas": {
+        "activities": (1, 10_000),
+        "launches": (1, 1000),
+        "connections": (1, 10_000),
+        "uids": (1, 1_000_000),
+    },
+    "limits": {
+        "activities": (1, 10_000),
+        "launches": (1, 1000),
+        "connections": (1, 10_000),
+        "message-ms": (100, 60_000),
+        "launch-ms": (1000, 600_000),
+        "grace-ms": (0, 600_000),
+    },
+}
+
+
+def load(
+    file: str | None = None,
+    *,
+    socket: str | None = None,
+    state_dir: str | None = None,
+    policy_dir: str | None = None,
+) -> Config:
+    """Read ``file``, or the machine's own where one is; the rest is the command line's.
+
+    A file that is named must be there. ``policy_dir`` stands in for the
+    administrator's directory: what extends ``default`` still finds the vendor's.
+    """
+    name = file if file is not None else paths.CONFIG_FILE
+    text = _read_trusted(name, must_exist=file is not None)
+    values = _check(name, text) if text is not None else {}
+    where = socket or paths.socket()
+    return Config(
+        uids=Uids(**values.get("uids", {})),
+        quotas=Quotas(**values.get("quotas", {})),
+        limits=DaemonLimits(**values.get("limits", {})),
+        file=name if text is not None else None,
+        socket=where,
+        # Two daemons must not share records: one with another socket keeps its own
+        # beside it.
+        run_dir=os.path.dirname(os.path.abspath(where)),
+        state_dir=state_dir or paths.STATE_DIR,
+        policy_dirs=paths.policy_dirs(policy_dir),
+    )
+
+
+def _read_trusted(name: str, *, must_exist: bool) -> str | None:
+    """The text of a file that only root, or the owner of this code, could write."""
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+    try:
+        fd = os.open(name, flags)
+    except FileNotFoundError:
+        if not must_exist:
+            return None
+        raise _refused(name, "config-not-found", "there is no such file") from None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise _untrusted(name, "it is a symbolic link") from None
+        raise _refused(
+            name, "config-unreadable", os.strerror(error.errno or 0)
+        ) from None
+    try:
+        found = os.fstat(fd)
+        trusted = {0, paths.code_owner()}
+        if not stat.S_ISREG(found.st_mode):
+            raise _untrusted(name, "it is no regular file")
+        if found.st_uid not in trusted:
+            raise _untrusted(name, f"it belongs to uid {found.st_uid}")
+        if found.st_mode & 0o022:
+            raise _untrusted(name, "others may write it")
+        directory = os.stat(os.path.dirname(os.path.abspath(name)))
+        if directory.st_uid not in trusted or (
+            directory.st_mode & 0o022 and not directory.st_mode & stat.S_ISVTX
+        ):
+            raise _untrusted(name, "others may write its directory")
+        if found.st_size > MAX_FILE:
+            raise _refused(
+                name, "config-too-large", f"it is larger than {MAX_FILE} bytes"
+            )
+        with open(fd, "rb", closefd=False) as stream:
+            return stream.read(MAX_FILE).decode("utf-8")
+    except UnicodeDecodeError:
+        raise _refused(name, "config-not-utf8", "it is not UTF-8") from None
+    finally:
+        os.close(fd)
+
+
+def _check(name: str, text: str) -> dict[str, dict[str, int]]:
+    """The tables of ``text`` as arguments, or every mistake of the file at once."""
+    try:
+        data: dict[str, object] = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        place = re.search(r"line (\d+), column (\d+)", str(error))
+        line, column = (int(n) for n in place.groups()) if place else (0, 0)
+        what = re.sub(r" \(at .*\)$", "", str(error))
+        raise _error(
+            [_mistake(name, line, "", "config-not-toml", what, column=column)]
+        ) from None
+
+    mistakes: list[Mistake] = []
+
+    def wrong(table: str, key: str, code: str, what: str, hint: str = "") -> None:
+        dotted = ".".join(part for part in (table, key) if part)
+        mistakes.append(
+            _mistake(name, _line(text, table, key), dotted, code, what, hint)
+        )
+
+    version = data.pop("version", None)
+    if version is None:
+        wrong("", "version", "config-no-version", "is missing", "write version = 1")
+    elif type(version) is not int or version != 1:
+        wrong("", "version", "config-version", f"{version!r} is not 1")
+
+    values: dict[str, dict[str, int]] = {}
+    for table, content in data.items():
+        bounds = _BOUNDS.get(table)
+        if bounds is None:
+            hint = _nearest(table, [*_BOUNDS, "version"])
+            wrong("", table, "config-unknown-key", "there is no such key", hint)
+            continue
+        if not isinstance(content, dict):
+            wrong("", table, "config-wrong-type", "is not a table")
+            continue
+        values[table] = {}
+        for key, value in content.items():
+            if key not in bounds:
+                hint = _nearest(key, list(bounds))
+                wrong(table, key, "config-unknown-key", "there is no such key", hint)
+            elif type(value) is not int:
+                wrong(
+                    table, key, "config-wrong-type", f"{value!r} is not a whole number"
+                )
+            elif not bounds[key][0] <= value <= bounds[key][1]:
+                least, most = bounds[key]
+                wrong(
+                    table,
+                    key,
+                    "config-out-of-bounds",
+                    f"{value} is not in {least} to {most}",
+                )
+            else:
+                values[table][key.replace("-", "_")] = value
+
+    given = values.get("uids", {})
+    uids = Uids(**given)
+    if not mistakes and uids.first >= uids.last:
+        wrong(
+            "uids",
+            "last" if "last" in given else "first",
+            "config-empty-range",
+            "the range holds no uid for an activity",
+            "the first one belongs to init; last must be larger than first",
+        )
+    if mistakes:
+        raise _error(mistakes)
+    return values
+
+
+def _line(text: str, table: str, key: str) -> int:
+    """Where ``key`` of ``table`` is written plainly; 0 when it is written otherwise."""
+    current = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        header = re.match(r"\s*\[\s*([\w-]+)\s*\]", line)
+        if header:
+            current = header[1]
+            if not table and current == key:
+                return number
+        elif current == table and re.match(
+            rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", line
+        ):
+            return number
+    return 0
+
+
+def _nearest(word: str, known: list[str]) -> str:
+    close = get_close_matches(word, known, n=1)
+    return f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
+
+
+def _mistake(
+    file: str,
+    line: int,
+    key: str,
+    code: str,
+    message: str,
+    hint: str = "",
+    *,
+    column: int = 0,
+) -> Mistake:
+    return Mistake(
+        file=file,
+        line=line,
+        column=column,
+        key=key,
+        code=code,
+        message=message,
+        hint=hint,
+    )
+
+
+def _error(mistakes: list[Mistake]) -> PolicyError:
+    error = PolicyError(tuple(mistakes))
+    error.step = "config"
+    return error
+
+
+def _refused(name: str, code: str, what: str, hint: str = "") -> PolicyError:
+    return _error([_mistake(name, 0, "", code, what, hint)])
+
+
+def _untrusted(name: str, why: str) -> PolicyError:
+    return _refused(
+        name,
+        "config-not-trusted",
+        why,
+        "it must be a plain file of root's, or of the owner of isolauncher's code, "
+        "that nobody else may write",
+    )

@@ -1,0 +1,748 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The daemon: accepts local peers, decides who may, launches, remembers, cleans up.
+
+It equals root in power; its defence is how little it parses: one bounded message a
+connection, policies, and what its own children say. One rule of authorisation: a uid
+launches, lists and stops its own; 0 anyone's; a uid of the activity range nothing.
+
+`main` serves a socket until SIGTERM; `start_standalone` serves one connection in a
+child. What runs does not end with the daemon: a new one adopts it (see cleanup.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+import socket
+import stat
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import assert_never
+
+from . import cgroups, cleanup, host, kernel, launch, plan, pool, records, wire
+from .channel import Channel, readable
+from .config import Config
+from .errors import (
+    COULD_NOT_LAUNCH,
+    DaemonError,
+    IsolauncherError,
+    NotAllowed,
+    PolicyError,
+    RequestError,
+    WireError,
+)
+from .identity import Ledger
+from .launch import Activity
+from .log import Log
+from .policy.load import PolicyStore
+from .request import Attach, Caller, Ps, Request, Signal, Stats, Stop, parse
+from .request import parse_signal as read_signal
+from .zygote.program import available_locales
+
+REMEMBER_S = 60
+"""How long the end of an adopted activity waits for its client to ask."""
+RECONNECT_S = 10
+"""How long a client has to come back after the daemon was restarted."""
+BACKLOG = 128
+USERDB = Path("/run/userdb")
+
+
+class Daemon:
+    """Everything that one daemon holds; one event loop, one thread."""
+
+    def __init__(
+        self, config: Config, *, log: Log, command: pool.Command = pool.command
+    ) -> None:
+        self.config = config
+        self.log = log
+        self.kernel: kernel.Kernel = kernel.Linux()
+        self.run_dir = Path(config.run_dir)
+        self.state_dir = Path(config.state_dir)
+        vendor, etc = config.policy_dirs
+        self.store = PolicyStore(
+            vendor, etc, protected=(config.state_dir, config.run_dir)
+        )
+        self.host = host.probe(uids=range(config.uids.first, config.uids.last + 1))
+        self.locales = available_locales()
+        self.ledger = Ledger(
+            self.state_dir,
+            self.run_dir,
+            first=config.uids.first,
+            last=config.uids.last,
+            quota=config.quotas.uids,
+            userdb_dir=USERDB if USERDB.parent.is_dir() else None,
+        )
+        self.outside = launch.new_outside()
+        self.parents = self._cgroup_parents()
+        self.pool = pool.Pool(log, command=command, died=self._zygote_died)
+        self.activities: dict[str, Activity] = {}
+        self._connections: Counter[int] = Counter()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.closing = asyncio.Event()
+
+    # ------------------------------------------------------------------- what it has
+
+    def _cgroup_parents(self) -> cgroups.Parents:
+        if not self.host.cgroups:
+            return cgroups.Parents(directories={})
+        # One directory per daemon, so that two (a test's, --standalone's) do not
+        # clean up after each other; the same after a restart, to find what is left.
+        name = "isolauncher"
+        if self.config.run_dir != "/run/isolauncher":
+            status = os.stat(self.run_dir)
+            name += f"-{status.st_dev:x}-{status.st_ino:x}"
+        return cgroups.prepare(self.host.cgroups, name)
+
+    def machine(self, activity_id: str) -> plan.Machine:
+        hard = {
+            name: resource.getrlimit(number)[1]
+            for name, number in kernel.RLIMITS.items()
+        }
+        return plan.Machine(
+            landlock_abi=self.host.landlock,
+            cgroup=self.parents.for_activity(activity_id),
+            why_no_cgroup="; ".join(
+                self.host.why.get(f"cgroup.{c}", "") for c in host.CONTROLLERS
+            ).strip("; ")
+            or "no cgroup hierarchy can be used",
+            hard_limits=tuple(
+                (name, value)
+                for name, value in hard.items()
+                if value != resource.RLIM_INFINITY
+            ),
+            root_over=str(self.run_dir),
+            init_uid=self.config.uids.init,
+        )
+
+    def describe(self, activity: Activity) -> dict[str, object]:
+        """What a record must say so that a later daemon can answer for it."""
+        return {
+            "uid": activity.uid,
+            "caller_uid": activity.caller_uid,
+            "caller_gid": activity.caller_gid,
+            "policy": activity.policy,
+            "policy_files": list(activity.policy_files),
+            "tier": activity.tier,
+            "path": activity.path,
+            "program": activity.program,
+            "inner_uid": activity.inner_uid,
+            "tied": activity.tied,
+            "client_pid": activity.client_pid,
+            "client_start": activity.client_start,
+            "owner_pid": activity.owner_pid,
+            "owner_start": activity.owner_start,
+            "cgroups": list(activity.cgroups),
+            "started": activity.started,
+            "enforced": list(activity.enforced),
+            "namespaces": activity.namespaces,
+            "boot_id": records.boot_id(),
+        }
+
+    def pids(self, activity: Activity) -> dict[str, object]:
+        sandbox = activity.sandbox
+        assert sandbox is not None  # noqa: S101
+        return {
+            "init_pid": sandbox.pid,
+            "init_start": records.start_time(sandbox.pid),
+            "pid": sandbox.stem_pid,
+            "pid_start": records.start_time(sandbox.stem_pid),
+        }
+
+    # ------------------------------------------------------------------- activities
+
+    def refuse_taken(self, activity_id: str) -> None:
+        known = self.activities.get(activity_id)
+        if known is not None and known.state != "exited":
+            raise RequestError(
+                f"an activity {activity_id!r} is already running",
+                code="id-taken",
+                hint="stop it, or choose another --id",
+            )
+
+    def add(self, activity: Activity) -> None:
+        """Enter it, if its caller's and the daemon's quotas allow."""
+        alive = [a for a in self.activities.values() if a.state != "exited"]
+        own = [a for a in alive if a.caller_uid == activity.caller_uid]
+        quotas, limits = self.config.quotas, self.config.limits
+        held = (
+            ("activities", len(own), quotas.activities, "you"),
+            ("launches", _starting(own), quotas.launches, "you"),
+            ("activities", len(alive), limits.activities, "this machine"),
+            ("launches", _starting(alive), limits.launches, "this machine"),
+        )
+        for what, count, most, whose in held:
+            if count >= most and not (whose == "you" and activity.caller_uid == 0):
+                raise NotAllowed(
+                    f"{whose} may have {most} {what} at a time",
+                    code="quota",
+                    hint="wait until one has ended, or stop one; an administrator "
+                    "sets [quotas] in /etc/isolauncher/isolauncher.toml",
+                )
+        self.activities[activity.id] = activity
+
+    async def abandon(self, activity: Activity) -> None:
+        """Give back all that a failed launch had taken; the sandbox ends first."""
+        sandbox = activity.sandbox
+        if sandbox is not None:
+            sandbox.kill()
+            await asyncio.shield(sandbox.ended())
+        await asyncio.shield(self._give_back(activity))
+        self.activities.pop(activity.id, None)
+        activity.state = "exited"
+        activity.ended.set()
+
+    async def _give_back(self, activity: Activity) -> None:
+        """After the last process is gone: cgroup, uid, record, descriptors."""
+        busy = activity.cgroups
+        for pause in (0.0, 0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 2.0):
+            # EBUSY: the kernel takes the last task out a moment after it has ended.
+            await asyncio.sleep(pause)
+            busy = cgroups.remove(busy)
+            if not busy:
+                break
+        for path in busy:
+            self.log.event("cgroup-left", id=activity.id, path=path)
+        if activity.leased:
+            self.ledger.release(activity.uid, activity.id)
+        if activity.record is not None:
+            activity.record.remove()
+        if activity.sandbox is not None:
+            activity.sandbox.close()
+
+    async def attend(self, activity: Activity) -> None:
+        """Wait for a running activity's end, note how, and clean up after it."""
+        sandbox = activity.sandbox
+        record = activity.record
+        assert sandbox is not None and record is not None  # noqa: S101
+        await sandbox.ended()
+        activity.status = cleanup.exit_status(records.read(record))
+        await self._give_back(activity)
+        activity.state = "exited"
+        status, number = activity.exit()
+        self.log.event(
+            "ended",
+            id=activity.id,
+            status=status,
+            signal=number,
+            uid=activity.uid,
+            caller=activity.caller_uid,
+        )
+        activity.ended.set()
+        if activity.clients == 0 and activity.tied:
+            # A client that is reconnecting may still ask how it ended.
+            await self._or_closing(REMEMBER_S)
+        if self.activities.get(activity.id) is activity:
+            del self.activities[activity.id]
+
+    async def _or_closing(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.closing.wait(), seconds)
+
+    async def stop(self, activity: Activity, grace_s: float) -> None:
+        """SIGTERM to its main process, then the end of its init."""
+        sandbox = activity.sandbox
+        if sandbox is None or activity.state == "exited":
+            return
+        if activity.state == "running":
+            activity.state = "stopping"
+        if sandbox.stem >= 0:
+            pool.send_signal(sandbox.stem, signal.SIGTERM)
+            # A stopped program gets no signal but SIGKILL and SIGCONT.
+            pool.send_signal(sandbox.stem, signal.SIGCONT)
+        try:
+            await asyncio.wait_for(asyncio.shield(sandbox.ended()), grace_s)
+        except TimeoutError:
+            sandbox.kill()
+        await activity.ended.wait()
+
+    def _zygote_died(self, zygote: pool.Zygote) -> None:
+        """Launches in flight end with their zygote; what runs does not."""
+        for activity in self.activities.values():
+            sandbox = activity.sandbox
+            if (
+                activity.state == "starting"
+                and sandbox is not None
+                and sandbox.zygote is zygote
+            ):
+                sandbox.kill()
+
+    # ------------------------------------------------------------------- connections
+
+    def spawn(self, task: asyncio.Task[None]) -> asyncio.Task[None]:
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        return task
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.log.event("internal-error", error=f"{type(error).__name__}: {error}")
+
+    async def serve(self, listener: socket.socket) -> None:
+        """Accept until `closing`; more connections than allowed are told so."""
+        listener.setblocking(False)
+        closing = asyncio.create_task(self.closing.wait())
+        try:
+            while not self.closing.is_set():
+                ready = asyncio.create_task(readable(listener.fileno()))
+                await asyncio.wait(
+                    (ready, closing), return_when=asyncio.FIRST_COMPLETED
+                )
+                ready.cancel()
+                with suppress(BlockingIOError, ConnectionAbortedError):
+                    sock, _ = listener.accept()
+                    self.spawn(asyncio.create_task(self.connection(sock)))
+        finally:
+            closing.cancel()
+
+    async def connection(self, sock: socket.socket) -> None:
+        """One peer, one question."""
+        received_us = kernel.monotonic_us()
+        channel = Channel(sock)
+        caller: Caller | None = None
+        counted = False
+        try:
+            caller = wire.peer(sock)
+            self._admit(caller)
+            self._connections[caller.uid] += 1
+            counted = True
+            await self._answer(channel, caller, received_us)
+        except PolicyError as e:
+            self._refuse(channel, caller, e)
+        except IsolauncherError as e:
+            if e.code != "wire-closed":
+                self._refuse(channel, caller, e)
+        finally:
+            if counted and caller is not None:
+                self._connections[caller.uid] -= 1
+                if not self._connections[caller.uid]:
+                    del self._connections[caller.uid]
+            channel.close()
+
+    def _admit(self, caller: Caller) -> None:
+        """Before a byte of the peer's is read."""
+        if caller.uid in self.config.uids:
+            raise NotAllowed(
+                f"uid {caller.uid} is an activity's: it launches, lists and stops "
+                "nothing",
+                code="caller-is-activity",
+            )
+        limits = self.config.limits.connections
+        own = self._connections[caller.uid]
+        if self._connections.total() >= limits or (
+            caller.uid != 0 and own >= self.config.quotas.connections
+        ):
+            raise NotAllowed(
+                "too many connections at a time",
+                code="quota-connections",
+                hint="wait until one has ended",
+            )
+
+    def _refuse(
+        self, channel: Channel, caller: Caller | None, error: IsolauncherError
+    ) -> None:
+        activity: Activity | None = getattr(error, "activity", None)
+        self.log.event(
+            "refused",
+            caller=caller.uid if caller else None,
+            step=error.step,
+            code=error.code,
+            message=error.message,
+            id=activity.id if activity else None,
+        )
+        message: dict[str, object] = {
+            "event": "refused",
+            "exit_status": error.exit_status,
+            "step": error.step,
+            "code": error.code,
+            "message": error.message,
+            "hint": error.hint,
+        }
+        if activity is not None:
+            message["report"] = activity.report()
+        with suppress(WireError):  # who has gone needs no answer
+            channel.send(message)
+
+    async def _answer(
+        self, channel: Channel, caller: Caller, received_us: int
+    ) -> None:
+        try:
+            async with asyncio.timeout(self.config.limits.message_ms / 1000):
+                message = await channel.recv(max_fds=6)
+        except TimeoutError:
+            raise RequestError(
+                "no message came in time", code="request-timeout"
+            ) from None
+        try:
+            asked = parse(message.fields, len(message.fds))
+            match asked:
+                case Request():
+                    fds = dict(zip(asked.descriptors, message.fds, strict=True))
+                    await self._run(channel, asked, fds, message, caller, received_us)
+                case Attach():
+                    await self._attach(channel, asked, caller)
+                case Ps():
+                    self._list(channel, caller)
+                case Stop():
+                    await self._stop(channel, asked, caller)
+                case Stats():
+                    raise RequestError(
+                        "stats are not kept yet", code="not-enforced-yet"
+                    )
+                case _:
+                    assert_never(asked)
+        finally:
+            message.close()
+
+    async def _run(
+        self,
+        channel: Channel,
+        request: Request,
+        fds: Mapping[str, int],
+        message: wire.Message,
+        caller: Caller,
+        received_us: int,
+    ) -> None:
+        launching = asyncio.create_task(
+            launch.launch(self, request, fds, caller, received_us)
+        )
+        # A client that goes away while it waits ends the launch. It may say nothing
+        # before "started"; what it says after that is a signal.
+        watching = asyncio.create_task(readable(channel.sock.fileno()))
+        try:
+            await asyncio.wait(
+                (launching, watching), return_when=asyncio.FIRST_COMPLETED
+            )
+            if not launching.done():
+                launching.cancel()
+                with suppress(asyncio.CancelledError, IsolauncherError):
+                    activity = await launching
+                    # It had just got through.
+                    self.spawn(asyncio.create_task(self.attend(activity)))
+                    await self.stop(activity, 0)
+                raise WireError("the client went away", code="wire-closed")
+            activity = launching.result()
+        finally:
+            watching.cancel()
+        message.close()
+        self.log.event(
+            "launched",
+            id=activity.id,
+            caller=caller.uid,
+            policy=activity.policy,
+            uid=activity.uid,
+            pid=activity.pid,
+            tier=activity.tier,
+            total_us=activity.timings.get("total"),
+            program=activity.program[:1],
+        )
+        self.spawn(asyncio.create_task(self.attend(activity)))
+        await self._accompany(channel, activity)
+
+    async def _accompany(self, channel: Channel, activity: Activity) -> None:
+        """A client's connection while its activity runs: signals in, the end out."""
+        activity.clients += 1
+        ended = asyncio.create_task(activity.ended.wait())
+        hearing = asyncio.create_task(self._hear(channel, activity))
+        try:
+            channel.send(
+                {"event": "started", "id": activity.id, "pid": activity.pid}
+            )
+            await asyncio.wait((ended, hearing), return_when=asyncio.FIRST_COMPLETED)
+            if not activity.ended.is_set():
+                # The client has gone, or talks nonsense.
+                if activity.tied and not self.closing.is_set():
+                    self.log.event("client-gone", id=activity.id)
+                    grace = self.config.limits.grace_ms / 1000
+                    await self.stop(activity, grace)
+                return
+            status, number = activity.exit()
+            channel.send(
+                {
+                    "event": "exited",
+                    "status": status,
+                    "signal": number,
+                    "report": activity.report(),
+                }
+            )
+        finally:
+            activity.clients -= 1
+            ended.cancel()
+            hearing.cancel()
+
+    async def _hear(self, channel: Channel, activity: Activity) -> None:
+        """Signals for the main process, until the connection ends."""
+        with suppress(WireError):
+            while True:
+                message = await channel.recv()
+                try:
+                    asked: Signal = read_signal(message.fields, len(message.fds))
+                except IsolauncherError as e:
+                    self.log.event("refused", id=activity.id, code=e.code)
+                    return
+                sandbox = activity.sandbox
+                if sandbox is not None and activity.state in ("running", "stopping"):
+                    pool.send_signal(sandbox.stem, signal.Signals[f"SIG{asked.name}"])
+
+    async def _attach(self, channel: Channel, asked: Attach, caller: Caller) -> None:
+        activity = self.activities.get(asked.id)
+        if activity is None or not _may(caller, activity):
+            raise RequestError(
+                f"no activity {asked.id!r} of yours is known", code="unknown-id"
+            )
+        await self._accompany(channel, activity)
+
+    def _list(self, channel: Channel, caller: Caller) -> None:
+        now = asyncio.get_running_loop().time()
+        rows = [
+            {
+                "id": a.id,
+                "bundle_id": None,
+                "pid": a.pid or None,
+                "uid": a.uid,
+                "caller_uid": a.caller_uid,
+                "policy": a.policy,
+                "tier": a.tier,
+                "path": a.path,
+                "state": a.state,
+                "age_s": round(now - a.started, 3),
+            }
+            for a in self.activities.values()
+            if _may(caller, a)
+        ]
+        for part in wire.in_parts("list", "activities", rows):
+            channel.send(part)
+
+    async def _stop(self, channel: Channel, asked: Stop, caller: Caller) -> None:
+        results = await asyncio.gather(
+            *(self._stop_one(i, asked.grace_ms / 1000, caller) for i in asked.ids)
+        )
+        channel.send({"event": "stopped", "results": list(results)})
+
+    async def _stop_one(
+        self, activity_id: str, grace_s: float, caller: Caller
+    ) -> dict[str, object]:
+        activity = self.activities.get(activity_id)
+        if activity is None or activity.state == "exited":
+            result, message = "unknown", f"no activity {activity_id!r} is running"
+        elif not _may(caller, activity):
+            result = "not-allowed"
+            message = f"{activity_id!r} was not launched by you"
+            self.log.event("refused", id=activity_id, caller=caller.uid, code=result)
+        else:
+            await self.stop(activity, grace_s)
+            result, message = "gone", ""
+        return {"id": activity_id, "result": result, "message": message}
+
+    # ----------------------------------------------------------------------- the end
+
+    async def close(self) -> None:
+        """Let go: what runs goes on, what is in flight ends."""
+        self.closing.set()
+        for activity in list(self.activities.values()):
+            if activity.state == "starting" and activity.sandbox is not None:
+                activity.sandbox.kill()
+        connections = [t for t in self._tasks if not t.done()]
+        for task in connections:
+            task.cancel()
+        await asyncio.gather(*connections, return_exceptions=True)
+        await self.pool.close()
+        self.ledger.close()
+        self.store.close()
+        os.close(self.outside)
+        cgroups.close(self.parents)
+
+
+def _starting(activities: list[Activity]) -> int:
+    return sum(a.state == "starting" for a in activities)
+
+
+def _may(caller: Caller, activity: Activity) -> bool:
+    return caller.uid in (0, activity.caller_uid)
+
+
+# --------------------------------------------------------------------------- serving
+
+
+def main(config: Config) -> int:
+    """``isolauncher daemon``: serve until SIGTERM or SIGINT."""
+    if os.geteuid() != 0:
+        raise DaemonError(
+            "the daemon must be started by root",
+            code="daemon-not-root",
+            hint="sudo isolauncher daemon",
+        )
+    os.umask(0o022)
+    kernel.title("isolauncher: daemon")
+    _directories(config)
+    listener = _listen(config.socket)
+    try:
+        asyncio.run(_serve(config, listener))
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(config.socket)
+        listener.close()
+    return 0
+
+
+async def _serve(config: Config, listener: socket.socket) -> None:
+    daemon = Daemon(config, log=Log())
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, daemon.closing.set)
+    try:
+        await cleanup.adopt(daemon)
+        warm = asyncio.create_task(_warm(daemon))
+        daemon.spawn(warm)
+        daemon.log.event("serving", socket=config.socket)
+        await daemon.serve(listener)
+    finally:
+        await daemon.close()
+
+
+async def _warm(daemon: Daemon) -> None:
+    """Zygotes before the first launch; a failure is told again by that launch."""
+    for name in ("python", pool.BARE):
+        try:
+            await daemon.pool.zygote(name)
+        except IsolauncherError as e:
+            daemon.log.event("zygote-failed", set=name, message=e.message)
+
+
+def _directories(config: Config) -> None:
+    """Ours alone: what is in them decides who runs as what."""
+    for path, mode in (
+        (config.run_dir, 0o755),
+        (f"{config.run_dir}/activities", 0o700),
+        (config.state_dir, 0o700),
+    ):
+        os.makedirs(path, mode=mode, exist_ok=True)
+        _refuse_foreign(path)
+
+
+def _refuse_foreign(path: str) -> None:
+    """The directory and every one above it: root's, and no link on the way."""
+    part = os.path.abspath(path)
+    while True:
+        status = os.lstat(part)
+        sticky = status.st_mode & stat.S_ISVTX and part != os.path.abspath(path)
+        writable = status.st_mode & 0o022 and not sticky
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != 0 or writable:
+            raise DaemonError(
+                f"{part} is not a directory that only root can write",
+                code="directory-not-ours",
+                hint="remove it, or have root own it with mode 0755",
+            )
+        if part == "/":
+            return
+        part = os.path.dirname(part)
+
+
+def _listen(path: str) -> socket.socket:
+    """The socket, for everyone to connect: who asks is known from the kernel."""
+    _refuse_foreign(os.path.dirname(os.path.abspath(path)))
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        pass
+    else:
+        if not stat.S_ISSOCK(status.st_mode) or status.st_uid != 0:
+            raise DaemonError(
+                f"{path} is there and is not a socket of root's",
+                code="socket-replaced",
+                hint="find out who put it there, and remove it",
+            )
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as trial:
+            try:
+                trial.connect(path)
+            except ConnectionRefusedError:
+                os.unlink(path)  # left by a daemon that was killed
+            else:
+                raise DaemonError(
+                    f"a daemon serves {path} already", code="daemon-running"
+                )
+    listener = socket.socket(
+        socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC
+    )
+    listener.bind(path)
+    os.chmod(path, 0o666)
+    listener.listen(BACKLOG)
+    return listener
+
+
+# ------------------------------------------------------------------------ standalone
+
+
+def start_standalone(
+    config: Config | None = None, *, command: pool.Command = pool.command
+) -> tuple[socket.socket, int]:
+    """A daemon for one connection, in a child: (the client's end, its pid)."""
+    ours, theirs = socket.socketpair(
+        socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC
+    )
+    child = os.fork()
+    if child:
+        theirs.close()
+        return ours, child
+    status = COULD_NOT_LAUNCH
+    try:
+        ours.close()
+        _become_standalone()
+        asyncio.run(_serve_one(config or Config(), theirs, command))
+        status = 0
+    except IsolauncherError as e:
+        _tell(theirs, e)
+    except Exception as e:
+        _tell(theirs, DaemonError(f"{type(e).__name__}: {e}", code="internal"))
+    finally:
+        os._exit(status)
+
+
+def _become_standalone() -> None:
+    """Out of the client's reach of the terminal: ^C is the client's to forward."""
+    os.setsid()
+    os.umask(0o022)
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1):
+        os.dup2(null, fd)
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    signal.set_wakeup_fd(-1)
+    kernel.title("isolauncher: daemon")
+
+
+def _tell(sock: socket.socket, error: IsolauncherError) -> None:
+    message = {
+        "event": "refused",
+        "exit_status": error.exit_status,
+        "step": error.step,
+        "code": error.code,
+        "message": error.message,
+        "hint": error.hint,
+    }
+    with suppress(WireError, OSError):
+        sock.setblocking(True)
+        wire.send(sock, message)
+
+
+async def _serve_one(
+    config: Config, sock: socket.socket, command: pool.Command
+) -> None:
+    _directories(config)
+    config = replace(config, socket="")
+    daemon = Daemon(config, log=Log(quiet=True), command=command)
+    try:
+        await daemon.connection(sock)
+        running = [a for a in daemon.activities.values() if a.state != "exited"]
+        for activity in running:
+            await daemon.stop(activity, config.limits.grace_ms / 1000)
+    finally:
+        await daemon.close()
+
+
+__all__ = ["Callable", "Daemon", "main", "start_standalone"]

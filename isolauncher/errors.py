@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The tree of everything that can go wrong; imports nothing of ours.
+
+    IsolauncherError
+    ├── RequestError      what a caller asked cannot be understood or is out of bounds
+    ├── NotAllowed        understood, but this caller may not
+    ├── PolicyError       one or more policy files are unusable (all their mistakes)
+    ├── IdentityError     no uid can be given
+    ├── HostError         this machine cannot do what a policy requires
+    ├── StepError         a step of a plan failed; nothing of the activity ran
+    ├── VerifyError       what is differs from what was planned
+    ├── WireError         a message is not one of ours, or the other end went away
+    ├── ZygoteError       no zygote can be had, or it is not fit to fork
+    ├── DaemonError       the daemon cannot be reached, started or is going away
+    ├── ProgramNotFound         (exit status 127)
+    └── ProgramNotExecutable    (exit status 126)
+
+Libraries raise these; only the command line and the last ``finally`` of a forked
+child turn them into an exit status.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+COULD_NOT_LAUNCH = 125
+NOT_EXECUTABLE = 126
+NOT_FOUND = 127
+
+
+class IsolauncherError(Exception):
+    """Who, what was wanted, what stands in the way; what to do; a searchable code.
+
+    ``step`` names the stage of a launch (``request``, ``policy``, ``plan``, or the
+    name of a plan's step); ``code`` is a stable dashed word; ``hint`` says what to do
+    and may be empty.
+    """
+
+    exit_status: int = COULD_NOT_LAUNCH
+    default_step: str = "launch"
+
+    def __init__(
+        self, message: str, *, code: str, hint: str = "", step: str = ""
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.hint = hint
+        self.step = step or self.default_step
+
+    def line(self) -> str:
+        """The one line a person reads: ``step: message (hint)  [code]``."""
+        hint = f" ({self.hint})" if self.hint else ""
+        return f"{self.step}: {self.message}{hint}  [{self.code}]"
+
+    def __str__(self) -> str:
+        return self.line()
+
+
+class RequestError(IsolauncherError):
+    default_step = "request"
+
+
+class NotAllowed(IsolauncherError):
+    default_step = "request"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mistake:
+    """One mistake in one policy file; ``line`` and ``column`` count from 1, 0: unknown."""
+
+    file: str
+    line: int
+    column: int
+    key: str
+    code: str
+    message: str
+    hint: str = ""
+
+    def text(self) -> str:
+        place = f"{self.file}:{self.line}" if self.line else self.file
+        if self.column:
+            place += f":{self.column}"
+        key = f" {self.key}:" if self.key else ""
+        hint = f"\n  ({self.hint})" if self.hint else ""
+        return f"{place}:{key} {self.message}{hint}  [{self.code}]"
+
+
+class PolicyError(IsolauncherError):
+    """Carries every mistake found, not only the first."""
+
+    default_step = "policy"
+
+    def __init__(self, mistakes: tuple[Mistake, ...]) -> None:
+        first = mistakes[0]
+        more = f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else ""
+        super().__init__(
+            f"{first.file}:{first.line}: {first.key}: {first.message}{more}",
+            code=first.code,
+            hint=first.hint,
+        )
+        self.mistakes = mistakes
+
+
+class IdentityError(IsolauncherError):
+    default_step = "identity"
+
+
+class HostError(IsolauncherError):
+    default_step = "host"
+
+
+class StepError(IsolauncherError):
+    """A step failed; ``errno`` is the kernel's answer, or 0."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        step: str,
+        code: str = "step-failed",
+        hint: str = "",
+        errno: int = 0,
+    ) -> None:
+        super().__init__(message, code=code, hint=hint, step=step)
+        self.errno = errno
+
+
+class VerifyError(IsolauncherError):
+    default_step = "verify"
+
+
+class WireError(IsolauncherError):
+    default_step = "wire"
+
+
+class ZygoteError(IsolauncherError):
+    default_step = "zygote"
+
+
+class DaemonError(IsolauncherError):
+    default_step = "daemon"
+
+
+class ProgramNotExecutable(IsolauncherError):
+    exit_status = NOT_EXECUTABLE
+    default_step = "program"
+
+
+class ProgramNotFound(IsolauncherError):
+    exit_status = NOT_FOUND
+    default_step = "program"

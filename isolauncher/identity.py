@@ -1,0 +1,1542 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which uid belongs to which activity: the ledger, and the names that go with it.
+
+Here: giving out uids (= gids) of one range, taking them back, and the passwd and
+group files shown inside a sandbox. Not here: becoming a uid, deciding who may ask,
+or the activities' records in the run directory, which are only read.
+
+On disk, below STATE/identity (0700, its owner's alone)::
+
+    lock         flock(2)ed for every look and change; the kernel lets go on SIGKILL
+    map          header, ring of the latest changes, one number per uid
+    uids/UID     the lease, JSON; this name existing is what "taken" means
+    bundles/H    H = sha256 of a bundle lease's key: a second link to its uids/UID
+    uses/UID/ID  activity ID runs under the bundle lease UID
+    .new         what is being written; under the lock whoever finds it may drop it
+
+Why a SIGKILL at any instant gives no uid twice: a lease is written whole to
+``.new`` and then link(2)ed, which is atomic and refuses an existing name, so a uid
+is either free or has a complete lease. Every change is announced in the map before
+it is made, so that another process that trusted its memory would re-read too much
+but never too little. What a killed process may leave is a lease without an activity,
+and `Ledger.gc` takes that back.
+
+Why there is no fsync for an instance lease: after a power loss no process runs, and
+the first `Ledger` of the next boot (the map holds the boot id) drops every lease of
+another boot. A bundle lease is for ever: file and directories are synced.
+
+Why the number of system calls of a take does not depend on how many uids are taken:
+each process holds all leases in memory. The map's sequence number says how many
+changes others have made since, its ring which uids they were; only those are read
+again. So quotas are exact across processes.
+
+Why a used uid is not given again too early: the cursor goes round the whole range,
+and the map holds per uid a generation and one bit, "used since it was last seen
+clean". A uid with the bit set is given out only after a survey: no process of it in
+/proc, no record of it in the run directory, no file of it below STATE/data. One
+survey serves all free uids; a uid whose generation moved meanwhile stays dirty. At
+the first opening in a boot everything is surveyed once, so a uid whose bit is clear
+needs no look at all. What a survey cannot see: files outside STATE/data.
+
+The processes of a uid are found by reading /proc/PID/status without its threads:
+a sandbox maps one uid only, so that no thread of it can have another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import grp
+import hashlib
+import itertools
+import json
+import os
+import pwd
+import re
+import stat
+import struct
+import threading
+import time
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, Literal, NamedTuple
+
+from .errors import IdentityError, IsolauncherError, NotAllowed
+
+Mode = Literal["instance", "bundle"]
+InstalledBy = Literal["system", "user"]
+
+FIRST: Final = 70000
+LAST: Final = 89999
+QUOTA: Final = 64
+ROOT_QUOTA: Final = 4096
+BUNDLE_QUOTA: Final = 256
+USERDB: Final = Path("/run/userdb")
+
+_MAX_LEASE: Final = 16 * 1024
+_MAX_RECORD: Final = 1024 * 1024
+_MAX_KEY: Final = 1024
+_MAX_NAME: Final = 256
+_MAX_DEPTH: Final = 64
+_LOCK_PATIENCE_S: Final = 5.0
+_NSS_AGE_S: Final = 600.0
+
+_ID = re.compile(r"[0-9a-zA-Z_]{1,64}", re.ASCII)
+_UID = re.compile(r"[1-9][0-9]{0,9}", re.ASCII)
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,30}", re.ASCII)
+_PATH = re.compile(r"/[^:\x00-\x1f\x7f]{0,1023}")
+_OUR_RECORD = re.compile(
+    r"(?:isolauncher-)?([1-9][0-9]{0,9})\.(?:user|group)"
+    r"|\.isolauncher-([1-9][0-9]{0,9})\.(?:user|group)\.new"
+)
+
+_MARK: Final = "org.sugarlabs.isolauncher"
+
+# magic, boot id, first, last | sequence, cursor, surveys: the second part is written
+# alone, the first only with a whole new file.
+_FIXED: Final = struct.Struct("<8s16sII")
+_MOVING: Final = struct.Struct("<QII")
+_NUMBER: Final = struct.Struct("<I")
+_MAGIC: Final = b"isoledg1"
+_HEADER: Final = 64
+_RING: Final = 1024
+_NUMBERS_AT: Final = _HEADER + 4 * _RING
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """One uid given out.
+
+    ``key`` and ``installed_by`` are empty for an instance lease. ``activity_id`` is
+    empty for a bundle lease nothing runs under now. ``taker_pid`` and
+    ``taker_start`` (clock ticks since boot) name the process that took it, so that
+    another process's gc leaves a launch in flight alone.
+    """
+
+    uid: int
+    gid: int
+    mode: Mode
+    key: str
+    installed_by: InstalledBy | Literal[""]
+    caller_uid: int
+    caller_name: str
+    activity_id: str
+    created: float
+    boot_id: str
+    taker_pid: int
+    taker_start: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collected:
+    """What gc did about one uid, or why it left it."""
+
+    uid: int
+    activity_id: str
+    what: Literal["released", "kept"]
+    why: str
+
+
+class Views(NamedTuple):
+    """Files of /etc as an activity sees them."""
+
+    passwd: bytes
+    group: bytes
+    nsswitch: bytes
+    hosts: bytes
+
+
+def views(
+    *,
+    inner_uid: int,
+    inner_gid: int,
+    name: str,
+    home: str,
+    shell: str,
+    hostname: str = "",
+) -> Views:
+    """root, nobody and the inner user; nobody else of this machine.
+
+    ``name`` comes from the caller's machine and may hold anything: a name outside
+    the grammar, or one of the two others' names, becomes ``user``.
+    """
+    if name in {"root", "nobody", "nogroup"} or not _NAME.fullmatch(name):
+        name = {0: "root", 65534: "nobody"}.get(inner_uid, "user")
+    home = home if _PATH.fullmatch(home) else "/"
+    shell = shell if _PATH.fullmatch(shell) else "/bin/sh"
+    users = {
+        0: "root:x:0:0::/:/usr/sbin/nologin",
+        65534: "nobody:x:65534:65534::/nonexistent:/usr/sbin/nologin",
+    }
+    users[inner_uid] = f"{name}:x:{inner_uid}:{inner_gid}::{home}:{shell}"
+    groups = {0: "root:x:0:", 65534: "nogroup:x:65534:"}
+    groups.setdefault(inner_gid, f"{name}:x:{inner_gid}:")
+    host = f"127.0.1.1 {hostname}\n" if _NAME.fullmatch(hostname) else ""
+    return Views(
+        passwd=_lines(users),
+        group=_lines(groups),
+        nsswitch=b"passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n"
+        b"protocols: files\nservices: files\n",
+        hosts=f"127.0.0.1 localhost\n::1 localhost\n{host}".encode(),
+    )
+
+
+def _lines(table: dict[int, str]) -> bytes:
+    return ("\n".join(table[number] for number in sorted(table)) + "\n").encode()
+
+
+class Ledger:
+    """The uids ``first``..``last`` of one state directory; ``first`` is never given.
+
+    It may be used from several threads, and any number of processes may have one
+    for the same directory.
+    """
+
+    def __init__(
+        self,
+        state_dir: Path,
+        run_dir: Path,
+        *,
+        first: int = FIRST,
+        last: int = LAST,
+        quota: int = QUOTA,
+        root_quota: int = ROOT_QUOTA,
+        bundle_quota: int = BUNDLE_QUOTA,
+        userdb_dir: Path | None = None,
+    ) -> None:
+        if not 0 < first < last < 2**31:
+            raise IdentityError(
+                f"{first}-{last} is no range of uids",
+                code="identity-range",
+                hint="give a first and a larger last number, such as 70000-89999",
+            )
+        self.first = first
+        self.last = last
+        self._quota = quota
+        self._root_quota = root_quota
+        self._bundle_quota = bundle_quota
+        self._state = state_dir.absolute()
+        self._records = run_dir / "activities"
+        self._userdb = userdb_dir
+        self._mutex = threading.Lock()
+        self._boot = _boot_id()
+        self._taker = (0, 0)
+        self._held: dict[int, Lease] = {}
+        self._uses: dict[int, dict[str, Lease]] = {}
+        self._by_activity: dict[str, Lease] = {}
+        self._by_key: dict[tuple[int, str, str], int] = {}
+        self._running: Counter[int] = Counter()
+        self._bound: Counter[int] = Counter()
+        self._corrupt: dict[int, str] = {}
+        self._strays: tuple[str, ...] = ()
+        self._numbers: array[int] = array("I")
+        self._sequence: int = 0
+        self._cursor: int = 0
+        self._surveys: int = 0
+        self._in_the_way: dict[int, str] = {}
+        self._nss: dict[int, str] = {}
+        self._nss_since = 0.0
+        self._nss_stamp: tuple[tuple[int, int, int], ...] = ()
+        self._map_fd = -1
+        self._stale = False
+        self._open_fds: list[int] = []
+        self.directory = self._state / "identity"
+        try:
+            self._open()
+        except OSError as error:
+            self.close()
+            raise self._trouble("opened", error) from error
+        except BaseException:
+            self.close()
+            raise
+
+    # The four calls of a launcher.
+
+    def take(
+        self,
+        *,
+        mode: Mode,
+        caller_uid: int,
+        caller_name: str,
+        activity_id: str,
+        bundle_key: str | None = None,
+        installed_by: InstalledBy = "user",
+    ) -> Lease:
+        """A uid for this activity, or IdentityError; nothing is taken then."""
+        if self.first <= caller_uid <= self.last:
+            raise NotAllowed(
+                f"uid {caller_uid} is an activity's and launches nothing",
+                code="caller-is-activity",
+            )
+        if not _ID.fullmatch(activity_id):
+            raise IdentityError(
+                f"{activity_id[:80]!r} is no activity id",
+                code="identity-bad-id",
+                hint="1 to 64 of 0-9 a-z A-Z _",
+            )
+        if (mode == "bundle") != bool(bundle_key) or len(bundle_key or "") > _MAX_KEY:
+            raise IdentityError(
+                f"a lease of mode {mode} was asked for with the bundle key "
+                f"{(bundle_key or '')[:80]!r}",
+                code="identity-bad-key",
+                hint=f"bundle wants one of 1 to {_MAX_KEY} characters, instance none",
+            )
+        wanted = Lease(
+            uid=0,
+            gid=0,
+            mode=mode,
+            key=bundle_key or "",
+            installed_by=installed_by if mode == "bundle" else "",
+            caller_uid=caller_uid,
+            caller_name=caller_name[:_MAX_NAME],
+            activity_id=activity_id,
+            created=time.time(),
+            boot_id=self._boot,
+            taker_pid=self._myself()[0],
+            taker_start=self._myself()[1],
+        )
+        try:
+            with self._mutex:
+                return self._take(wanted)
+        except OSError as error:
+            raise self._trouble("changed", error) from error
+
+    def prepare(self) -> None:
+        """Looks at the uid the next take will choose, so that it finds it ready.
+
+        For a launcher with nothing else to do: asking for the uid's names is half
+        the cost of a take, and a survey where one is due is more.
+        """
+        try:
+            with self._mutex:
+                self._age_nss()
+                with self._locked():
+                    self._refresh()
+                    try:
+                        uid = self._choose(surveyed=False)
+                    except IdentityError:
+                        return  # the take that needs one says why there is none
+                if uid is None:
+                    self._survey()
+                elif uid not in self._nss:
+                    self._ask_nss(uid)
+        except OSError as error:
+            raise self._trouble("read", error) from error
+
+    def release(self, uid: int, activity_id: str) -> bool:
+        """Gives back; False if this activity did not hold it (any more).
+
+        A bundle lease stays bound to its key; only the use of it ends.
+        """
+        try:
+            with self._mutex, self._locked():
+                self._refresh()
+                lease = self._by_activity.get(activity_id)
+                if lease is None or lease.uid != uid:
+                    return False
+                self._drop(lease)
+                return True
+        except OSError as error:
+            raise self._trouble("changed", error) from error
+
+    def find(self, activity_id: str) -> Lease | None:
+        try:
+            with self._mutex, self._locked():
+                self._refresh()
+                return self._by_activity.get(activity_id)
+        except OSError as error:
+            raise self._trouble("read", error) from error
+
+    def leases(self) -> tuple[Lease, ...]:
+        """By uid; a bundle lease once per activity, or once with none."""
+        try:
+            with self._mutex, self._locked():
+                self._refresh()
+                found: list[Lease] = []
+                for uid in sorted(self._held):
+                    uses = self._uses.get(uid)
+                    found += uses.values() if uses else [self._held[uid]]
+                return tuple(found)
+        except OSError as error:
+            raise self._trouble("read", error) from error
+
+    def problems(self) -> tuple[str, ...]:
+        """One sentence for each unusable file; its uid is never given out."""
+        try:
+            with self._mutex, self._locked():
+                self._refresh()
+                return (
+                    *self._strays,
+                    *(self._corrupt[u] for u in sorted(self._corrupt)),
+                )
+        except OSError as error:
+            raise self._trouble("read", error) from error
+
+    def gc(
+        self,
+        running: Callable[[str], bool],
+        *,
+        bundles: Callable[[Lease], bool] | None = None,
+        discard_corrupt: bool = False,
+    ) -> tuple[Collected, ...]:
+        """Takes back what no activity holds any more, and says so for each.
+
+        An instance lease goes if ``running`` denies its activity, the process that
+        took it is gone (or is this one, which then knows best), and no process has
+        the uid. ``running`` must not call the ledger. Bundle leases go only if
+        ``bundles`` names them and nothing runs under them. Unusable files are removed
+        with ``discard_corrupt``, and only if no process or file has the uid.
+        """
+        try:
+            with self._mutex:
+                return self._gc(running, bundles, discard_corrupt)
+        except OSError as error:
+            raise self._trouble("cleaned", error) from error
+
+    def close(self) -> None:
+        for fd in self._open_fds:
+            os.close(fd)
+        self._open_fds.clear()
+        if self._map_fd >= 0:
+            os.close(self._map_fd)
+            self._map_fd = -1
+
+    # Taking.
+
+    def _take(self, wanted: Lease) -> Lease:
+        surveyed = False
+        while True:
+            self._age_nss()
+            with self._locked():
+                self._refresh()
+                known = self._by_activity.get(wanted.activity_id)
+                if known is not None:
+                    raise IdentityError(
+                        f"activity {wanted.activity_id} already has uid {known.uid}",
+                        code="identity-activity-known",
+                        hint="stop it first, or choose another id",
+                    )
+                self._check_quota(wanted)
+                if wanted.mode == "bundle":
+                    bound = self._by_key.get(_key(wanted))
+                    if bound is not None:
+                        return self._use(self._held[bound], wanted)
+                    self._refuse_lost_binding(wanted)
+                uid = self._choose(surveyed=surveyed)
+                if uid is not None and uid in self._nss:
+                    return self._grant(uid, wanted)
+            # Both may be slow (a directory server; many processes), so neither
+            # happens under the lock; what was chosen is chosen again afterwards.
+            if uid is None:
+                self._survey()
+                surveyed = True
+            else:
+                self._ask_nss(uid)
+
+    def _choose(self, *, surveyed: bool) -> int | None:
+        """The next uid of the round; None: a survey may free some."""
+        after = max(self._cursor, self.first)
+        for uid in itertools.chain(
+            range(after + 1, self.last + 1), range(self.first + 1, after + 1)
+        ):
+            if uid in self._held or uid in self._corrupt:
+                continue
+            if self._nss.get(uid):
+                continue
+            if not self._numbers[uid - self.first] & 1:
+                return uid
+            if not surveyed:
+                return None
+        corrupt = sum(self.first < uid <= self.last for uid in self._corrupt)
+        others = sum(map(bool, self._nss.values()))
+        waiting = sorted(self._in_the_way.items())
+        detail = f"; {waiting[0][0]}: {waiting[0][1]}" if waiting else ""
+        raise IdentityError(
+            f"no uid is free in {self.first + 1}-{self.last}: {len(self._held)} taken, "
+            f"{corrupt} with an unusable file, {others} other people's, "
+            f"{len(waiting)} not purged yet{detail}",
+            code="identity-exhausted",
+            hint="stop activities, run 'isolauncher identity gc', or widen the range",
+        )
+
+    def _check_quota(self, wanted: Lease) -> None:
+        caller = wanted.caller_uid
+        limit = self._quota if caller else self._root_quota
+        if self._running[caller] >= limit:
+            raise IdentityError(
+                f"uid {caller} has {self._running[caller]} activities, and its limit "
+                f"is {limit}",
+                code="identity-quota",
+                hint="stop one (isolauncher ps, isolauncher stop), or let root raise "
+                "the quota",
+            )
+        limit = self._bundle_quota if caller else self._root_quota
+        if (
+            wanted.mode == "bundle"
+            and _key(wanted) not in self._by_key
+            and self._bound[caller] >= limit
+        ):
+            raise IdentityError(
+                f"uid {caller} has constant uids for {self._bound[caller]} bundles, "
+                f"and its limit is {limit}",
+                code="identity-quota",
+                hint="let root take back unused ones (isolauncher identity gc "
+                "--bundle KEY) or raise the quota",
+            )
+
+    def _refuse_lost_binding(self, wanted: Lease) -> None:
+        """A key with a link but no lease that we could read gets no second uid."""
+        name = _digest(wanted)
+        try:
+            os.stat(name, dir_fd=self._bundles_fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return
+        path = self.directory / "bundles" / name
+        raise IdentityError(
+            f"the constant uid of {wanted.key!r} cannot be read from {path}",
+            code="identity-corrupt",
+            hint="restore the file, or give the bundle a new uid: "
+            "isolauncher identity gc --corrupt",
+        )
+
+    def _grant(self, uid: int, wanted: Lease) -> Lease:
+        lease = replace(wanted, uid=uid, gid=uid)
+        number = self._numbers[uid - self.first]
+        self._announce(uid, cursor=uid, number=((number | 1) + 2) & 0xFFFFFFFF)
+        if lease.mode == "instance":
+            self._write(lease, str(uid), self._uids_fd)
+            self._index(lease)
+            self._name(lease)
+            return lease
+        bound = replace(lease, activity_id="")
+        # uids/ before bundles/: were it the other way, a SIGKILL between them would
+        # leave a key that points at a uid somebody else may take.
+        self._write(bound, str(uid), self._uids_fd, durable=True)
+        os.link(
+            str(uid),
+            _digest(bound),
+            src_dir_fd=self._uids_fd,
+            dst_dir_fd=self._bundles_fd,
+        )
+        os.fsync(self._bundles_fd)
+        self._index(bound)
+        return self._use(bound, wanted)
+
+    def _use(self, bound: Lease, wanted: Lease) -> Lease:
+        lease = replace(wanted, uid=bound.uid, gid=bound.gid)
+        number = self._number(lease.uid)
+        self._announce(
+            lease.uid, cursor=self._cursor, number=((number | 1) + 2) & 0xFFFFFFFF
+        )
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(str(lease.uid), 0o700, dir_fd=self._uses_fd)
+        fd = _open_dir(str(lease.uid), self._uses_fd)
+        try:
+            self._write(lease, lease.activity_id, fd)
+        finally:
+            os.close(fd)
+        self._index_use(lease)
+        self._name(lease)
+        return lease
+
+    def _name(self, lease: Lease) -> None:
+        if self._userdb is None:
+            return
+        try:
+            _write_userdb(self._userdb, lease, str(self._state))
+        except OSError as error:
+            # The record also tells another ledger that this uid is ours.
+            self._drop(lease)
+            raise IdentityError(
+                f"uid {lease.uid} cannot be given a name in {self._userdb}: "
+                f"{error.strerror}",
+                code="identity-userdb",
+                hint="make the directory writable for root, or configure none",
+            ) from error
+
+    # Giving back.
+
+    def _drop(self, lease: Lease) -> None:
+        """Ends an instance lease, or one use of a bundle lease."""
+        self._announce(lease.uid, cursor=self._cursor, number=self._number(lease.uid))
+        if lease.mode == "bundle":
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{lease.uid}/{lease.activity_id}", dir_fd=self._uses_fd)
+            self._unindex_use(lease)
+            return
+        # The name goes first: whoever is killed in between leaves a lease that gc
+        # sees, not a name that nobody owns.
+        if self._userdb is not None:
+            _remove_userdb(self._userdb, lease.uid)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(str(lease.uid), dir_fd=self._uids_fd)
+        self._unindex(lease.uid)
+
+    def _unbind(self, lease: Lease) -> None:
+        """Ends a bundle lease nothing runs under."""
+        self._announce(lease.uid, cursor=self._cursor, number=self._number(lease.uid))
+        if self._userdb is not None:
+            _remove_userdb(self._userdb, lease.uid)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(_digest(lease), dir_fd=self._bundles_fd)
+        os.fsync(self._bundles_fd)
+        with contextlib.suppress(FileNotFoundError):
+            os.rmdir(str(lease.uid), dir_fd=self._uses_fd)
+        os.unlink(str(lease.uid), dir_fd=self._uids_fd)
+        os.fsync(self._uids_fd)
+        self._unindex(lease.uid)
+
+    def _gc(
+        self,
+        running: Callable[[str], bool],
+        bundles: Callable[[Lease], bool] | None,
+        discard_corrupt: bool,
+    ) -> tuple[Collected, ...]:
+        with self._locked():
+            self._refresh()
+            self._reload()
+            before = dict(self._by_activity)
+            idle = {
+                lease.uid
+                for lease in self._held.values()
+                if lease.mode == "bundle" and bundles is not None and bundles(lease)
+            }
+        gone = {a: lease for a, lease in before.items() if not running(a)}
+        # Scanned after the list was made, outside the lock; a lease that changed
+        # meanwhile is left alone.
+        alive = self._uids_in_proc()
+        done: list[Collected] = []
+
+        def note(lease: Lease, what: Literal["released", "kept"], why: str) -> None:
+            done.append(
+                Collected(
+                    uid=lease.uid, activity_id=lease.activity_id, what=what, why=why
+                )
+            )
+
+        with self._locked():
+            self._refresh()
+            for activity, lease in sorted(gone.items()):
+                if self._by_activity.get(activity) != lease or running(activity):
+                    continue
+                taker = (lease.taker_pid, lease.taker_start)
+                if (
+                    lease.boot_id == self._boot
+                    and taker != self._myself()
+                    and _start_of(lease.taker_pid) == lease.taker_start
+                ):
+                    note(lease, "kept", f"process {lease.taker_pid} took it and lives")
+                elif lease.mode == "instance" and lease.uid in alive:
+                    note(lease, "kept", f"process {alive[lease.uid]} runs as it")
+                else:
+                    self._drop(lease)
+                    note(lease, "released", "its activity is gone")
+            for uid in sorted(idle):
+                bound = self._held.get(uid)
+                if bound is None or bound.mode != "bundle":
+                    continue
+                if self._uses.get(uid):
+                    note(bound, "kept", f"{len(self._uses[uid])} activities run as it")
+                elif uid in alive:
+                    note(bound, "kept", f"process {alive[uid]} runs as it")
+                else:
+                    self._unbind(bound)
+                    note(bound, "released", f"{bound.key!r} has no uid any more")
+            self._mend_links()
+            if discard_corrupt:
+                done += self._discard(alive)
+            done += self._sweep_userdb()
+        return tuple(done)
+
+    def _mend_links(self) -> None:
+        """The second link of a bundle lease whose taker was killed before making it."""
+        for lease in self._held.values():
+            if lease.mode == "bundle":
+                with contextlib.suppress(FileExistsError):
+                    os.link(
+                        str(lease.uid),
+                        _digest(lease),
+                        src_dir_fd=self._uids_fd,
+                        dst_dir_fd=self._bundles_fd,
+                    )
+                    os.fsync(self._bundles_fd)
+
+    def _discard(self, alive: dict[int, int]) -> list[Collected]:
+        owners = self._uids_in_data()
+        done: list[Collected] = []
+        for uid, problem in sorted(self._corrupt.items()):
+            why = ""
+            if uid in alive:
+                why = f"process {alive[uid]} runs as it"
+            elif uid in owners:
+                why = f"{owners[uid]} is its"
+            if not why:
+                self._announce(uid, cursor=self._cursor, number=self._number(uid) | 1)
+                _remove_tree(str(uid), self._uids_fd)
+                _remove_tree(str(uid), self._uses_fd)
+                if self._userdb is not None:
+                    _remove_userdb(self._userdb, uid)
+                self._unindex(uid)
+            done.append(
+                Collected(
+                    uid=uid,
+                    activity_id="",
+                    what="kept" if why else "released",
+                    why=why or problem,
+                )
+            )
+        bound = {_digest(le) for le in self._held.values() if le.mode == "bundle"}
+        kept = {
+            os.stat(str(uid), dir_fd=self._uids_fd, follow_symlinks=False).st_ino
+            for uid in self._corrupt
+        }
+        for name in sorted(os.listdir(self._bundles_fd)):
+            info = os.stat(name, dir_fd=self._bundles_fd, follow_symlinks=False)
+            if name not in bound and info.st_ino not in kept:
+                _remove_tree(name, self._bundles_fd)
+                path = self.directory / "bundles" / name
+                done.append(
+                    Collected(
+                        uid=0,
+                        activity_id="",
+                        what="released",
+                        why=f"{path} led nowhere",
+                    )
+                )
+        return done
+
+    def _sweep_userdb(self) -> list[Collected]:
+        if self._userdb is None or not self._userdb.is_dir():
+            return []
+        done: list[Collected] = []
+        found = {
+            int(match[1] or match[2])
+            for match in map(_OUR_RECORD.fullmatch, os.listdir(self._userdb))
+            if match
+        }
+        for uid in sorted(found - self._held.keys() - self._corrupt.keys()):
+            if self.first < uid <= self.last and self._record_of(uid) != "other":
+                _remove_userdb(self._userdb, uid)
+                done.append(
+                    Collected(
+                        uid=uid,
+                        activity_id="",
+                        what="released",
+                        why=f"its name in {self._userdb} had no lease",
+                    )
+                )
+        return done
+
+    # What is left of earlier owners.
+
+    def _survey(self) -> None:
+        """Clears the "used" bit of every free uid that nothing is left of."""
+        with self._locked():
+            self._refresh()
+            before = list(self._numbers)
+        dirty = self._leftovers()
+        with self._locked():
+            self._refresh()
+            self._in_the_way = {}
+            for index, number in enumerate(before):
+                uid = self.first + index
+                # Equal: nobody took it since before the look, so the look holds.
+                if self._numbers[index] != number or uid in self._held:
+                    continue
+                if uid in dirty:
+                    self._in_the_way[uid] = dirty[uid]
+                elif number & 1:
+                    self._numbers[index] = number - 1
+            self._surveys = (self._surveys + 1) & 0xFFFFFFFF
+            self._write_moving()
+            os.pwrite(self._map_fd, self._numbers.tobytes(), _NUMBERS_AT)
+
+    def _leftovers(self) -> dict[int, str]:
+        """Processes first: a uid without any makes no new file while we look."""
+        found = {
+            uid: f"process {pid} has it" for uid, pid in self._uids_in_proc().items()
+        }
+        for uid, path in self._uids_in_records().items():
+            found.setdefault(uid, f"{path} records it")
+        for uid, path in self._uids_in_data().items():
+            found.setdefault(uid, f"{path} is its")
+        return found
+
+    def _uids_in_proc(self) -> dict[int, int]:
+        """uid → one pid that has it as any of its four uids or gids; zombies count."""
+        found: dict[int, int] = {}
+        for name in os.listdir("/proc"):
+            if not name.isdigit():
+                continue
+            try:
+                fd = os.open(f"/proc/{name}/status", os.O_RDONLY | os.O_CLOEXEC)
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            try:
+                text = os.read(fd, 8192)
+            except ProcessLookupError:
+                continue
+            finally:
+                os.close(fd)
+            for line in text.split(b"\n"):
+                if line.startswith((b"Uid:", b"Gid:")):
+                    for word in line.split()[1:]:
+                        if self.first < int(word) <= self.last:
+                            found.setdefault(int(word), int(name))
+        return found
+
+    def _uids_in_records(self) -> dict[int, Path]:
+        found: dict[int, Path] = {}
+        try:
+            names = os.listdir(self._records)
+        except FileNotFoundError:
+            return found
+        for name in names:
+            path = self._records / name
+            if not name.endswith(".json") or name.startswith("."):
+                continue
+            try:
+                with open(path, "rb") as file:
+                    record: object = json.loads(file.read(_MAX_RECORD))
+            except FileNotFoundError:
+                continue
+            except (ValueError, RecursionError):
+                record = None
+            uids = _uids_of(record)
+            if not uids:
+                raise IdentityError(
+                    f"{path} does not say whose uid it is, so that no uid can be "
+                    "shown to be free of its activity",
+                    code="identity-record",
+                    hint="remove it if its activity has ended",
+                )
+            for uid in uids:
+                found.setdefault(uid, path)
+        return found
+
+    def _uids_in_data(self) -> dict[int, Path]:
+        """uid → one file of it. Walks descriptors: an activity may swap a directory
+        for a link meanwhile. What lies too deep was made by one who could write in
+        the last directory seen, and that one's owner is counted."""
+        found: dict[int, Path] = {}
+        root = self._state / "data"
+        try:
+            stack = [(_open_dir(root, None), root)]
+        except FileNotFoundError:
+            return found
+        fds = [stack[0][0]]
+        try:
+            waiting: list[Iterator[os.DirEntry[str]]] = [_entries(fds[0])]
+            while waiting:
+                path = stack[-1][1]
+                for entry in waiting[-1]:
+                    try:
+                        info = entry.stat(follow_symlinks=False)
+                    except FileNotFoundError:
+                        continue
+                    for uid in (info.st_uid, info.st_gid):
+                        if self.first < uid <= self.last:
+                            found.setdefault(uid, path / entry.name)
+                    if stat.S_ISDIR(info.st_mode) and len(fds) < _MAX_DEPTH:
+                        try:
+                            fd = _open_dir(entry.name, fds[-1])
+                        except OSError as error:
+                            if error.errno in (
+                                errno.ENOENT,
+                                errno.ENOTDIR,
+                                errno.ELOOP,
+                            ):
+                                continue
+                            raise
+                        fds.append(fd)
+                        stack.append((fd, path / entry.name))
+                        waiting.append(_entries(fd))
+                        break
+                else:
+                    waiting.pop()
+                    stack.pop()
+                    os.close(fds.pop())
+        finally:
+            for fd in fds:
+                os.close(fd)
+        return found
+
+    # Names of this machine.
+
+    def _age_nss(self) -> None:
+        """Forgets all answers when one of the files changes or the eldest is old."""
+        stamp = tuple(
+            _stamp(path) for path in ("/etc/passwd", "/etc/group", "/etc/nsswitch.conf")
+        )
+        now = time.monotonic()
+        if stamp != self._nss_stamp or now - self._nss_since > _NSS_AGE_S:
+            self._nss.clear()
+            self._nss_stamp = stamp
+            self._nss_since = now
+
+    def _ask_nss(self, uid: int) -> None:
+        """Both directions cost 0.1 ms with files, seconds with a slow directory.
+
+        A name service that cannot answer looks like one without such a name: the C
+        library's answer is all that Python passes on.
+        """
+        names: list[str] = []
+        with contextlib.suppress(KeyError):
+            names.append(pwd.getpwuid(uid).pw_name)
+        with contextlib.suppress(KeyError):
+            names.append(grp.getgrgid(uid).gr_name)
+        record = self._record_of(uid)
+        if record == "other":
+            names.append("another ledger's activity")
+        ours = {f"isolauncher-{uid}"} if record == "ours" else set()
+        self._nss[uid] = next((name for name in names if name not in ours), "")
+
+    def _record_of(self, uid: int) -> Literal["none", "ours", "other"]:
+        """Ours names our state directory; another ledger's uid is somebody else's."""
+        if self._userdb is None:
+            return "none"
+        for kind in ("user", "group"):
+            ours = f"isolauncher-{uid}.{kind}"
+            if _link_to(self._userdb / f"{uid}.{kind}") not in (None, ours):
+                return "other"
+            try:
+                with open(self._userdb / ours, "rb") as file:
+                    record: object = json.loads(file.read(_MAX_LEASE))
+            except FileNotFoundError:
+                continue
+            except (OSError, ValueError, RecursionError):
+                return "other"
+            mark = record.get(_MARK) if isinstance(record, dict) else None
+            if not isinstance(mark, dict) or mark.get("stateDirectory") != str(
+                self._state
+            ):
+                return "other"
+            return "ours"
+        return "none"
+
+    # The directory and the map.
+
+    def _open(self) -> None:
+        self._state.mkdir(parents=True, exist_ok=True, mode=0o755)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(self.directory, 0o700)
+        self._dir_fd = self._keep(_open_dir(self.directory, None))
+        info = os.fstat(self._dir_fd)
+        if info.st_uid != os.geteuid() or info.st_mode & 0o077:
+            raise IdentityError(
+                f"{self.directory} belongs to uid {info.st_uid} with mode "
+                f"{stat.S_IMODE(info.st_mode):o}, and others could change the ledger",
+                code="identity-unsafe-directory",
+                hint=f"it must be uid {os.geteuid()}'s with mode 700",
+            )
+        self._lock_fd = self._keep(
+            os.open(
+                "lock",
+                os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW,
+                0o600,
+                dir_fd=self._dir_fd,
+            )
+        )
+        for name in ("uids", "bundles", "uses"):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, 0o700, dir_fd=self._dir_fd)
+        self._uids_fd = self._keep(_open_dir("uids", self._dir_fd))
+        self._bundles_fd = self._keep(_open_dir("bundles", self._dir_fd))
+        self._uses_fd = self._keep(_open_dir("uses", self._dir_fd))
+        with self._locked():
+            _remove_tree(".new", self._dir_fd)
+            header = self._open_map()
+            if header != (self._boot, self.first, self.last):
+                self._rebuild(new_boot=header is None or header[0] != self._boot)
+            else:
+                self._reload()
+
+    def _keep(self, fd: int) -> int:
+        self._open_fds.append(fd)
+        return fd
+
+    def _open_map(self) -> tuple[str, int, int] | None:
+        """(boot id, first, last), or None: none that can be used."""
+        if self._map_fd >= 0:
+            os.close(self._map_fd)
+            self._map_fd = -1
+        try:
+            self._map_fd = os.open(
+                "map", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self._dir_fd
+            )
+        except FileNotFoundError:
+            return None
+        header = os.pread(self._map_fd, _HEADER, 0)
+        if len(header) != _HEADER or not header.startswith(_MAGIC):
+            return None
+        _, boot, first, last = _FIXED.unpack_from(header)
+        size = _NUMBERS_AT + 4 * (last - first + 1)
+        if not first < last or os.fstat(self._map_fd).st_size != size:
+            return None
+        self._sequence, self._cursor, self._surveys = _MOVING.unpack_from(
+            header, _FIXED.size
+        )
+        self._read_numbers(last - first + 1)
+        return (boot.hex(), first, last)
+
+    def _rebuild(self, *, new_boot: bool) -> None:
+        """A new map, by rename: whoever has the old one sees that it has no name.
+
+        In a new boot nothing runs: leases of single activities and uses go.
+        """
+        if new_boot:
+            self._forget_last_boot()
+        self._reload(map_too=False)
+        self._mend_links()
+        try:
+            dirty = self._leftovers()
+        except IdentityError:
+            # An unreadable record of an activity: let every uid wait for a survey,
+            # which then says which record it is.
+            dirty = dict.fromkeys(range(self.first, self.last + 1), "")
+        self._numbers = array(
+            "I",
+            (
+                int(uid in dirty or uid in self._held)
+                for uid in range(self.first, self.last + 1)
+            ),
+        )
+        if not self.first <= self._cursor <= self.last:
+            self._cursor = self.first
+        self._sequence = self._surveys = 0
+        content = (
+            _FIXED.pack(_MAGIC, bytes.fromhex(self._boot), self.first, self.last)
+            + _MOVING.pack(self._sequence, self._cursor, self._surveys)
+        ).ljust(_NUMBERS_AT, b"\0") + self._numbers.tobytes()
+        self._write_new(content, durable=True)
+        os.rename(".new", "map", src_dir_fd=self._dir_fd, dst_dir_fd=self._dir_fd)
+        if self._open_map() != (self._boot, self.first, self.last):
+            raise IdentityError(
+                f"{self.directory / 'map'} does not hold what was written to it",
+                code="identity-corrupt",
+                hint="look after the disk",
+            )
+
+    def _forget_last_boot(self) -> None:
+        for uid in os.listdir(self._uses_fd):
+            fd = _open_dir(uid, self._uses_fd)
+            try:
+                for name in os.listdir(fd):
+                    if self._is_of_last_boot(name, fd):
+                        os.unlink(name, dir_fd=fd)
+            finally:
+                os.close(fd)
+        for name in os.listdir(self._uids_fd):
+            if _UID.fullmatch(name) and self._is_of_last_boot(name, self._uids_fd):
+                if self._userdb is not None:
+                    _remove_userdb(self._userdb, int(name))
+                os.unlink(name, dir_fd=self._uids_fd)
+
+    def _is_of_last_boot(self, name: str, directory: int) -> bool:
+        try:
+            lease = self._read(name, directory)
+        except _Unusable:
+            # A power loss leaves what was never synced empty or as zeros. A bundle
+            # lease was synced before it had a name.
+            return _is_torn(name, directory)
+        # A bundle lease without activity is the binding itself, and outlives boots.
+        return bool(lease.activity_id) and lease.boot_id != self._boot
+
+    def _refresh(self) -> None:
+        """What others changed since our last look; a few system calls if nothing."""
+        if self._stale:
+            self._reload()
+        if os.fstat(self._map_fd).st_nlink == 0:
+            header = self._open_map()
+            if header != (self._boot, self.first, self.last):
+                raise IdentityError(
+                    f"another process now uses {self.directory} with another range "
+                    f"than {self.first}-{self.last}",
+                    code="identity-range-changed",
+                    hint="restart this one with the same configuration",
+                )
+            self._reload()
+            return
+        moving = self._read_map(_MOVING.size, _FIXED.size)
+        sequence, self._cursor, surveys = _MOVING.unpack(moving)
+        if surveys != self._surveys:
+            self._surveys = surveys
+            self._read_numbers(self.last - self.first + 1)
+        missed = sequence - self._sequence
+        if missed == 0:
+            return
+        if not 0 < missed <= _RING:
+            self._reload()
+            return
+        ring = array("I", self._read_map(4 * _RING, _HEADER))
+        changed = {ring[n % _RING] for n in range(self._sequence + 1, sequence + 1)}
+        self._sequence = sequence
+        for uid in changed:
+            # All before the first is read: an activity may have moved between them.
+            self._unindex(uid)
+        for uid in changed:
+            if self.first <= uid <= self.last:
+                at = _NUMBERS_AT + 4 * (uid - self.first)
+                self._numbers[uid - self.first] = _NUMBER.unpack(self._read_map(4, at))[
+                    0
+                ]
+            self._load(uid)
+
+    def _announce(self, uid: int, *, cursor: int, number: int) -> None:
+        """Before the change, so that a kill in between costs others one look."""
+        self._sequence += 1
+        self._cursor = cursor
+        at = _HEADER + 4 * (self._sequence % _RING)
+        os.pwrite(self._map_fd, _NUMBER.pack(uid), at)
+        self._write_moving()
+        if self.first <= uid <= self.last and number != self._number(uid):
+            at = _NUMBERS_AT + 4 * (uid - self.first)
+            os.pwrite(self._map_fd, _NUMBER.pack(number), at)
+            self._numbers[uid - self.first] = number
+
+    def _write_moving(self) -> None:
+        moving = _MOVING.pack(self._sequence, self._cursor, self._surveys)
+        os.pwrite(self._map_fd, moving, _FIXED.size)
+
+    def _number(self, uid: int) -> int:
+        return self._numbers[uid - self.first] if self.first <= uid <= self.last else 0
+
+    def _read_numbers(self, count: int) -> None:
+        self._numbers = array("I", self._read_map(4 * count, _NUMBERS_AT))
+
+    def _read_map(self, size: int, at: int) -> bytes:
+        content = os.pread(self._map_fd, size, at)
+        if len(content) != size:
+            raise IdentityError(
+                f"{self.directory / 'map'} was cut short",
+                code="identity-corrupt",
+                hint="remove it; the next one who opens the ledger makes it anew",
+            )
+        return content
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        deadline = time.monotonic() + _LOCK_PATIENCE_S
+        pause = 0.0001
+        while True:
+            try:
+                fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise IdentityError(
+                        f"{self.directory / 'lock'} has been held for "
+                        f"{_LOCK_PATIENCE_S:.0f} s by process {self._holder()}",
+                        code="identity-busy",
+                        hint="let that process go on, or end it",
+                    ) from None
+            # flock(2) has no time limit, and a launch must not hang on a process
+            # that somebody stopped.
+            time.sleep(pause)
+            pause = min(pause * 1.5, 0.005)
+        try:
+            yield
+        except IsolauncherError:
+            raise
+        except BaseException:
+            # Stopped halfway, so that memory and disk may differ.
+            self._stale = True
+            raise
+        finally:
+            fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
+
+    def _holder(self) -> str:
+        inode = str(os.fstat(self._lock_fd).st_ino)
+        with open("/proc/locks", encoding="ascii") as file:
+            for line in file:
+                words = line.split()
+                if words[1] == "FLOCK" and words[5].rpartition(":")[2] == inode:
+                    return words[4]
+        return "(unknown)"
+
+    # Lease files and what of them is in memory.
+
+    def _write(
+        self, lease: Lease, name: str, directory: int, *, durable: bool = False
+    ) -> None:
+        fields = {
+            "version": 1,
+            **{field: getattr(lease, field) for field in _FIELDS},
+        }
+        self._write_new(json.dumps(fields).encode() + b"\n", durable=durable)
+        try:
+            os.link(".new", name, src_dir_fd=self._dir_fd, dst_dir_fd=directory)
+        finally:
+            os.unlink(".new", dir_fd=self._dir_fd)
+        if durable:
+            os.fsync(directory)
+
+    def _write_new(self, content: bytes, *, durable: bool) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            fd = os.open(".new", flags, 0o600, dir_fd=self._dir_fd)
+        except FileExistsError:
+            # Not truncated: its other link may be a lease already.
+            _remove_tree(".new", self._dir_fd)
+            fd = os.open(".new", flags, 0o600, dir_fd=self._dir_fd)
+        try:
+            _write_all(fd, content)
+            if durable:
+                os.fsync(fd)
+        except OSError:
+            os.unlink(".new", dir_fd=self._dir_fd)
+            raise
+        finally:
+            os.close(fd)
+
+    def _reload(self, *, map_too: bool = True) -> None:
+        """Everything from disk: at opening, for gc, or after too many changes."""
+        if map_too:
+            moving = self._read_map(_MOVING.size, _FIXED.size)
+            self._sequence, self._cursor, self._surveys = _MOVING.unpack(moving)
+            self._read_numbers(self.last - self.first + 1)
+        for table in (self._held, self._uses, self._by_activity, self._by_key):
+            table.clear()
+        self._running.clear()
+        self._bound.clear()
+        self._corrupt.clear()
+        self._stale = False
+        strays: list[str] = []
+        for name in sorted(os.listdir(self._uids_fd)):
+            if _UID.fullmatch(name):
+                self._load(int(name))
+            else:
+                path = self.directory / "uids" / name
+                strays.append(f"{path} is no lease; remove it")
+        self._strays = tuple(strays)
+
+    def _load(self, uid: int) -> None:
+        """One uid from disk."""
+        self._unindex(uid)
+        try:
+            lease = self._read(str(uid), self._uids_fd)
+            if lease.uid != uid:
+                raise _Unusable(f"it is the lease of uid {lease.uid}")
+            if lease.mode == "instance" and not lease.activity_id:
+                raise _Unusable("it names no activity")
+            if lease.mode == "instance" and lease.activity_id in self._by_activity:
+                raise _Unusable(f"activity {lease.activity_id} has two leases")
+            if lease.mode == "bundle" and _key(lease) in self._by_key:
+                raise _Unusable(f"{lease.key!r} has two leases")
+            uses = self._read_uses(lease) if lease.mode == "bundle" else []
+        except FileNotFoundError:
+            return
+        except _Unusable as problem:
+            path = self.directory / "uids" / str(uid)
+            self._corrupt[uid] = (
+                f"{path} cannot be used: {problem}; uid {uid} is not given out until "
+                "the file is restored or removed by 'isolauncher identity gc "
+                "--corrupt'"
+            )
+            return
+        self._index(lease)
+        for use in uses:
+            self._index_use(use)
+
+    def _read_uses(self, bound: Lease) -> list[Lease]:
+        try:
+            fd = _open_dir(str(bound.uid), self._uses_fd)
+        except FileNotFoundError:
+            return []
+        try:
+            found: list[Lease] = []
+            for name in sorted(os.listdir(fd)):
+                try:
+                    use = self._read(name, fd)
+                except FileNotFoundError:
+                    continue
+                if (use.uid, _key(use), use.activity_id) != (
+                    bound.uid,
+                    _key(bound),
+                    name,
+                ) or use.activity_id in self._by_activity:
+                    raise _Unusable(f"uses/{bound.uid}/{name} does not belong to it")
+                found.append(use)
+            return found
+        finally:
+            os.close(fd)
+
+    def _read(self, name: str, directory: int) -> Lease:
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        try:
+            fd = os.open(name, flags, dir_fd=directory)
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENXIO):
+                raise _Unusable(f"{name} is no regular file") from None
+            raise
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise _Unusable(f"{name} is no regular file")
+            content = os.read(fd, _MAX_LEASE + 1)
+        finally:
+            os.close(fd)
+        if len(content) > _MAX_LEASE:
+            raise _Unusable(f"{name} is larger than {_MAX_LEASE} bytes")
+        return _parse(content)
+
+    def _index(self, lease: Lease) -> None:
+        self._held[lease.uid] = lease
+        if lease.mode == "bundle":
+            self._by_key[_key(lease)] = lease.uid
+            self._bound[lease.caller_uid] += 1
+        else:
+            self._by_activity[lease.activity_id] = lease
+            self._running[lease.caller_uid] += 1
+
+    def _index_use(self, lease: Lease) -> None:
+        self._uses.setdefault(lease.uid, {})[lease.activity_id] = lease
+        self._by_activity[lease.activity_id] = lease
+        self._running[lease.caller_uid] += 1
+
+    def _unindex(self, uid: int) -> None:
+        self._corrupt.pop(uid, None)
+        lease = self._held.pop(uid, None)
+        if lease is None:
+            return
+        for use in tuple(self._uses.get(uid, {}).values()):
+            self._unindex_use(use)
+        self._uses.pop(uid, None)
+        if lease.mode == "bundle":
+            del self._by_key[_key(lease)]
+            self._bound[lease.caller_uid] -= 1
+        else:
+            del self._by_activity[lease.activity_id]
+            self._running[lease.caller_uid] -= 1
+
+    def _unindex_use(self, lease: Lease) -> None:
+        if self._uses.get(lease.uid, {}).pop(lease.activity_id, None) is not None:
+            del self._by_activity[lease.activity_id]
+            self._running[lease.caller_uid] -= 1
+
+    def _myself(self) -> tuple[int, int]:
+        pid = os.getpid()
+        if self._taker[0] != pid:
+            self._taker = (pid, _start_of(pid) or 0)
+        return self._taker
+
+    def _trouble(self, verb: str, error: OSError) -> IdentityError:
+        return IdentityError(
+            f"the ledger in {self.directory} cannot be {verb}: {error}",
+            code="identity-state",
+            hint="is the disk full or read-only, and does root run this?",
+        )
+
+
+def stored_range(state_dir: Path) -> tuple[int, int] | None:
+    """The range a state directory is used with; None: none yet."""
+    try:
+        with open(state_dir / "identity" / "map", "rb") as file:
+            header = file.read(_FIXED.size)
+    except FileNotFoundError:
+        return None
+    if len(header) != _FIXED.size or not header.startswith(_MAGIC):
+        return None
+    _, _, first, last = _FIXED.unpack(header)
+    return (first, last)
+
+
+class _Unusable(Exception):
+    """What a file holds is not a lease."""
+
+
+_FIELDS: Final[dict[str, type | tuple[type, ...]]] = {
+    "uid": int,
+    "gid": int,
+    "mode": str,
+    "key": str,
+    "installed_by": str,
+    "caller_uid": int,
+    "caller_name": str,
+    "activity_id": str,
+    "created": (int, float),
+    "boot_id": str,
+    "taker_pid": int,
+    "taker_start": int,
+}
+
+
+def _parse(content: bytes) -> Lease:
+    try:
+        fields: object = json.loads(content)
+    except (ValueError, RecursionError):
+        raise _Unusable("it is not JSON") from None
+    if not isinstance(fields, dict) or fields.pop("version", None) != 1:
+        raise _Unusable("it is not of version 1")
+    if fields.keys() != _FIELDS.keys():
+        odd = sorted(fields.keys() ^ _FIELDS.keys())
+        raise _Unusable(f"missing or unknown: {', '.join(odd)[:200]}")
+    for name, kind in _FIELDS.items():
+        if not isinstance(fields[name], kind) or isinstance(fields[name], bool):
+            raise _Unusable(f"{name} has the wrong type")
+    lease = Lease(**fields)
+    bundle = lease.mode == "bundle"
+    if (
+        lease.mode not in ("instance", "bundle")
+        or lease.installed_by not in (("system", "user") if bundle else ("",))
+        or bool(lease.key) != bundle
+        or lease.gid != lease.uid
+        or (lease.activity_id and not _ID.fullmatch(lease.activity_id))
+    ):
+        raise _Unusable("its values contradict each other")
+    return lease
+
+
+def _key(lease: Lease) -> tuple[int, str, str]:
+    return (lease.caller_uid, lease.key, lease.installed_by)
+
+
+def _digest(lease: Lease) -> str:
+    # JSON, because it says where one part of the key ends and the next begins.
+    return hashlib.sha256(json.dumps(_key(lease)).encode()).hexdigest()
+
+
+def _uids_of(record: object) -> set[int]:
+    """The uid of an activity's record, as ``uid`` or as ``identity.uid``."""
+    if not isinstance(record, dict):
+        return set()
+    identity = record.get("identity")
+    inner = identity.get("uid") if isinstance(identity, dict) else None
+    return {uid for uid in (record.get("uid"), inner) if type(uid) is int}
+
+
+def _write_userdb(directory: Path, lease: Lease, state: str) -> None:
+    """A user and a group record (systemd's JSON user records), then their numbers."""
+    directory.mkdir(mode=0o755, exist_ok=True)
+    name = f"isolauncher-{lease.uid}"
+    common = {
+        "disposition": "dynamic",
+        "service": _MARK,
+        _MARK: {"stateDirectory": state},
+    }
+    user = {
+        "userName": name,
+        "uid": lease.uid,
+        "gid": lease.gid,
+        "realName": f"isolauncher activity of uid {lease.caller_uid}",
+        "homeDirectory": "/",
+        "shell": "/usr/sbin/nologin",
+        "locked": True,
+        **common,
+    }
+    fd = _open_dir(directory, None)
+    try:
+        for kind, record in (
+            ("group", {"groupName": name, "gid": lease.gid, **common}),
+            ("user", user),
+        ):
+            _replace(f"{name}.{kind}", json.dumps(record).encode() + b"\n", fd)
+            with contextlib.suppress(FileExistsError):
+                os.symlink(f"{name}.{kind}", f"{lease.uid}.{kind}", dir_fd=fd)
+    finally:
+        os.close(fd)
+
+
+def _replace(name: str, content: bytes, directory: int) -> None:
+    new = f".{name}.new"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    fd = os.open(new, flags, 0o644, dir_fd=directory)
+    try:
+        os.fchmod(fd, 0o644)
+        _write_all(fd, content)
+    finally:
+        os.close(fd)
+    os.rename(new, name, src_dir_fd=directory, dst_dir_fd=directory)
+
+
+def _remove_userdb(directory: Path, uid: int) -> None:
+    for kind in ("user", "group"):
+        ours = f"isolauncher-{uid}.{kind}"
+        if _link_to(directory / f"{uid}.{kind}") == ours:
+            os.unlink(directory / f"{uid}.{kind}")
+        for name in (f".{ours}.new", ours):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(directory / name)
+
+
+def _link_to(path: Path) -> str | None:
+    """What a link says; empty for anything but a link, None for nothing."""
+    try:
+        return os.readlink(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            return ""
+        raise
+
+
+def _remove_tree(name: str, directory: int) -> None:
+    """A file, or a directory of files; never follows a link."""
+    try:
+        os.unlink(name, dir_fd=directory)
+    except FileNotFoundError:
+        return
+    except (IsADirectoryError, PermissionError):
+        fd = _open_dir(name, directory)
+        try:
+            for inside in os.listdir(fd):
+                _remove_tree(inside, fd)
+        finally:
+            os.close(fd)
+        os.rmdir(name, dir_fd=directory)
+
+
+def _is_torn(name: str, directory: int) -> bool:
+    fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=directory)
+    try:
+        info = os.fstat(fd)
+        return (
+            stat.S_ISREG(info.st_mode)
+            and info.st_nlink == 1
+            and info.st_size <= _MAX_LEASE
+            and not os.read(fd, _MAX_LEASE).strip(b"\0")
+        )
+    finally:
+        os.close(fd)
+
+
+def _open_dir(path: str | Path, directory: int | None) -> int:
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
+    return os.open(path, flags, dir_fd=directory)
+
+
+def _entries(fd: int) -> Iterator[os.DirEntry[str]]:
+    with os.scandir(fd) as entries:
+        yield from entries
+
+
+def _write_all(fd: int, content: bytes) -> None:
+    while content:
+        content = content[os.write(fd, content) :]
+
+
+def _stamp(path: str) -> tuple[int, int, int]:
+    try:
+        info = os.stat(path)
+    except FileNotFoundError:
+        return (0, 0, 0)
+    return (info.st_ino, info.st_mtime_ns, info.st_size)
+
+
+def _boot_id() -> str:
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip().replace("-", "")
+
+
+def _start_of(pid: int) -> int | None:
+    """When a process began; None if it is gone or only waits to be reaped."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            words = file.read().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if words[0] in (b"Z", b"X") else int(words[19])

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""PID 1 of a sandbox: builds it as root, gives up everything, then only waits.
+
+The zygote unshares the PID namespace and forks; the child calls `main`. It walks the
+plan's steps for *init*, forks the *stem*, which walks its own, and passes a baton to
+and fro where the actor changes. After that it is the activity's parent: it reaps, and
+when the stem has ended it writes how to the record and to the daemon, and exits; the
+kernel then kills whatever is left in the namespace.
+
+Messages to the daemon, on the channel that came with the fork:
+
+    {"event": "init"} + [pidfd of init]      here I am
+    {"event": "stem"} + [pidfd of the stem]  forked
+    {"event": "left", "notes": […]}          all init's steps are done
+    {"event": "failed", …}                   a step failed; nothing of the activity ran
+    {"event": "exited", "status": n}         waitpid(2)'s status of the stem
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import traceback
+from dataclasses import dataclass
+from typing import NoReturn
+
+from . import plan, wire
+from .apply import Context, apply
+from .errors import IsolauncherError, StepError
+from .kernel import Kernel
+
+FAILED = 125
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stem:
+    """What the stem finds itself with after its fork; its caller goes on as the stem."""
+
+    plan: plan.Plan
+    kernel: Kernel
+    descriptors: dict[str, int]
+    baton: socket.socket
+    channel: socket.socket
+
+
+class Gone(Exception):
+    """The other end went away: whoever it was, the launch has ended."""
+
+
+def failure(error: BaseException) -> dict[str, object]:
+    """An error as a message: bytes up a pipe, no pickle."""
+    if isinstance(error, IsolauncherError):
+        return {
+            "event": "failed",
+            "step": error.step,
+            "code": error.code,
+            "message": error.message,
+            "hint": error.hint,
+            "exit_status": error.exit_status,
+        }
+    text = "".join(traceback.format_exception(error))[-2000:]
+    return {
+        "event": "failed",
+        "step": "internal",
+        "code": "internal",
+        "message": f"{type(error).__name__}: {error}",
+        "hint": text,
+        "exit_status": FAILED,
+    }
+
+
+def receive_plan(channel: socket.socket) -> tuple[plan.Plan, dict[str, int]]:
+    """The plan comes as a sealed memory file: it may be larger than a message."""
+    message = wire.recv(channel, max_fds=250)
+    names = message.fields.get("descriptors")
+    if not isinstance(names, list) or len(names) != len(message.fds):
+        raise StepError("descriptors and names differ", step="plan", code="not-a-plan")
+    descriptors = dict(zip((str(n) for n in names), message.fds, strict=True))
+    with open(descriptors.pop("plan"), "rb") as f:
+        f.seek(0)
+        value = plan.unpack(json.load(f))
+    if not isinstance(value, plan.Plan):
+        raise StepError("something else came", step="plan", code="not-a-plan")
+    return value, descriptors
+
+
+def walk(
+    me: plan.Actor, steps: tuple[plan.Planned, ...], c: Context, baton: socket.socket
+) -> None:
+    """Do my steps in order; where the other's come between, wait for the baton."""
+    previous: plan.Actor = "init"
+    for number, planned in enumerate(steps):
+        if planned.actor == me:
+            if previous != me and baton.recv(1) != b"b":
+                raise Gone
+            apply(planned.step, c)
+            if number + 1 < len(steps) and steps[number + 1].actor != me:
+                baton.send(b"b", socket.MSG_NOSIGNAL)
+        previous = planned.actor
+
+
+def main(channel: socket.socket, kernel: Kernel) -> Stem:
+    """Run as init; returns only in the stem. Never returns in init."""
+    try:
+        os.umask(0)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        own = os.pidfd_open(os.getpid())
+        wire.send(channel, {"event": "init"}, [own])
+        os.close(own)
+        whole, descriptors = receive_plan(channel)
+        kernel.set_name(f"init({whole.id})"[:15])
+        mine, theirs = socket.socketpair()
+        record = descriptors["record"]
+        c = Context(
+            kernel=kernel,
+            descriptors=descriptors,
+            keep=frozenset((channel.fileno(), record, mine.fileno())),
+        )
+        fork_at = next(i for i, p in enumerate(whole.steps) if p.actor == "stem")
+        for planned in whole.steps[:fork_at]:
+            apply(planned.step, c)
+        c.stem = os.fork()
+        if c.stem == 0:
+            # From here on the stem: the caller goes on with it (see zygote/stem.py).
+            mine.close()
+            os.close(record)
+            stem_channel = socket.socket(fileno=descriptors.pop("stem"))
+            channel.detach()
+            return Stem(
+                plan=whole,
+                kernel=kernel,
+                descriptors=descriptors,
+                baton=theirs,
+                channel=stem_channel,
+            )
+        theirs.close()
+    except BaseException as e:
+        _give_up(channel, e)
+    try:
+        _accompany(channel, mine, record, whole, fork_at, c)
+    except BaseException as e:
+        _give_up(channel, e)
+
+
+def _accompany(
+    channel: socket.socket,
+    baton: socket.socket,
+    record: int,
+    whole: plan.Plan,
+    fork_at: int,
+    c: Context,
+) -> NoReturn:
+    pidfd = os.pidfd_open(c.stem)
+    wire.send(channel, {"event": "stem"}, [pidfd])
+    os.close(pidfd)
+    try:
+        # The stem's own steps first: init's earlier ones were done before the fork.
+        baton.send(b"b", socket.MSG_NOSIGNAL)
+        walk_rest(whole.steps[fork_at:], c, baton)
+        notes = [plan.pack(n) for n in c.notes]
+        wire.send(channel, {"event": "left", "notes": notes})
+    except (Gone, ConnectionError):
+        # The stem ended before its time and has said why; its status is next.
+        pass
+    baton.close()
+    wait_for(c.stem, record, channel)
+
+
+def walk_rest(
+    steps: tuple[plan.Planned, ...], c: Context, baton: socket.socket
+) -> None:
+    walk("init", steps, c, baton)
+
+
+def wait_for(stem: int, record: int, channel: socket.socket) -> NoReturn:
+    """Reap until the stem ends; write how; exit. Nothing else happens here."""
+    while True:
+        pid, status = os.wait()
+        if pid == stem:
+            break
+    line = b'{"event": "exited", "status": %d}\n' % status
+    # One write to a file opened for appending, before the message: a daemon that is
+    # just being restarted reads it there. Whether either arrives, this process ends.
+    try:
+        os.write(record, line)
+    finally:
+        try:
+            channel.send(line, socket.MSG_NOSIGNAL)
+        finally:
+            os._exit(0)
+
+
+def _give_up(channel: socket.socket, error: BaseException) -> NoReturn:
+    try:
+        wire.send(channel, failure(error))
+    finally:
+        os._exit(FAILED)

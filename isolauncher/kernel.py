@@ -1,0 +1,738 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Each system call as one thin typed function, and a twin that records.
+
+What is here: the calls a launch makes, each raising `OSError` with the kernel's own
+answer, and nothing decided. What is not: any order, any policy. Outside ``zygote/``
+this is the only importer of ctypes and of python-prctl.
+
+`Linux` is the real one. `Recorder` wraps a kernel (or none), writes down every call
+by name and can refuse the Nth: the tests use it to make each step fail.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import platform
+import resource
+import socket
+import struct
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, cast
+
+import prctl
+
+# Numbers of calls that glibc 2.36 has no function for. Above 423 every architecture
+# has the same number (arch/*/entry/syscalls/syscall_64.tbl, asm-generic/unistd.h).
+_NUMBERS: Mapping[str, Mapping[str, int]] = {
+    "x86_64": {"pivot_root": 155, "keyctl": 250, "seccomp": 317},
+    "aarch64": {"pivot_root": 41, "keyctl": 219, "seccomp": 277},
+}
+_COMMON = {
+    "open_tree": 428,
+    "move_mount": 429,
+    "fsopen": 430,
+    "fsconfig": 431,
+    "fsmount": 432,
+    "close_range": 436,
+    "openat2": 437,
+    "mount_setattr": 442,
+    "landlock_create_ruleset": 444,
+    "landlock_add_rule": 445,
+    "landlock_restrict_self": 446,
+}
+
+CLONE_NEWTIME = 0x00000080
+CLONE_NEWNS = 0x00020000
+CLONE_NEWCGROUP = 0x02000000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+
+AT_FDCWD = -100
+AT_EMPTY_PATH = 0x1000
+AT_RECURSIVE = 0x8000
+AT_SYMLINK_NOFOLLOW = 0x100
+OPEN_TREE_CLONE = 1
+OPEN_TREE_CLOEXEC = os.O_CLOEXEC
+MOVE_MOUNT_F_EMPTY_PATH = 0x04
+MOVE_MOUNT_T_EMPTY_PATH = 0x40
+MOUNT_ATTR_RDONLY = 0x01
+MOUNT_ATTR_NOSUID = 0x02
+MOUNT_ATTR_NODEV = 0x04
+MOUNT_ATTR_NOEXEC = 0x08
+MOUNT_ATTR_IDMAP = 0x00100000
+FSOPEN_CLOEXEC = 1
+FSMOUNT_CLOEXEC = 1
+FSCONFIG_SET_FLAG = 0
+FSCONFIG_SET_STRING = 1
+FSCONFIG_CMD_CREATE = 6
+MS_REC = 0x4000
+MS_PRIVATE = 1 << 18
+MNT_DETACH = 2
+RESOLVE_NO_XDEV = 0x01
+RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_BENEATH = 0x08
+RESOLVE_IN_ROOT = 0x10
+
+KEYCTL_JOIN_SESSION_KEYRING = 1
+SECCOMP_SET_MODE_FILTER = 1
+PR_SET_MM = 35
+PR_SET_MM_MAP = 14
+PR_CAPBSET_DROP = 24
+PR_SET_SECUREBITS = 28
+
+# linux/landlock.h. A right that the running kernel does not know is left out by
+# `landlock_rights`, which is what the header's own compatibility table asks for.
+LANDLOCK_CREATE_RULESET_VERSION = 1
+LANDLOCK_RULE_PATH_BENEATH = 1
+FS_EXECUTE = 1 << 0
+FS_WRITE_FILE = 1 << 1
+FS_READ_FILE = 1 << 2
+FS_READ_DIR = 1 << 3
+FS_REMOVE_DIR = 1 << 4
+FS_REMOVE_FILE = 1 << 5
+FS_MAKE_CHAR = 1 << 6
+FS_MAKE_DIR = 1 << 7
+FS_MAKE_REG = 1 << 8
+FS_MAKE_SOCK = 1 << 9
+FS_MAKE_FIFO = 1 << 10
+FS_MAKE_BLOCK = 1 << 11
+FS_MAKE_SYM = 1 << 12
+FS_REFER = 1 << 13
+FS_TRUNCATE = 1 << 14
+FS_IOCTL_DEV = 1 << 15
+NET_BIND_TCP = 1 << 0
+NET_CONNECT_TCP = 1 << 1
+SCOPE_ABSTRACT_UNIX_SOCKET = 1 << 0
+SCOPE_SIGNAL = 1 << 1
+
+FS_READ = FS_EXECUTE | FS_READ_FILE | FS_READ_DIR
+FS_FILE_ONLY = FS_EXECUTE | FS_WRITE_FILE | FS_READ_FILE | FS_TRUNCATE | FS_IOCTL_DEV
+
+
+def landlock_rights(abi: int) -> tuple[int, int, int]:
+    """What a kernel of this Landlock ABI can handle: (files, network, scopes)."""
+    files = (1 << 13) - 1
+    if abi >= 2:
+        files |= FS_REFER
+    if abi >= 3:
+        files |= FS_TRUNCATE
+    if abi >= 5:
+        files |= FS_IOCTL_DEV
+    net = NET_BIND_TCP | NET_CONNECT_TCP if abi >= 4 else 0
+    scopes = SCOPE_ABSTRACT_UNIX_SOCKET | SCOPE_SIGNAL if abi >= 6 else 0
+    return files, net, scopes
+
+
+# Locked NOROOT and NO_SETUID_FIXUP: neither an exec nor a change of uid gives a
+# capability back; KEEP_CAPS off and locked; no ambient ones (capabilities(7)).
+SECUREBITS = 0b11101111
+
+RLIMITS: Mapping[str, int] = {
+    "as": resource.RLIMIT_AS,
+    "core": resource.RLIMIT_CORE,
+    "data": resource.RLIMIT_DATA,
+    "cpu": resource.RLIMIT_CPU,
+    "fsize": resource.RLIMIT_FSIZE,
+    "memlock": resource.RLIMIT_MEMLOCK,
+    "msgqueue": resource.RLIMIT_MSGQUEUE,
+    "nofile": resource.RLIMIT_NOFILE,
+    "nproc": resource.RLIMIT_NPROC,
+    "sigpending": resource.RLIMIT_SIGPENDING,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeAnswer:
+    """What a call that is meant to be refused came back with; errno 0: it worked."""
+
+    errno: int
+
+
+class Kernel(Protocol):
+    """The calls of a launch. Every one raises OSError when the kernel says no."""
+
+    def setsid(self) -> None: ...
+    def join_session_keyring(self) -> None: ...
+    def mkdir(self, path: str, mode: int) -> None: ...
+    def symlink(self, target: str, path: str) -> None: ...
+    def write_file(self, path: str, data: bytes) -> None: ...
+    def create_file(self, path: str, data: bytes, mode: int) -> None: ...
+    def unshare(self, flags: int) -> None: ...
+    def setns(self, fd: int, kind: int) -> None: ...
+    def make_private(self) -> None: ...
+    def mount(
+        self, source: str, target: str, kind: str, flags: int, data: str
+    ) -> None: ...
+    def detached_mount(
+        self, kind: str, options: Mapping[str, str], attributes: int
+    ) -> int: ...
+    def open_tree(self, fd: int, *, recursive: bool) -> int: ...
+    def mount_setattr(
+        self, fd: int, *, set_: int, recursive: bool, userns: int = -1
+    ) -> None: ...
+    def move_mount(self, fd: int, target: int) -> None: ...
+    def openat2(self, dirfd: int, path: str, flags: int, resolve: int) -> int: ...
+    def pivot_root(self, new: int) -> None: ...
+    def sethostname(self, name: str) -> None: ...
+    def setpriority(self, nice: int) -> None: ...
+    def dup2(self, fd: int, target: int) -> None: ...
+    def reset_signals(self) -> None: ...
+    def umask(self, mask: int) -> None: ...
+    def setrlimit(self, name: str, soft: int, hard: int) -> None: ...
+    def setgroups(self, groups: tuple[int, ...]) -> None: ...
+    def setresgid(self, gid: int) -> None: ...
+    def setresuid(self, uid: int) -> None: ...
+    def drop_bounding_set(self) -> None: ...
+    def lock_securebits(self) -> None: ...
+    def securebits(self) -> int: ...
+    def clear_capabilities(self) -> None: ...
+    def no_new_privs(self) -> None: ...
+    def set_dumpable(self, *, dumpable: bool) -> None: ...
+    def set_name(self, name: str) -> None: ...
+    def set_argument_area(
+        self, argv: tuple[bytes, ...], environ: tuple[bytes, ...]
+    ) -> None: ...
+    def landlock_abi(self) -> int: ...
+    def landlock_ruleset(self, files: int, net: int, scopes: int) -> int: ...
+    def landlock_allow(self, ruleset: int, fd: int, rights: int) -> None: ...
+    def landlock_restrict(self, ruleset: int) -> None: ...
+    def close_except(self, keep: frozenset[int]) -> None: ...
+    def seccomp(self, program: bytes) -> None: ...
+    def probe(self, number: int, arguments: tuple[int, ...]) -> ProbeAnswer: ...
+    def loopback_up(self) -> None: ...
+
+
+class _LandlockAttr(ctypes.Structure):
+    _fields_ = (
+        ("handled_access_fs", ctypes.c_uint64),
+        ("handled_access_net", ctypes.c_uint64),
+        ("scoped", ctypes.c_uint64),
+    )
+
+
+class _PathBeneath(ctypes.Structure):
+    _pack_ = 1
+    _fields_ = (("allowed_access", ctypes.c_uint64), ("parent_fd", ctypes.c_int32))
+
+
+class _MountAttr(ctypes.Structure):
+    _fields_ = (
+        ("attr_set", ctypes.c_uint64),
+        ("attr_clr", ctypes.c_uint64),
+        ("propagation", ctypes.c_uint64),
+        ("userns_fd", ctypes.c_uint64),
+    )
+
+
+class _OpenHow(ctypes.Structure):
+    _fields_ = (
+        ("flags", ctypes.c_uint64),
+        ("mode", ctypes.c_uint64),
+        ("resolve", ctypes.c_uint64),
+    )
+
+
+class _SockFprog(ctypes.Structure):
+    _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.c_void_p))
+
+
+class _MmMap(ctypes.Structure):
+    """struct prctl_mm_map (linux/prctl.h)."""
+
+    _fields_ = (
+        *(
+            (name, ctypes.c_uint64)
+            for name in (
+                "start_code end_code start_data end_data start_brk brk start_stack "
+                "arg_start arg_end env_start env_end auxv"
+            ).split()
+        ),
+        ("auxv_size", ctypes.c_uint32),
+        ("exe_fd", ctypes.c_uint32),
+    )
+
+
+def _number(name: str) -> int:
+    if name in _COMMON:
+        return _COMMON[name]
+    machine = platform.machine() if _MACHINE is None else _MACHINE
+    try:
+        return _NUMBERS[machine][name]
+    except KeyError:
+        raise OSError(
+            errno.ENOSYS, f"{name} has no number here for {machine!r}"
+        ) from None
+
+
+# platform.machine() reads uname once per process; kept so that a forked child does
+# not carry a filled platform cache into the activity.
+_MACHINE: str | None = os.uname().machine
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+
+def _check(result: int, what: str) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+    return result
+
+
+def _syscall(name: str, *arguments: object) -> int:
+    return _check(_libc.syscall(ctypes.c_long(_number(name)), *arguments), name)
+
+
+_long = ctypes.c_long
+_ulong = ctypes.c_ulong
+
+
+class Linux:
+    """The kernel itself."""
+
+    def setsid(self) -> None:
+        os.setsid()
+
+    def join_session_keyring(self) -> None:
+        # A new anonymous keyring: the session's keys of whoever started us stay there
+        # (keyctl(2)). ENOSYS: a kernel without keys has none to leak.
+        try:
+            _syscall("keyctl", _long(KEYCTL_JOIN_SESSION_KEYRING), None)
+        except OSError as e:
+            if e.errno != errno.ENOSYS:
+                raise
+
+    def mkdir(self, path: str, mode: int) -> None:
+        os.mkdir(path, mode)
+
+    def symlink(self, target: str, path: str) -> None:
+        os.symlink(target, path)
+
+    def write_file(self, path: str, data: bytes) -> None:
+        # One write(2), unbuffered: the id maps and cgroup files take their value in a
+        # single call, and a buffered close would lose the error.
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            written = os.write(fd, data)
+        finally:
+            os.close(fd)
+        if written != len(data):
+            raise OSError(errno.EIO, f"{path}: only {written} bytes written")
+
+    def create_file(self, path: str, data: bytes, mode: int) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(path, flags, mode)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(fd, view) :]
+        finally:
+            os.close(fd)
+
+    def unshare(self, flags: int) -> None:
+        _check(_libc.unshare(ctypes.c_int(flags)), "unshare")
+
+    def setns(self, fd: int, kind: int) -> None:
+        _check(_libc.setns(ctypes.c_int(fd), ctypes.c_int(kind)), "setns")
+
+    def make_private(self) -> None:
+        self.mount("", "/", "", MS_REC | MS_PRIVATE, "")
+
+    def mount(self, source: str, target: str, kind: str, flags: int, data: str) -> None:
+        result = _libc.mount(
+            source.encode() or None,
+            os.fsencode(target),
+            kind.encode() or None,
+            _ulong(flags),
+            data.encode() or None,
+        )
+        _check(result, f"mount {target}")
+
+    def detached_mount(
+        self, kind: str, options: Mapping[str, str], attributes: int
+    ) -> int:
+        context = _syscall("fsopen", kind.encode(), ctypes.c_uint(FSOPEN_CLOEXEC))
+        try:
+            for key, value in options.items():
+                _syscall(
+                    "fsconfig",
+                    ctypes.c_int(context),
+                    ctypes.c_uint(FSCONFIG_SET_STRING),
+                    key.encode(),
+                    value.encode(),
+                    ctypes.c_int(0),
+                )
+            _syscall(
+                "fsconfig",
+                ctypes.c_int(context),
+                ctypes.c_uint(FSCONFIG_CMD_CREATE),
+                None,
+                None,
+                ctypes.c_int(0),
+            )
+            return _syscall(
+                "fsmount",
+                ctypes.c_int(context),
+                ctypes.c_uint(FSMOUNT_CLOEXEC),
+                ctypes.c_uint(attributes),
+            )
+        finally:
+            os.close(context)
+
+    def open_tree(self, fd: int, *, recursive: bool) -> int:
+        flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH
+        if recursive:
+            flags |= AT_RECURSIVE
+        return _syscall("open_tree", ctypes.c_int(fd), b"", ctypes.c_uint(flags))
+
+    def mount_setattr(
+        self, fd: int, *, set_: int, recursive: bool, userns: int = -1
+    ) -> None:
+        attr = _MountAttr(attr_set=set_)
+        if userns >= 0:
+            attr.attr_set |= MOUNT_ATTR_IDMAP
+            attr.userns_fd = userns
+        flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
+        _syscall(
+            "mount_setattr",
+            ctypes.c_int(fd),
+            b"",
+            ctypes.c_uint(flags),
+            ctypes.byref(attr),
+            ctypes.c_size_t(ctypes.sizeof(attr)),
+        )
+
+    def move_mount(self, fd: int, target: int) -> None:
+        flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
+        _syscall(
+            "move_mount",
+            ctypes.c_int(fd),
+            b"",
+            ctypes.c_int(target),
+            b"",
+            ctypes.c_uint(flags),
+        )
+
+    def openat2(self, dirfd: int, path: str, flags: int, resolve: int) -> int:
+        how = _OpenHow(flags=flags | os.O_CLOEXEC, resolve=resolve)
+        return _syscall(
+            "openat2",
+            ctypes.c_int(dirfd),
+            os.fsencode(path),
+            ctypes.byref(how),
+            ctypes.c_size_t(ctypes.sizeof(how)),
+        )
+
+    def pivot_root(self, new: int) -> None:
+        # pivot_root(".", ".") stacks the old root on the new one, so that no directory
+        # for it is needed; detaching "." then takes the old one away (pivot_root(2)).
+        os.fchdir(new)
+        _syscall("pivot_root", b".", b".")
+        _check(_libc.umount2(b".", ctypes.c_int(MNT_DETACH)), "umount old root")
+        os.chdir("/")
+
+    def sethostname(self, name: str) -> None:
+        socket.sethostname(name)
+
+    def setpriority(self, nice: int) -> None:
+        os.setpriority(os.PRIO_PROCESS, 0, nice)
+
+    def dup2(self, fd: int, target: int) -> None:
+        os.dup2(fd, target, inheritable=True)
+
+    def reset_signals(self) -> None:
+        # struct sigaction is larger than any the C library hands out; all zero is
+        # SIG_DFL, no flags, empty mask. Done below Python so that ignored signals of
+        # the real-time range and those Python cannot name are reset as well.
+        zero = ctypes.create_string_buffer(256)
+        for number in range(1, 65):
+            _libc.sigaction(ctypes.c_int(number), zero, None)
+        empty = ctypes.create_string_buffer(128)
+        result = _libc.sigprocmask(ctypes.c_int(2), empty, None)  # SIG_SETMASK
+        _check(result, "sigprocmask")
+
+    def umask(self, mask: int) -> None:
+        os.umask(mask)
+
+    def setrlimit(self, name: str, soft: int, hard: int) -> None:
+        resource.setrlimit(RLIMITS[name], (soft, hard))
+
+    def setgroups(self, groups: tuple[int, ...]) -> None:
+        os.setgroups(list(groups))
+
+    def setresgid(self, gid: int) -> None:
+        os.setresgid(gid, gid, gid)
+        if os.getresgid() != (gid, gid, gid):
+            raise OSError(errno.EPERM, f"the gid is {os.getresgid()}, not {gid}")
+
+    def setresuid(self, uid: int) -> None:
+        os.setresuid(uid, uid, uid)
+        if os.getresuid() != (uid, uid, uid):
+            raise OSError(errno.EPERM, f"the uid is {os.getresuid()}, not {uid}")
+
+    def drop_bounding_set(self) -> None:
+        # One by one until the kernel says EINVAL. python-prctl knows the names of its
+        # own headers only; what a newer kernel has beyond them is dropped by number.
+        for capability in range(64):
+            try:
+                if capability <= prctl.CAP_LAST_CAP:
+                    prctl.capbset_drop(capability)
+                else:
+                    result = _libc.prctl(
+                        ctypes.c_int(PR_CAPBSET_DROP), _ulong(capability)
+                    )
+                    _check(result, "prctl PR_CAPBSET_DROP")
+            except OSError as e:
+                if e.errno == errno.EINVAL and capability > 0:
+                    return
+                raise
+
+    def lock_securebits(self) -> None:
+        # python-prctl refuses the two bits about ambient capabilities (Linux 4.3):
+        # its own first, then all by number. Locked ones may be set again as they are.
+        prctl.set_securebits(SECUREBITS & 0b111111)
+        result = _libc.prctl(ctypes.c_int(PR_SET_SECUREBITS), _ulong(SECUREBITS))
+        _check(result, "prctl PR_SET_SECUREBITS")
+
+    def securebits(self) -> int:
+        return int(prctl.get_securebits())
+
+    def clear_capabilities(self) -> None:
+        # Effective before permitted, else the kernel refuses (capset(2)).
+        prctl.cap_inheritable.limit()
+        prctl.cap_effective.limit()
+        prctl.cap_permitted.limit()
+
+    def no_new_privs(self) -> None:
+        prctl.set_no_new_privs(1)
+        if prctl.get_no_new_privs() != 1:
+            raise OSError(errno.EPERM, "no_new_privs did not stay set")
+
+    def set_dumpable(self, *, dumpable: bool) -> None:
+        prctl.set_dumpable(1 if dumpable else 0)
+
+    def set_name(self, name: str) -> None:
+        prctl.set_name(name)
+
+    def set_argument_area(
+        self, argv: tuple[bytes, ...], environ: tuple[bytes, ...]
+    ) -> None:
+        """Let /proc/self/{cmdline,environ} show these, from memory of our own.
+
+        PR_SET_MM_MAP asks for no capability, unlike the other forms of PR_SET_MM
+        (kernel/sys.c), but for every address at once: those we do not change are read
+        from /proc/self/stat.
+        """
+        arguments = b"".join(a + b"\0" for a in argv)
+        variables = b"".join(e + b"\0" for e in environ)
+        area = ctypes.create_string_buffer(arguments + variables)
+        _AREAS.append(area)  # lives as long as the process: the kernel reads it
+        start = ctypes.addressof(area)
+        with open("/proc/self/stat", "rb") as f:
+            stat = f.read().rpartition(b")")[2].split()
+        # proc(5) counts from 1 and we cut off two fields: startcode 26 is index 23.
+        sbrk = _libc.sbrk
+        sbrk.restype = ctypes.c_void_p
+        values = _MmMap(
+            start_code=int(stat[23]),
+            end_code=int(stat[24]),
+            start_stack=int(stat[25]),
+            start_data=int(stat[42]),
+            end_data=int(stat[43]),
+            start_brk=int(stat[44]),
+            brk=sbrk(ctypes.c_long(0)),
+            arg_start=start,
+            arg_end=start + len(arguments),
+            env_start=start + len(arguments),
+            env_end=start + len(arguments) + len(variables),
+            auxv=0,
+            auxv_size=0,
+            exe_fd=0xFFFFFFFF,
+        )
+        result = _libc.prctl(
+            ctypes.c_int(PR_SET_MM),
+            _ulong(PR_SET_MM_MAP),
+            ctypes.byref(values),
+            _ulong(ctypes.sizeof(values)),
+            _ulong(0),
+        )
+        _check(result, "prctl PR_SET_MM_MAP")
+
+    def landlock_abi(self) -> int:
+        """0 where the kernel has no Landlock or was booted without it."""
+        try:
+            return _syscall(
+                "landlock_create_ruleset",
+                None,
+                ctypes.c_size_t(0),
+                ctypes.c_uint(LANDLOCK_CREATE_RULESET_VERSION),
+            )
+        except OSError as e:
+            if e.errno in (errno.ENOSYS, errno.EOPNOTSUPP):
+                return 0
+            raise
+
+    def landlock_ruleset(self, files: int, net: int, scopes: int) -> int:
+        attr = _LandlockAttr(
+            handled_access_fs=files, handled_access_net=net, scoped=scopes
+        )
+        # An older kernel takes a shorter structure; a longer one only if the rest is 0.
+        size = 24 if scopes else 16 if net else 8
+        return _syscall(
+            "landlock_create_ruleset",
+            ctypes.byref(attr),
+            ctypes.c_size_t(size),
+            ctypes.c_uint(0),
+        )
+
+    def landlock_allow(self, ruleset: int, fd: int, rights: int) -> None:
+        rule = _PathBeneath(allowed_access=rights, parent_fd=fd)
+        _syscall(
+            "landlock_add_rule",
+            ctypes.c_int(ruleset),
+            ctypes.c_int(LANDLOCK_RULE_PATH_BENEATH),
+            ctypes.byref(rule),
+            ctypes.c_uint(0),
+        )
+
+    def landlock_restrict(self, ruleset: int) -> None:
+        _syscall("landlock_restrict_self", ctypes.c_int(ruleset), ctypes.c_uint(0))
+
+    def close_except(self, keep: frozenset[int]) -> None:
+        first = 0
+        for fd in [*sorted(keep), 1 << 32]:
+            if fd > first:
+                _syscall(
+                    "close_range",
+                    ctypes.c_uint(first),
+                    ctypes.c_uint(min(fd - 1, 0xFFFFFFFF)),
+                    ctypes.c_uint(0),
+                )
+            first = fd + 1
+
+    def seccomp(self, program: bytes) -> None:
+        instructions = ctypes.create_string_buffer(program, len(program))
+        fprog = _SockFprog(len(program) // 8, ctypes.addressof(instructions))
+        _syscall(
+            "seccomp",
+            ctypes.c_uint(SECCOMP_SET_MODE_FILTER),
+            ctypes.c_uint(0),
+            ctypes.byref(fprog),
+        )
+
+    def probe(self, number: int, arguments: tuple[int, ...]) -> ProbeAnswer:
+        result = _libc.syscall(
+            ctypes.c_long(number), *(ctypes.c_ulong(a) for a in arguments)
+        )
+        return ProbeAnswer(errno=ctypes.get_errno() if result < 0 else 0)
+
+    def loopback_up(self) -> None:
+        from . import netlink
+
+        netlink.loopback_up()
+
+
+_AREAS: list[object] = []
+
+# Inotify, for the daemon's watch on preloaded files (inotify(7)).
+IN_CLOEXEC = os.O_CLOEXEC
+IN_NONBLOCK = os.O_NONBLOCK
+
+
+def inotify_init() -> int:
+    """A non-blocking, close-on-exec inotify descriptor."""
+    flags = ctypes.c_int(IN_CLOEXEC | IN_NONBLOCK)
+    return _check(_libc.inotify_init1(flags), "inotify_init1")
+
+
+def inotify_add_watch(fd: int, path: str, mask: int) -> int:
+    result = _libc.inotify_add_watch(
+        ctypes.c_int(fd), os.fsencode(path), ctypes.c_uint32(mask)
+    )
+    return _check(result, f"inotify_add_watch {path}")
+
+
+def set_effective_ids(uid: int) -> None:
+    """Lower (or, with 0, raise again) euid and with it the effective capabilities.
+
+    setresuid(-1, uid, -1) keeps the saved uid 0, so that root can come back; the
+    kernel clears the effective set with the uid and refills it (capabilities(7)).
+    """
+    os.setresuid(-1, uid, -1)
+
+
+def is_tty(fd: int) -> bool:
+    return os.isatty(fd)
+
+
+def access_mode(fd: int) -> int:
+    """F_GETFL of a descriptor: O_PATH and the access mode are what we ask about."""
+    return fcntl.fcntl(fd, fcntl.F_GETFL)
+
+
+def peer_groups(sock: socket.socket) -> tuple[int, ...]:
+    """Supplementary groups of the peer when it connected (SO_PEERGROUPS, socket(7))."""
+    size = 64
+    while True:
+        try:
+            data = sock.getsockopt(socket.SOL_SOCKET, 59, size * 4)
+        except OSError as e:
+            if e.errno == errno.ERANGE and size < 65536:
+                size *= 4
+                continue
+            raise
+        return tuple(g for (g,) in struct.iter_unpack("I", data))
+
+
+def monotonic_us() -> int:
+    return time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+
+
+@dataclass(slots=True, kw_only=True)
+class Recorder:
+    """Writes down every call; `refuse` may raise to stand in for the kernel's no.
+
+    Without ``real`` every call succeeds and returns a plausible nothing.
+    """
+
+    real: Kernel | None = None
+    calls: list[tuple[str, tuple[object, ...]]] = field(default_factory=list)
+    refuse: Callable[[int, str], None] | None = None
+
+    def __getattr__(self, name: str) -> Callable[..., object]:
+        if name.startswith("_") or not hasattr(Kernel, name):
+            raise AttributeError(name)
+
+        def call(*args: object, **kwargs: object) -> object:
+            number = len(self.calls)
+            self.calls.append((name, (*args, *kwargs.values())))
+            if self.refuse is not None:
+                self.refuse(number, name)
+            if self.real is not None:
+                return getattr(self.real, name)(*args, **kwargs)
+            if name == "probe":
+                return ProbeAnswer(errno=errno.EPERM)
+            return 0
+
+        return call
+
+    def as_kernel(self) -> Kernel:
+        return cast("Kernel", self)
+
+
+def title(text: str) -> None:
+    """What ps shows of this process; cosmetic, so a kernel that refuses is let be."""
+    linux = Linux()
+    linux.set_name("isolauncher")
+    with contextlib.suppress(OSError):
+        linux.set_argument_area((os.fsencode(text),), ())

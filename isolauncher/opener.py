@@ -1,0 +1,326 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Reopens what a policy or a caller names, with the caller's own rights.
+
+Root could open anything; a caller may not. So a forked child takes the caller's uid,
+gid and groups for good, opens each path with the access the plan needs, and sends the
+descriptors back; root then mounts those and resolves no name. It looks through no
+mount of its own making: it runs in the host's mount namespace.
+
+A symbolic link on the way is followed only where root alone could have put it. Else
+an activity that may write in a directory could lead its next launch elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import posixpath
+import signal
+import socket
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal, NoReturn
+
+from . import wire
+from .errors import (
+    IsolauncherError,
+    ProgramNotExecutable,
+    RequestError,
+    StepError,
+    WireError,
+)
+from .request import Caller
+
+PATIENCE_S = 5
+MAX_LINKS = 40
+MAX_OPENED = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Want:
+    """A host path that a policy shows, and whether it may be written."""
+
+    path: str
+    writable: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """What was found. ``fd`` is O_PATH and the receiver's; -1 for links and refusals.
+
+    ``public``: everyone may read it (and search, if a directory). ``why`` says why a
+    path is not there.
+    """
+
+    path: str
+    kind: Literal["directory", "file", "link", "absent"]
+    writable: bool = False
+    target: str = ""
+    why: str = ""
+    owner: int = -1
+    public: bool = False
+    fd: int = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """The program's file as the caller may use it; ``fd`` is open for reading or -1."""
+
+    readable: bool
+    executable: bool
+    owner: int
+    public: bool
+    fd: int = -1
+
+
+async def open_as(
+    caller: Caller, wants: tuple[Want, ...], program: int | None
+) -> tuple[tuple[Opened, ...], Program | None]:
+    """Open all with the caller's rights; the descriptors are the receiver's to close.
+
+    ``program`` is an O_PATH descriptor that came from the caller. Raises StepError
+    when the child fails or takes longer than PATIENCE_S (a file system that hangs).
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    child = os.fork()
+    if child == 0:
+        ours.close()
+        _child(theirs, caller, wants, program)
+    theirs.close()
+    pidfd = os.pidfd_open(child)
+    try:
+        ours.setblocking(False)
+        message = await _message(ours)
+    finally:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        os.close(pidfd)
+        os.waitpid(child, 0)
+        ours.close()
+    return _read_answer(message)
+
+
+async def _message(sock: socket.socket) -> wire.Message:
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(sock, readable.set)
+    try:
+        await asyncio.wait_for(readable.wait(), PATIENCE_S)
+        return wire.recv(sock, max_fds=MAX_OPENED + 1)
+    except TimeoutError:
+        raise StepError(
+            "a path of the policy or the program did not open in time",
+            step="open-as-caller",
+            code="open-timeout",
+            hint="is it on a file system that hangs?",
+        ) from None
+    except WireError as e:
+        raise StepError(
+            f"the child that opens paths failed: {e.message}",
+            step="open-as-caller",
+            code="open-failed",
+        ) from e
+    finally:
+        loop.remove_reader(sock)
+
+
+def _read_answer(
+    message: wire.Message,
+) -> tuple[tuple[Opened, ...], Program | None]:
+    fields = message.fields
+    try:
+        error = fields.get("error")
+        if error is not None:
+            raise StepError(str(error), step="open-as-caller", code="open-failed")
+        fds = message.fds
+        opened = tuple(
+            Opened(**(entry | {"fd": fds[entry["fd"]] if entry["fd"] >= 0 else -1}))
+            for entry in _entries(fields["opened"])
+        )
+        program = None
+        for entry in _entries(fields["program"]):
+            fd = fds[entry["fd"]] if entry["fd"] >= 0 else -1
+            program = Program(**(entry | {"fd": fd}))
+        return opened, program
+    except BaseException:
+        message.close()
+        raise
+
+
+def _entries(value: object) -> Iterator[dict[str, object] | dict[str, int]]:
+    if not isinstance(value, list):
+        raise StepError("not an answer", step="open-as-caller", code="open-failed")
+    yield from value
+
+
+# ----------------------------------------------------------------------- the child
+
+
+def _child(
+    sock: socket.socket, caller: Caller, wants: tuple[Want, ...], program: int | None
+) -> NoReturn:
+    try:
+        signal.alarm(PATIENCE_S + 1)
+        become(caller)
+        opened = [entry for want in wants for entry in _follow(want)][:MAX_OPENED]
+        opened = _once(opened)
+        answers: list[Mapping[str, object]] = []
+        fds: list[int] = []
+        for entry in opened:
+            answers.append(_fields(entry, fds))
+        programs = [] if program is None else [_fields(_program(program), fds)]
+        wire.send(sock, {"opened": answers, "program": programs}, fds)
+    except BaseException as e:
+        text = e.message if isinstance(e, IsolauncherError) else f"{e}"
+        wire.send(sock, {"error": f"{text} ({type(e).__name__})"})
+    finally:
+        os._exit(0)
+
+
+def _fields(entry: Opened | Program, fds: list[int]) -> dict[str, object]:
+    fields: dict[str, object] = {n: getattr(entry, n) for n in entry.__slots__}
+    if entry.fd >= 0:
+        fields["fd"] = len(fds)
+        fds.append(entry.fd)
+    return fields
+
+
+def become(caller: Caller) -> None:
+    """Take the caller's ids for good, and prove it: nothing must lead back to root."""
+    os.setgroups(list(caller.groups))
+    os.setresgid(caller.gid, caller.gid, caller.gid)
+    os.setresuid(caller.uid, caller.uid, caller.uid)
+    ids = (os.getresuid(), os.getresgid(), sorted(os.getgroups()))
+    wanted = ((caller.uid,) * 3, (caller.gid,) * 3, sorted(caller.groups))
+    if ids != wanted:
+        raise PermissionError(f"the ids are {ids}, not {wanted}")
+
+
+def _once(entries: list[Opened]) -> list[Opened]:
+    """Each path once; a writable one is not hidden by a readable one."""
+    best: dict[str, Opened] = {}
+    for entry in entries:
+        known = best.get(entry.path)
+        if known is None or (entry.writable and not known.writable):
+            best[entry.path] = entry
+    return list(best.values())
+
+
+def _follow(want: Want) -> Iterator[Opened]:
+    """The links on the way to a path, then what is there."""
+    path = want.path
+    for _ in range(MAX_LINKS):
+        link = yield from _walk(path, want)
+        if link is None:
+            return
+        path = link
+    yield Opened(path=want.path, kind="absent", why="too many symbolic links")
+
+
+def _walk(path: str, want: Want) -> Iterator[Opened]:
+    """Down from the root; returns where to start again after a link, or None."""
+    parts = [p for p in path.split("/") if p]
+    directory = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    so_far = ""
+    for number, part in enumerate(parts):
+        here = os.fstat(directory)
+        so_far += "/" + part
+        try:
+            fd = os.open(
+                part, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory
+            )
+        except OSError as e:
+            why = e.strerror or str(e)
+            yield Opened(path=want.path, kind="absent", why=f"{so_far}: {why}")
+            return None
+        finally:
+            os.close(directory)
+        status = os.fstat(fd)
+        if stat.S_ISLNK(status.st_mode):
+            target = os.readlink("", dir_fd=fd)
+            os.close(fd)
+            if here.st_uid != 0 or here.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                yield Opened(
+                    path=want.path,
+                    kind="absent",
+                    why=f"{so_far} is a link in a directory that others than root "
+                    "can write",
+                )
+                return None
+            yield Opened(path=so_far, kind="link", target=target)
+            rest = "/".join(parts[number + 1 :])
+            start = posixpath.dirname(so_far)
+            return posixpath.normpath(posixpath.join(start, target, rest))
+        directory = fd
+    yield _final(so_far or "/", directory, want)
+    return None
+
+
+def _final(path: str, fd: int, want: Want) -> Opened:
+    status = os.fstat(fd)
+    mode = status.st_mode
+    if stat.S_ISDIR(mode):
+        kind: Literal["directory", "file"] = "directory"
+        public = mode & 0o005 == 0o005
+    elif stat.S_ISREG(mode):
+        kind = "file"
+        public = bool(mode & 0o004)
+    else:
+        os.close(fd)
+        return Opened(
+            path=want.path, kind="absent", why="neither a directory nor a file"
+        )
+    try:
+        if kind == "directory":
+            os.close(os.open(".", os.O_RDONLY | os.O_CLOEXEC, dir_fd=fd))
+            if want.writable and not os.access(
+                f"/proc/self/fd/{fd}", os.W_OK | os.X_OK
+            ):
+                raise PermissionError(13, "Permission denied (to write)")
+        else:
+            access = os.O_RDWR if want.writable else os.O_RDONLY
+            flags = access | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+            os.close(os.open(f"/proc/self/fd/{fd}", flags))
+    except OSError as e:
+        os.close(fd)
+        return Opened(
+            path=want.path, kind="absent", why=f"the caller: {e.strerror or e}"
+        )
+    return Opened(
+        path=path,
+        kind=kind,
+        writable=want.writable,
+        owner=status.st_uid,
+        public=public,
+        fd=fd,
+    )
+
+
+def _program(fd: int) -> Program:
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        raise RequestError("the program is not a file", code="program-not-a-file")
+    magic = f"/proc/self/fd/{fd}"
+    reader = -1
+    try:
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        reader = os.open(magic, flags)
+    except PermissionError:
+        pass  # a program may be executable and not readable; said in `readable`
+    return Program(
+        readable=reader >= 0,
+        executable=os.access(magic, os.X_OK),
+        owner=status.st_uid,
+        public=bool(status.st_mode & 0o004),
+        fd=reader,
+    )
+
+
+def check_program(program: Program, shown: str) -> None:
+    """ProgramNotExecutable unless the caller may read or execute it."""
+    if not (program.readable or program.executable):
+        raise ProgramNotExecutable(
+            f"{shown}: you may neither read nor execute it",
+            code="program-not-yours",
+            hint="a Python script needs read, any other program execute permission",
+        )

@@ -1,0 +1,1128 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Turns a request, a policy, an identity and a host into an ordered tuple of steps.
+
+Decides everything and does nothing: opens no file and makes no system call, so the
+same plan can be applied by root, read back by the verifier, or shown to anyone.
+
+A plan is one sequence walked by two processes: *init* (PID 1 of the sandbox, root
+until its last step) and *stem* (its child, which becomes the activity). Where the
+actor changes, the one waits for the other. The order is written once, in `build`,
+and each place where two lines may not be swapped says why.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import dataclasses
+import posixpath
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from . import kernel
+from .errors import HostError, StepError
+from .policy.model import Policy
+
+Actor = Literal["init", "stem"]
+
+INIT_UID = 70000
+"""Every sandbox's PID 1 ends as this uid; no activity ever gets it."""
+
+OOM_SCORE_ADJ = 200
+"""Activities go before the desktop that shows them (proc(5), oom_score_adj)."""
+
+READ_ONLY = (
+    kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV
+)
+READ_WRITE = kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV
+
+DEVICES: Mapping[str, tuple[int, int]] = {
+    "null": (1, 3),
+    "zero": (1, 5),
+    "full": (1, 7),
+    "random": (1, 8),
+    "urandom": (1, 9),
+}
+"""Character devices every sandbox has: name to (major, minor) (devices.txt)."""
+
+NAMESPACES: Mapping[str, int] = {
+    "mnt": kernel.CLONE_NEWNS,
+    "net": kernel.CLONE_NEWNET,
+    "ipc": kernel.CLONE_NEWIPC,
+    "uts": kernel.CLONE_NEWUTS,
+    "cgroup": kernel.CLONE_NEWCGROUP,
+}
+
+
+# ---------------------------------------------------------------------------- steps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewSession:
+    """Leave the daemon's session: no controlling terminal to push input into."""
+
+    enforces: ClassVar[tuple[str, ...]] = ()
+
+    def describe(self) -> str:
+        return "start a session of its own, without a terminal"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinKeyring:
+    """A session keyring is inherited over fork; a child could read our keys."""
+
+    enforces: ClassVar[tuple[str, ...]] = ("keyring",)
+
+    def describe(self) -> str:
+        return "join a new, empty session keyring"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CgroupDirectory:
+    """One directory to make, what to write into its files, and then to join."""
+
+    path: str
+    settings: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinCgroup:
+    """Before the cgroup namespace, which shows as "/" the cgroup it is made in."""
+
+    directories: tuple[CgroupDirectory, ...]
+    enforces: ClassVar[tuple[str, ...]] = ("cgroup",)
+
+    def describe(self) -> str:
+        limits = [f"{k}={v}" for d in self.directories for k, v in d.settings]
+        return "join a cgroup of its own: " + (", ".join(limits) or "no limit")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unshare:
+    """All namespaces but pid (the zygote's fork) and user (the stem's, later)."""
+
+    namespaces: tuple[str, ...]
+    enforces: ClassVar[tuple[str, ...]] = (
+        "mount",
+        "pid",
+        "net",
+        "ipc",
+        "uts",
+        "cgroupns",
+    )
+
+    def describe(self) -> str:
+        return "make new namespaces: pid " + " ".join(self.namespaces)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MakePrivate:
+    """First thing in a mount namespace: else mounts propagate back to the host."""
+
+    enforces: ClassVar[tuple[str, ...]] = ()
+
+    def describe(self) -> str:
+        return "cut mount propagation"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewRoot:
+    """An empty root in memory, mounted over a directory of ours."""
+
+    over: str
+    size: int
+    enforces: ClassVar[tuple[str, ...]] = ()
+
+    def describe(self) -> str:
+        return "mount an empty root"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Directory:
+    path: str
+    mode: int
+    enforces: ClassVar[tuple[str, ...]] = ()
+
+    def describe(self) -> str:
+        return f"make the directory {self.path}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Symlink:
+    path: str
+    target: str
+    enforces: ClassVar[tuple[str, ...]] = ()
+
+    def describe(self) -> str:
+        return f"link {self.path} to {self.target}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteFile:
+    """A file that we make, such as /etc/passwd, or an empty place to attach to."""
+
+    path: str
+    data: bytes
+    mode: int
+    enforces: ClassVar[tuple[str, ...]] = ()
+
+    def describe(self) -> str:
+        return f"write {self.path}" if self.data else f"make the place {self.path}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryFiles:
+    """A tmpfs; ``size`` in bytes, ``inodes`` a count."""
+
+    path: str
+    size: int
+    inodes: int
+    mode: int
+    executable: bool
+    enforces: ClassVar[tuple[str, ...]] = ()
+
+    def describe(self) -> str:
+        return f"mount {self.size} bytes of memory on {self.path}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attach:
+    """Attach a detached mount that the daemon made from a descriptor.
+
+    ``mapped`` says whose files become the activity's own through an id-mapped mount
+    (mount_setattr(2)); None: as they are. ``copy`` allows a copy of a file where the
+    file system refuses the mapping.
+    """
+
+    path: str
+    descriptor: str
+    kind: Literal["directory", "file", "device"]
+    attributes: int
+    mapped: int | None = None
+    copy_mode: int | None = None
+    enforces: ClassVar[tuple[str, ...]] = ()
+
+    def describe(self) -> str:
+        how = "read" if self.attributes & kernel.MOUNT_ATTR_RDONLY else "write"
+        if self.kind == "device":
+            return f"attach the device {self.path}"
+        owner = "" if self.mapped is None else f", owned by uid {self.mapped} outside"
+        return f"attach {self.path} to {how}{owner}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pivot:
+    """Make the new root the only one: the old is detached, not merely hidden."""
+
+    enforces: ClassVar[tuple[str, ...]] = ()
+
+    def describe(self) -> str:
+        return "pivot into the new root and let the old one go"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountProc:
+    """A procfs of the sandbox's own PID namespace."""
+
+    enforces: ClassVar[tuple[str, ...]] = ()
+
+    def describe(self) -> str:
+        return "mount /proc of the new PID namespace"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountTerminals:
+    """A devpts instance of its own, so that programs can make pseudo-terminals."""
+
+    enforces: ClassVar[tuple[str, ...]] = ()
+
+    def describe(self) -> str:
+        return "mount /dev/pts of its own"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealRoot:
+    """Nothing is attached after this: the root itself becomes read-only."""
+
+    enforces: ClassVar[tuple[str, ...]] = ()
+
+    def describe(self) -> str:
+        return "make the root read-only"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetHostname:
+    name: str
+    enforces: ClassVar[tuple[str, ...]] = ()
+
+    def describe(self) -> str:
+        return f"be called {self.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopbackUp:
+    enforces: ClassVar[tuple[str, ...]] = ()
+
+    def describe(self) -> str:
+        return "bring the loopback interface up"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Priority:
+    nice: int
+    oom_score_adj: int
+    enforces: ClassVar[tuple[str, ...]] = ()
+
+    def describe(self) -> str:
+        return f"run at nice {self.nice}, oom_score_adj {self.oom_score_adj}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stdio:
+    """Descriptors 0, 1 and 2 become the caller's."""
+
+    enforces: ClassVar[tuple[str, ...]] = ()
+
+    def describe(self) -> str:
+        return "take the caller's stdin, stdout and stderr"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResetSignals:
+    """Dispositions and the blocked mask survive fork, the mask even exec."""
+
+    enforces: ClassVar[tuple[str, ...]] = ()
+
+    def describe(self) -> str:
+        return "default signal dispositions, nothing blocked"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetUmask:
+    umask: int
+    enforces: ClassVar[tuple[str, ...]] = ()
+
+    def describe(self) -> str:
+        return f"umask {self.umask:04o}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetLimits:
+    """``limits``: name to value, soft and hard alike; getrlimit(2)'s units."""
+
+    limits: tuple[tuple[str, int], ...]
+    enforces: ClassVar[tuple[str, ...]] = ("rlimits",)
+
+    def describe(self) -> str:
+        return "limits: " + ", ".join(f"{k}={v}" for k, v in self.limits)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClearGroups:
+    """Before the user namespace: in it setgroups is denied for ever."""
+
+    enforces: ClassVar[tuple[str, ...]] = ("groups",)
+
+    def describe(self) -> str:
+        return "no supplementary groups"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewUserNamespace:
+    """Made while euid is 0, so that root owns it and an outside prlimit still works.
+
+    Made after the mount and network namespaces, so that the capabilities it gives
+    have no power over those (user_namespaces(7)).
+    """
+
+    enforces: ClassVar[tuple[str, ...]] = ("user",)
+
+    def describe(self) -> str:
+        return "make a user namespace that root owns"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MapIdentity:
+    """One line each; ``deny`` first, or the gid map is not accepted."""
+
+    inner_uid: int
+    uid: int
+    inner_gid: int
+    gid: int
+    enforces: ClassVar[tuple[str, ...]] = ()
+
+    def describe(self) -> str:
+        return (
+            f"inside uid {self.inner_uid} gid {self.inner_gid}, "
+            f"outside uid {self.uid} gid {self.gid}"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoNestedUserNamespaces:
+    """Needs CAP_SYS_RESOURCE in the new namespace, so before the capabilities go."""
+
+    enforces: ClassVar[tuple[str, ...]] = ()
+
+    def describe(self) -> str:
+        return "no user namespace may be made inside"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BecomeUser:
+    """Gid before uid: without the uid there is no right to change the gid."""
+
+    uid: int
+    gid: int
+    enforces: ClassVar[tuple[str, ...]] = ("uid",)
+
+    def describe(self) -> str:
+        return f"become uid={self.uid} gid={self.gid}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DropCapabilities:
+    """After the user namespace: making one refills the bounding set and all others."""
+
+    enforces: ClassVar[tuple[str, ...]] = ("capabilities", "securebits")
+
+    def describe(self) -> str:
+        return "empty the bounding set, lock securebits, give up every capability"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShowAs:
+    """Let ps and /proc/self show the activity. Before seccomp, which refuses it."""
+
+    argv: tuple[str, ...]
+    environ: tuple[str, ...]
+    name: str
+    enforces: ClassVar[tuple[str, ...]] = ("environment",)
+
+    def describe(self) -> str:
+        return f"show as {self.name!r} with {len(self.environ)} variables"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dumpable:
+    """The change of uid made /proc/self root's; the uid is its own, so give it back."""
+
+    enforces: ClassVar[tuple[str, ...]] = ()
+
+    def describe(self) -> str:
+        return "own its entries in /proc"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoNewPrivs:
+    enforces: ClassVar[tuple[str, ...]] = ("no_new_privs",)
+
+    def describe(self) -> str:
+        return "no_new_privs"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LandlockRule:
+    path: str
+    rights: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Landlock:
+    """Binds the calling thread only, so while there is but one (landlock(7))."""
+
+    abi: int
+    files: int
+    net: int
+    scopes: int
+    rules: tuple[LandlockRule, ...]
+    enforces: ClassVar[tuple[str, ...]] = ("landlock",)
+
+    def describe(self) -> str:
+        tcp = ", no TCP" if self.net else ""
+        return f"landlock (ABI {self.abi}): {len(self.rules)} rules{tcp}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloseDescriptors:
+    enforces: ClassVar[tuple[str, ...]] = ("descriptors",)
+
+    def describe(self) -> str:
+        return "close every descriptor but 0, 1, 2 and the way to the daemon"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seccomp:
+    """Last: the filter then need not allow the calls that gave up privileges."""
+
+    name: str
+    program: bytes
+    probe_number: int
+    probe_arguments: tuple[int, ...]
+    probe_errno: int
+    enforces: ClassVar[tuple[str, ...]] = ("seccomp",)
+
+    def describe(self) -> str:
+        return f"seccomp filter {self.name} ({len(self.program) // 8} instructions)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeavePrivileges:
+    """Init keeps nothing but its child and the descriptors it already has.
+
+    A uid of its own: the activity's would let it set init's limits (prlimit(2)).
+    """
+
+    uid: int
+    enforces: ClassVar[tuple[str, ...]] = ()
+
+    def describe(self) -> str:
+        return f"init gives up everything and becomes uid={self.uid}"
+
+
+Step = (
+    NewSession
+    | JoinKeyring
+    | JoinCgroup
+    | Unshare
+    | MakePrivate
+    | NewRoot
+    | Directory
+    | Symlink
+    | WriteFile
+    | MemoryFiles
+    | Attach
+    | Pivot
+    | MountProc
+    | MountTerminals
+    | SealRoot
+    | SetHostname
+    | LoopbackUp
+    | Priority
+    | Stdio
+    | ResetSignals
+    | SetUmask
+    | SetLimits
+    | ClearGroups
+    | NewUserNamespace
+    | MapIdentity
+    | NoNestedUserNamespaces
+    | BecomeUser
+    | DropCapabilities
+    | ShowAs
+    | Dumpable
+    | NoNewPrivs
+    | Landlock
+    | CloseDescriptors
+    | Seccomp
+    | LeavePrivileges
+)
+
+
+def name_of(step: Step) -> str:
+    """The step's name in errors, logs and tests: NewUserNamespace → new-user-…"""
+    name = type(step).__name__
+    return "".join(f"-{c.lower()}" if c.isupper() else c for c in name).lstrip("-")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    actor: Actor
+    step: Step
+
+
+# --------------------------------------------------------------------------- inputs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tree:
+    """Something of the host to show at ``path``, opened with the caller's rights.
+
+    ``owned_by`` is the uid whose files shall be the activity's, None: leave them.
+    ``copy_mode`` is set for a program's file: how a copy of it would be made.
+    """
+
+    path: str
+    descriptor: str
+    kind: Literal["directory", "file"]
+    writable: bool
+    owned_by: int | None = None
+    copy_mode: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    path: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """What of the host becomes visible, already opened; ``program`` comes last."""
+
+    trees: tuple[Tree, ...]
+    links: tuple[Link, ...]
+    program: Tree | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Person:
+    """Who the activity is, outside and inside, and the files that say so."""
+
+    uid: int
+    gid: int
+    inner_uid: int
+    inner_gid: int
+    passwd: bytes
+    group: bytes
+    nsswitch: bytes
+    hosts: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cgroup:
+    """Where an activity's cgroup directories go: controller to path; "" is v2's."""
+
+    paths: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """The part of the host that changes a plan."""
+
+    landlock_abi: int
+    cgroup: Cgroup | None
+    why_no_cgroup: str
+    hard_limits: tuple[tuple[str, int], ...]
+    root_over: str
+    init_uid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompiledFilter:
+    name: str
+    program: bytes
+    probe_number: int
+    probe_arguments: tuple[int, ...]
+    probe_errno: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """What runs once everything is in force; see `isolauncher.zygote.program`."""
+
+    program_kind: Literal["file", "name", "module"]
+    path: str
+    argv: tuple[str, ...]
+    environment: tuple[tuple[str, str], ...]
+    cwd: str
+    tier: Literal["fork", "exec"]
+    hostname: str
+    preload: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skipped:
+    what: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    id: str
+    steps: tuple[Planned, ...]
+    start: Start
+    skipped: tuple[Skipped, ...]
+
+    def enforced(self) -> tuple[str, ...]:
+        """The names of the report's ``enforced``, in the order they take effect."""
+        seen: dict[str, None] = {}
+        shared_net = not any(
+            isinstance(p.step, Unshare) and "net" in p.step.namespaces
+            for p in self.steps
+        )
+        for planned in self.steps:
+            for name in planned.step.enforces:
+                if not (name == "net" and shared_net):
+                    seen[name] = None
+        return tuple(seen)
+
+    def describe(self) -> tuple[str, ...]:
+        lines = [f"{p.actor}: {p.step.describe()}" for p in self.steps]
+        lines += [f"skipped: {s.what}: {s.why}" for s in self.skipped]
+        return tuple(lines)
+
+
+# ------------------------------------------------------------------------- building
+
+
+def build(
+    *,
+    activity_id: str,
+    policy: Policy,
+    person: Person,
+    view: View,
+    machine: Machine,
+    filter_: CompiledFilter,
+    start: Start,
+    umask: int,
+) -> Plan:
+    """The whole order of one launch.
+
+    Raises `HostError` when the policy requires what the machine has not.
+    """
+    skipped: list[Skipped] = []
+    init: list[Step] = [NewSession(), JoinKeyring()]
+    init += _cgroup(policy, machine, skipped)
+    shared = {"net"} if policy.network == "host" else set[str]()
+    init += [
+        Unshare(namespaces=tuple(n for n in NAMESPACES if n not in shared)),
+        MakePrivate(),
+    ]
+    init += _root(policy, person, view, machine)
+    # /proc after the pivot: mounted before it would show beside the host's.
+    init += [MountProc(), MountTerminals(), SetHostname(name=policy.hostname)]
+    if policy.network == "loopback":
+        init.append(LoopbackUp())
+    init.append(Priority(nice=policy.limits.nice, oom_score_adj=OOM_SCORE_ADJ))
+
+    before: list[Step] = [
+        Stdio(),
+        ResetSignals(),
+        SetUmask(umask=umask),
+        _limits(policy, machine, skipped),
+        ClearGroups(),
+        NewUserNamespace(),
+    ]
+    mapped: list[Step] = [
+        MapIdentity(
+            inner_uid=person.inner_uid,
+            uid=person.uid,
+            inner_gid=person.inner_gid,
+            gid=person.gid,
+        )
+    ]
+    if view.program is not None:
+        # After the map: an id-mapped mount needs the user namespace to be finished.
+        mapped += _places((view.program,), known=_known(view))
+        mapped.append(_attach(view.program))
+    mapped.append(SealRoot())
+
+    after: list[Step] = [
+        NoNestedUserNamespaces(),
+        BecomeUser(uid=person.inner_uid, gid=person.inner_gid),
+        ShowAs(
+            argv=start.argv,
+            environ=tuple(f"{k}={v}" for k, v in start.environment),
+            name=posixpath.basename(start.argv[0])[:15],
+        ),
+        DropCapabilities(),
+        Dumpable(),
+        NoNewPrivs(),
+    ]
+    after += _landlock(policy, view, machine, skipped)
+    after += [
+        CloseDescriptors(),
+        Seccomp(
+            name=filter_.name,
+            program=filter_.program,
+            probe_number=filter_.probe_number,
+            probe_arguments=filter_.probe_arguments,
+            probe_errno=filter_.probe_errno,
+        ),
+    ]
+    steps = (
+        *(Planned(actor="init", step=s) for s in init),
+        *(Planned(actor="stem", step=s) for s in before),
+        *(Planned(actor="init", step=s) for s in mapped),
+        *(Planned(actor="stem", step=s) for s in after),
+        Planned(actor="init", step=LeavePrivileges(uid=machine.init_uid)),
+    )
+    return Plan(id=activity_id, steps=steps, start=start, skipped=tuple(skipped))
+
+
+def _cgroup(
+    policy: Policy, machine: Machine, skipped: list[Skipped]
+) -> Iterator[JoinCgroup]:
+    if machine.cgroup is None:
+        if policy.limits.cgroup == "required":
+            raise HostError(
+                f"the policy {policy.name} requires a cgroup: {machine.why_no_cgroup}",
+                code="cgroup-missing",
+                hint="run `isolauncher doctor`, or write limits.cgroup = "
+                '"if-possible"',
+            )
+        skipped.append(Skipped(what="cgroup", why=machine.why_no_cgroup))
+        return
+    limits = policy.limits
+    # One more than the policy's count: init is in the cgroup too.
+    pids = ("pids.max", str(limits.processes + 1))
+    settings: dict[str, tuple[tuple[str, str], ...]] = {
+        "": (
+            ("memory.max", str(limits.memory)),
+            ("memory.swap.max", "0"),
+            pids,
+            ("cpu.weight", str(limits.cpu_weight)),
+        ),
+        "memory": (("memory.limit_in_bytes", str(limits.memory)),),
+        "pids": (pids,),
+        # cpu.weight 100 is cpu.shares 1024 (cgroup-v2.rst against cgroup-v1's cpu).
+        "cpu": (("cpu.shares", str(max(2, limits.cpu_weight * 1024 // 100))),),
+    }
+    directories = tuple(
+        CgroupDirectory(path=path, settings=settings[controller])
+        for controller, path in machine.cgroup.paths
+    )
+    yield JoinCgroup(directories=directories)
+    missing = {"memory", "pids", "cpu"} - {c for c, _ in machine.cgroup.paths}
+    if missing and not any(c == "" for c, _ in machine.cgroup.paths):
+        names = ", ".join(sorted(missing))
+        if policy.limits.cgroup == "required":
+            raise HostError(
+                f"the policy {policy.name} requires a cgroup: no controller {names}",
+                code="cgroup-missing",
+                hint='write limits.cgroup = "if-possible"',
+            )
+        skipped.append(Skipped(what=f"cgroup {names}", why="no such controller here"))
+
+
+def _limits(policy: Policy, machine: Machine, skipped: list[Skipped]) -> SetLimits:
+    limits = policy.limits
+    wanted = {
+        "core": limits.core,
+        "fsize": limits.file_size,
+        "nofile": limits.open_files,
+        "nproc": limits.processes,
+        "memlock": 64 * 1024,
+        "msgqueue": 819200,
+        "sigpending": 4096,
+    }
+    if limits.cpu_seconds:
+        wanted["cpu"] = limits.cpu_seconds
+    if machine.cgroup is None:
+        # Per process, where no cgroup can hold them all to it together.
+        wanted["data"] = limits.memory
+    hard = dict(machine.hard_limits)
+    lowered = {
+        name: min(value, hard.get(name, value)) for name, value in wanted.items()
+    }
+    for name, value in lowered.items():
+        if value < wanted[name]:
+            skipped.append(
+                Skipped(
+                    what=f"rlimit {name}={wanted[name]}",
+                    why=f"the daemon's own hard limit is {value}; set that instead",
+                )
+            )
+    return SetLimits(limits=tuple(sorted(lowered.items())))
+
+
+ETC = ("passwd", "group", "nsswitch.conf", "hosts", "hostname")
+
+
+def _root(
+    policy: Policy, person: Person, view: View, machine: Machine
+) -> Iterator[Step]:
+    # Room for the skeleton only; what fills up is /tmp and /dev/shm, with own sizes.
+    yield NewRoot(over=machine.root_over, size=1 << 20)
+    for path in ("/dev", "/etc", "/proc", "/run", "/tmp", "/var"):  # noqa: S108
+        yield Directory(path=path, mode=0o755)
+    yield MemoryFiles(
+        path="/tmp",  # noqa: S108
+        size=policy.view.tmp,
+        inodes=max(1024, policy.view.tmp // 4096),
+        mode=0o1777,
+        executable=True,
+    )
+    for name in DEVICES:
+        yield WriteFile(path=f"/dev/{name}", data=b"", mode=0o666)
+        yield Attach(
+            path=f"/dev/{name}",
+            descriptor=f"device:{name}",
+            kind="device",
+            attributes=kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NOEXEC,
+        )
+    yield Directory(path="/dev/pts", mode=0o755)
+    yield Directory(path="/dev/shm", mode=0o1777)  # noqa: S108
+    yield MemoryFiles(
+        path="/dev/shm",  # noqa: S108
+        size=policy.view.tmp,
+        inodes=max(1024, policy.view.tmp // 4096),
+        mode=0o1777,
+        executable=False,
+    )
+    for name, target in (
+        ("fd", "/proc/self/fd"),
+        ("stdin", "/proc/self/fd/0"),
+        ("stdout", "/proc/self/fd/1"),
+        ("stderr", "/proc/self/fd/2"),
+        ("ptmx", "pts/ptmx"),
+    ):
+        yield Symlink(path=f"/dev/{name}", target=target)
+    contents = (
+        person.passwd,
+        person.group,
+        person.nsswitch,
+        person.hosts,
+        policy.hostname.encode() + b"\n",
+    )
+    for name, data in zip(ETC, contents, strict=True):
+        yield WriteFile(path=f"/etc/{name}", data=data, mode=0o444)
+    yield Symlink(path="/var/tmp", target="/tmp")  # noqa: S108
+    yield from _places(view.trees, known=_BUILT)
+    for tree in view.trees:
+        yield _attach(tree)
+    directories = set(_directories(view.trees)) | _BUILT
+    for link in view.links:
+        for parent in _parents(link.path):
+            if parent not in directories and not below(parent, view.trees):
+                directories.add(parent)
+                yield Directory(path=parent, mode=0o755)
+        if not below(posixpath.dirname(link.path), view.trees):
+            yield Symlink(path=link.path, target=link.target)
+    yield Pivot()
+
+
+_BUILT = frozenset(
+    (
+        "/",
+        "/dev",
+        "/dev/pts",
+        "/dev/shm",  # noqa: S108
+        "/etc",
+        "/proc",
+        "/run",
+        "/tmp",  # noqa: S108
+        "/var",
+    )
+)
+
+
+def _parents(path: str) -> tuple[str, ...]:
+    """Every directory above a path, from the top: /a/b/c → /a, /a/b."""
+    parts = path.strip("/").split("/")[:-1]
+    return tuple("/" + "/".join(parts[: i + 1]) for i in range(len(parts)))
+
+
+def below(path: str, trees: tuple[Tree, ...]) -> bool:
+    """Whether a path already lies in something attached."""
+    return any(
+        path == t.path or path.startswith(t.path.rstrip("/") + "/")
+        for t in trees
+        if t.kind == "directory"
+    )
+
+
+def _directories(trees: tuple[Tree, ...]) -> Iterator[str]:
+    for tree in trees:
+        yield from _parents(tree.path)
+        if tree.kind == "directory":
+            yield tree.path
+
+
+def _known(view: View) -> frozenset[str]:
+    links = {p for link in view.links for p in _parents(link.path)}
+    return _BUILT | set(_directories(view.trees)) | links
+
+
+def _places(trees: tuple[Tree, ...], *, known: frozenset[str]) -> Iterator[Step]:
+    """Mount points for what is attached, where nothing attached provides them.
+
+    Shallow before deep, as the trees themselves are: /usr, then /usr/local/games.
+    """
+    made = set(known)
+    for number, tree in enumerate(trees):
+        above = trees[:number]
+        for parent in _parents(tree.path):
+            if parent not in made and not below(parent, above):
+                made.add(parent)
+                yield Directory(path=parent, mode=0o755)
+        if tree.path in made or below(posixpath.dirname(tree.path), above):
+            continue
+        made.add(tree.path)
+        if tree.kind == "directory":
+            yield Directory(path=tree.path, mode=0o755)
+        else:
+            yield WriteFile(path=tree.path, data=b"", mode=0o444)
+
+
+def _attach(tree: Tree) -> Attach:
+    return Attach(
+        path=tree.path,
+        descriptor=tree.descriptor,
+        kind=tree.kind,
+        attributes=READ_WRITE if tree.writable else READ_ONLY,
+        mapped=tree.owned_by,
+        copy_mode=tree.copy_mode,
+    )
+
+
+def _landlock(
+    policy: Policy, view: View, machine: Machine, skipped: list[Skipped]
+) -> Iterator[Landlock]:
+    wanted = policy.kernel.landlock
+    if wanted == "off":
+        skipped.append(Skipped(what="landlock", why='the policy says "off"'))
+        return
+    if machine.landlock_abi == 0:
+        why = "this kernel has no Landlock, or was booted without it"
+        if wanted == "required":
+            raise HostError(
+                f"the policy {policy.name} requires Landlock: {why}",
+                code="landlock-missing",
+                hint='boot with lsm=landlock,…, or write kernel.landlock = '
+                '"if-possible"',
+            )
+        skipped.append(Skipped(what="landlock", why=why))
+        return
+    files, net, scopes = kernel.landlock_rights(machine.landlock_abi)
+    if policy.network != "none":
+        net = 0
+    elif not net:
+        skipped.append(
+            Skipped(
+                what="landlock TCP",
+                why=f"ABI {machine.landlock_abi} knows no TCP rules; "
+                "the network namespace alone closes it",
+            )
+        )
+    read = kernel.FS_READ_FILE | kernel.FS_READ_DIR
+    devices = read | kernel.FS_WRITE_FILE | kernel.FS_TRUNCATE | kernel.FS_IOCTL_DEV
+    everything = files & ~(kernel.FS_MAKE_CHAR | kernel.FS_MAKE_BLOCK)
+    # Whatever is in the view may be read; executing and writing are named.
+    rights = {
+        "/": read,
+        "/dev": devices,
+        "/proc": read | kernel.FS_WRITE_FILE | kernel.FS_TRUNCATE,
+        "/tmp": everything,  # noqa: S108
+        "/dev/shm": everything & ~kernel.FS_EXECUTE,  # noqa: S108
+    }
+    program = (view.program,) if view.program is not None else ()
+    for tree in (*view.trees, *program):
+        allowed = everything if tree.writable else kernel.FS_READ
+        if tree.kind == "file":
+            allowed &= kernel.FS_FILE_ONLY
+        rights[tree.path] = rights.get(tree.path, 0) | allowed
+    rules = tuple(
+        LandlockRule(path=path, rights=value & files)
+        for path, value in sorted(rights.items())
+    )
+    yield Landlock(
+        abi=machine.landlock_abi, files=files, net=net, scopes=scopes, rules=rules
+    )
+
+
+# ---------------------------------------------------------------- over the wire
+
+
+_CLASSES: Mapping[str, type] = {
+    c.__name__: c
+    for c in (
+        *Step.__args__,
+        CgroupDirectory,
+        LandlockRule,
+        Planned,
+        Plan,
+        Start,
+        Skipped,
+    )
+}
+
+
+def pack(value: object) -> object:
+    """A plan or a part of it as JSON values; bytes as base64."""
+    if isinstance(value, bytes):
+        return {"bytes": base64.b64encode(value).decode("ascii")}
+    if isinstance(value, tuple):
+        return [pack(v) for v in value]
+    if dataclasses.is_dataclass(value):
+        fields = {
+            f.name: pack(getattr(value, f.name)) for f in dataclasses.fields(value)
+        }
+        return {"class": type(value).__name__, **fields}
+    return value
+
+
+def unpack(value: object) -> object:
+    """The reverse of `pack`; StepError for what `pack` cannot have written."""
+    if isinstance(value, list):
+        return tuple(unpack(v) for v in value)
+    if isinstance(value, dict):
+        try:
+            if set(value) == {"bytes"}:
+                return base64.b64decode(value["bytes"], validate=True)
+            fields = {k: unpack(v) for k, v in value.items() if k != "class"}
+            made: object = _CLASSES[value["class"]](**fields)
+            return made
+        except (KeyError, TypeError, binascii.Error) as e:
+            raise StepError(f"not a plan: {e}", step="plan", code="not-a-plan") from e
+    return value
+
+
+# -------------------------------------------------------------------------- showing
+
+
+def describe_policy(policy: Policy) -> tuple[str, ...]:
+    """The plan a policy leads to, on a machine that has everything, for nobody.
+
+    For `test-policy`, which runs as anyone: no path is opened, so every path of the
+    policy is shown as if it were there.
+    """
+    writable = tuple(
+        Tree(path=p, descriptor="", kind="directory", writable=True)
+        for p in policy.view.write
+    )
+    readable = tuple(
+        Tree(path=p, descriptor="", kind="directory", writable=False)
+        for p in policy.view.read
+    )
+    view = View(
+        trees=tuple(sorted((*readable, *writable), key=lambda t: t.path)),
+        links=(),
+        program=None,
+    )
+    person = Person(
+        uid=INIT_UID + 1,
+        gid=INIT_UID + 1,
+        inner_uid=1000 if policy.identity.inner_uid == "caller" else INIT_UID + 1,
+        inner_gid=1000 if policy.identity.inner_uid == "caller" else INIT_UID + 1,
+        passwd=b"",
+        group=b"",
+        nsswitch=b"",
+        hosts=b"",
+    )
+    machine = Machine(
+        landlock_abi=6,
+        cgroup=Cgroup(paths=(("", "/sys/fs/cgroup/isolauncher/ID"),)),
+        why_no_cgroup="",
+        hard_limits=(),
+        root_over="/run/isolauncher",
+        init_uid=INIT_UID,
+    )
+    plan = build(
+        activity_id="ID",
+        policy=policy,
+        person=person,
+        view=view,
+        machine=machine,
+        filter_=CompiledFilter(
+            name=policy.kernel.syscalls,
+            program=b"",
+            probe_number=0,
+            probe_arguments=(),
+            probe_errno=0,
+        ),
+        start=Start(
+            program_kind="name",
+            path="",
+            argv=("PROGRAM",),
+            environment=tuple(sorted(policy.environment.set.items())),
+            cwd="/",
+            tier=policy.preload.tier,
+            hostname=policy.hostname,
+            preload=policy.preload.set,
+        ),
+        umask=0o022,
+    )
+    return plan.describe()

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Prints docs/policy.md from the model, so that the two cannot say different things.
+
+python3 -m isolauncher.policy.reference > docs/policy.md
+"""
+
+from __future__ import annotations
+
+import textwrap
+
+from isolauncher.policy import check, load, trust
+from isolauncher.policy.environment import DANGEROUS
+from isolauncher.policy.model import KEYS, TABLES, Key
+
+_HEAD = f"""\
+# The policy language
+
+*Printed from `isolauncher/policy/model.py` by `python3 -m
+isolauncher.policy.reference`; change it there.*
+
+A policy says what one kind of program may see, use and reach. It is a TOML file,
+`NAME.toml`, in `{load.SHIPPED_DIRECTORY}` (what is shipped) or
+`{load.ETC_DIRECTORY}` (what the administrator says). `isolauncher test-policy NAME`
+shows what it comes to, and all its mistakes at once. An edit takes effect at the next
+launch; what runs goes on under what it was started with.
+
+```toml
+version = 1
+description = "Drawing programs: like default, and they may write the drawings."
+extends = "default"
+
+[match]
+callers = ["@teachers", "alice"]
+
+[files]
+read = ["...", "/srv/pictures"]   # "..." first: what is inherited, and this
+write = ["/srv/drawings"]
+
+[limits]
+memory = "2G"
+```
+
+## Layers
+
+- A file that says nothing about `extends` stands on `default`. default.toml extends
+  nothing and sets every key, so every key always has a value, and `test-policy` can
+  say which file and line it comes from. At most {load.MAX_CHAIN} files stand on each
+  other.
+- A file in /etc replaces the shipped file of its name. If it says
+  `extends = "its own name"`, it stands on the shipped one instead and changes only
+  what it names.
+- Lists replace. With `"..."` as their first element they keep what is inherited and
+  add to it. `environment.set` is merged by name.
+- `[match]`, `description` and `[[expect]]` are never inherited.
+
+## Values
+
+- Sizes are whole numbers of bytes or texts such as `"64M"`: K, M and G are 1024,
+  1024² and 1024³ bytes. There are no fractions and no other units.
+- Paths are absolute, without `.`, `..`, `//` or a `/` at the end.
+- Names of policies are letters, digits and `. _ -`, at most 64, and begin with a letter
+  or digit. Lists hold at most {check.MAX_ITEMS} items, files at most
+  {trust.MAX_BYTES // 1024}K.
+- An unknown key is an error, and so is whatever else is not in this document: a
+  misspelt restriction must not pass for one.
+- A key marked *not enforced yet* is understood and checked, but any value except the
+  one named is refused, because nothing would keep the promise.
+
+## Whose files count
+
+A policy file must be a regular file (no link), belong to root, and be writable by
+nobody else; the same holds for its directory and all directories above it. A sticky
+directory like /tmp may stand above them. In a source checkout the owner of the code
+counts like root; `test-policy`, which only looks, also takes the files of whoever
+calls it. Access control lists are not looked at, except that the kernel shows a
+list's mask as the group's mode bits: a file that a list makes writable is refused as
+one that its group may write.
+"""
+
+_EXPECT = """\
+## [[expect]]
+
+An administrator's own tests: what must hold under the policy. Run by
+`test-policy --live`, otherwise only checked. *--live is not there yet.*
+
+```toml
+[[expect]]
+that = "the network is closed"
+try = "connect tcp 127.0.0.1:22"
+result = "refused"
+```
+
+- `that`: a sentence for the report.
+- `result`: `allowed`, `refused` or `absent`.
+- `try`: one of
+"""
+
+_ENVIRONMENT = """\
+## Variables that no pattern keeps
+
+A pattern in `environment.keep` (`GTK_*`) never takes these. One of them comes in only
+if a policy writes its name in full.
+"""
+
+
+def reference() -> str:
+    """The whole document."""
+    parts = [_HEAD, "## Keys\n"]
+    for table, says in TABLES.items():
+        keys = [key for key in KEYS if key.table == table and key.name != "grants"]
+        parts.append(f"### {f'[{table}]' if table else 'At the top'}\n")
+        parts.append(_wrap(says) + "\n")
+        if table == "grants":
+            parts.append("*Not enforced yet: none is accepted.*\n")
+        if keys:
+            parts.append("\n".join(_key(key) for key in keys) + "\n")
+    parts.append(_EXPECT + "\n".join(f"  - `{form}`" for form in _forms()) + "\n")
+    parts.append(_ENVIRONMENT + "\n" + _wrap(", ".join(_code(DANGEROUS))) + "\n")
+    return "\n".join(parts)
+
+
+def _key(key: Key) -> str:
+    """One item of a list: name, what it takes, default, meaning."""
+    facts = [_takes(key)]
+    if key.default == "[…]" or key.default == "{…}":
+        facts.append("default: see default.toml")
+    elif key.default:
+        facts.append(f"default `{key.default}`")
+    text = f"`{key.name.rpartition('.')[2]}` ({'; '.join(facts)}): {key.says}"
+    if key.only is not None:
+        text += f" *Not enforced yet: only `{key.default}` is accepted.*"
+    if key.later:
+        words = ", ".join(_code(key.later))
+        text += f" *Not enforced yet: {words}.*"
+    return _wrap(text, "- ", "  ")
+
+
+def _takes(key: Key) -> str:
+    match key.kind:
+        case "choice":
+            return " | ".join(_code(key.choices))
+        case "flag":
+            return "`true` | `false`"
+        case "version":
+            return "`1`"
+        case "text" | "hostname" | "policy-name":
+            return "text"
+        case "count":
+            return f"number, {key.minimum} to {key.maximum}"
+        case "seconds":
+            return "seconds"
+        case "size":
+            if key.minimum:
+                return f"size, at least `{check.with_unit(key.minimum)}`"
+            return "size"
+        case "settings" | "grants":
+            return "table"
+        case "devices":
+            return "list of " + ", ".join(_code(key.choices))
+        case "read-paths" | "write-paths":
+            return "list of paths"
+        case _:
+            return "list of texts"
+
+
+def _forms() -> list[str]:
+    return list(check.ATTEMPTS.values())
+
+
+def _code(words: tuple[str, ...]) -> list[str]:
+    return [f"`{word}`" for word in words]
+
+
+def _wrap(text: str, first: str = "", rest: str = "") -> str:
+    return textwrap.fill(
+        text,
+        88,
+        initial_indent=first,
+        subsequent_indent=rest,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+if __name__ == "__main__":
+    print(reference(), end="")

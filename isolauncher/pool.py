@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Zygotes and what they fork, as the daemon sees them.
+
+`Pool.sandbox` gives one sandbox for a preload set: an init that waits for its plan.
+Today each is forked on demand; prepared ones can stand behind the same call. A zygote
+is checked before each fork against the files it was made from, and replaced when one
+of them has changed or it has died.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from . import kernel, wire
+from .channel import Channel, readable
+from .errors import WireError, ZygoteError
+from .log import Log
+from .zygote.preload import Fingerprint
+from .zygote.watch import Watch
+
+INTERPRETER = "/usr/bin/python3"
+BOOTSTRAP = os.path.join(os.path.dirname(__file__), "zygote", "bootstrap.py")
+BARE = "bare"
+"""The set of sandboxes whose program is exec'ed: nothing but what init needs."""
+
+START_S = 30
+PADDING = "ISOLAUNCHER_PADDING"
+MAX_REPORT = 8 << 20
+
+Command = Callable[[str], tuple[str, ...]]
+
+
+def command(set_name: str) -> tuple[str, ...]:
+    """How a zygote is started; the set comes as its first message, not here."""
+    return (INTERPRETER, BOOTSTRAP)
+
+
+@dataclass(slots=True, kw_only=True)
+class Sandbox:
+    """A PID namespace with its init, from fork to end.
+
+    ``init`` is a pidfd; ``stem`` one too, or -1 before it is forked. ``pid`` and
+    ``stem_pid`` are host pids.
+    """
+
+    channel: Channel
+    init: int
+    pid: int
+    zygote: Zygote | None
+    stem: int = -1
+    stem_pid: int = 0
+    stem_channel: Channel | None = None
+
+    def kill(self) -> None:
+        """End it all: without its init the kernel kills the whole namespace."""
+        send_signal(self.init, signal.SIGKILL)
+
+    async def ended(self) -> None:
+        await readable(self.init)
+
+    def close(self) -> None:
+        self.channel.close()
+        if self.stem_channel is not None:
+            self.stem_channel.close()
+        for fd in (self.init, self.stem):
+            if fd >= 0:
+                os.close(fd)
+        self.init = self.stem = -1
+        if self.zygote is not None:
+            self.zygote.in_flight.discard(self.pid)
+
+
+def send_signal(pidfd: int, number: int) -> bool:
+    """False if the process has ended already."""
+    try:
+        signal.pidfd_send_signal(pidfd, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def pid_of(pidfd: int) -> int:
+    """The pid as this namespace counts it (proc_pid_fdinfo(5)); 0 once it is reaped."""
+    with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as f:
+        for line in f:
+            if line.startswith("Pid:"):
+                return max(0, int(line.split()[1]))
+    return 0
+
+
+@dataclass(slots=True, kw_only=True)
+class Zygote:
+    """One zygote process. ``report`` says what it preloaded, entry by entry."""
+
+    set_name: str
+    process: subprocess.Popen[bytes]
+    channel: Channel
+    report: Mapping[str, object] = field(default_factory=dict)
+    watch: Watch | None = None
+    in_flight: set[int] = field(default_factory=set)
+    forking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    dead: bool = False
+
+    def changed(self) -> list[str]:
+        return [] if self.watch is None else self.watch.changed()
+
+    async def fork(self) -> Sandbox:
+        """A new init; ZygoteError when it is unfit or has died."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        channel = Channel(ours)
+        try:
+            # One at a time: answers have no number, they come in order.
+            async with self.forking:
+                try:
+                    with theirs:
+                        socket.send_fds(self.channel.sock, [b"f"], [theirs.fileno()])
+                    answer = await self._answer()
+                except (OSError, WireError) as e:
+                    self.dead = True
+                    raise ZygoteError(
+                        f"the zygote {self.set_name} has died",
+                        code="zygote-died",
+                        hint="ask again: another one is started",
+                    ) from e
+            if answer.startswith(b"!"):
+                raise ZygoteError(
+                    answer[1:].decode("utf-8", "replace"), code="zygote-unfit"
+                )
+            hello = await channel.recv(max_fds=1)
+        except WireError as e:
+            channel.close()
+            raise ZygoteError(
+                "init ended before it said a word", code="init-died"
+            ) from e
+        except BaseException:
+            channel.close()
+            raise
+        pidfd = hello.fds[0]
+        sandbox = Sandbox(
+            channel=channel, init=pidfd, pid=pid_of(pidfd), zygote=self
+        )
+        self.in_flight.add(sandbox.pid)
+        return sandbox
+
+    async def _answer(self) -> bytes:
+        while True:
+            try:
+                data = self.channel.sock.recv(4096)
+            except BlockingIOError:
+                await readable(self.channel.sock.fileno())
+                continue
+            if not data:
+                raise WireError("the zygote closed its channel", code="wire-closed")
+            return data
+
+    def stop(self) -> None:
+        """Close its channel, upon which it exits; what it forked goes on."""
+        self.dead = True
+        self.channel.close()
+        if self.watch is not None:
+            self.watch.close()
+
+
+class Pool:
+    """The zygotes of one daemon, by set."""
+
+    def __init__(
+        self, log: Log, *, command: Command = command, died: Callable[[Zygote], None]
+    ) -> None:
+        self._log = log
+        self._command = command
+        self._died = died
+        self._zygotes: dict[str, Zygote] = {}
+        self._starting: dict[str, asyncio.Lock] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.generations: dict[str, int] = {}
+
+    def zygotes(self) -> Mapping[str, Zygote]:
+        return self._zygotes
+
+    async def sandbox(self, set_name: str) -> Sandbox:
+        """An init of this set, waiting for its plan."""
+        zygote = await self.zygote(set_name)
+        try:
+            return await zygote.fork()
+        except ZygoteError as e:
+            if e.code != "zygote-died":
+                self._retire(zygote, e.message)
+                raise
+        # It died between two launches, which is nobody's fault; this once.
+        self._retire(zygote, "died")
+        return await (await self.zygote(set_name)).fork()
+
+    async def zygote(self, set_name: str) -> Zygote:
+        """A zygote whose files are the ones on disk."""
+        async with self._starting.setdefault(set_name, asyncio.Lock()):
+            known = self._zygotes.get(set_name)
+            if known is not None and not known.dead:
+                changed = known.changed()
+                if not changed:
+                    return known
+                self._retire(known, f"changed: {', '.join(changed[:3])}")
+            started = await self._start(set_name)
+            self._zygotes[set_name] = started
+            return started
+
+    def _retire(self, zygote: Zygote, why: str) -> None:
+        if self._zygotes.get(zygote.set_name) is zygote:
+            del self._zygotes[zygote.set_name]
+            self._log.event("zygote-retired", set=zygote.set_name, why=why)
+        zygote.stop()
+
+    async def _start(self, set_name: str) -> Zygote:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        # Nothing of our own environment: GTK_MODULES, GI_TYPELIB_PATH and their like
+        # are foreign code. LC_CTYPE keeps the interpreter out of UTF-8 mode, which a
+        # child could not leave; the rest is room for what ps shows.
+        environment = {"LC_CTYPE": "C.UTF-8", PADDING: "x" * 4096}
+        with theirs:
+            process = subprocess.Popen(
+                self._command(set_name),
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                env=environment,
+                cwd="/",
+                close_fds=True,
+                umask=0o022,
+            )
+        zygote = Zygote(set_name=set_name, process=process, channel=Channel(ours))
+        task = asyncio.create_task(self._attend(zygote))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        try:
+            zygote.channel.sock.send(set_name.encode())
+            async with asyncio.timeout(START_S):
+                zygote.report = await self._report(zygote)
+        except (OSError, TimeoutError, WireError) as e:
+            zygote.stop()
+            process.kill()
+            raise ZygoteError(
+                f"the zygote {set_name} did not start: {e}",
+                code="zygote-not-started",
+                hint="its own message is in the daemon's log",
+            ) from e
+        self.generations[set_name] = self.generations.get(set_name, 0) + 1
+        self._log.event(
+            "zygote-started",
+            set=set_name,
+            pid=process.pid,
+            generation=self.generations[set_name],
+            unfit=zygote.report.get("unfit") or None,
+        )
+        return zygote
+
+    async def _report(self, zygote: Zygote) -> Mapping[str, object]:
+        """Its report comes as a memory file: hundreds of entries and files."""
+        message = await zygote.channel.recv(max_fds=2)
+        with open(message.fds[0], "rb") as f:
+            f.seek(0)
+            report: object = json.loads(f.read(MAX_REPORT))
+        if len(message.fds) > 1:
+            with open(message.fds[1], "rb") as f:
+                f.seek(0)
+                fingerprint = Fingerprint.from_bytes(f.read(MAX_REPORT))
+            zygote.watch = Watch(
+                fingerprint,
+                inotify_init=kernel.inotify_init,
+                inotify_add_watch=kernel.inotify_add_watch,
+            )
+        if not isinstance(report, dict):
+            raise WireError("not a report", code="wire-not-object")
+        error = report.get("error")
+        if error:
+            raise WireError(str(error), code="zygote-unfit")
+        return report
+
+    async def _attend(self, zygote: Zygote) -> None:
+        """Reap it when it ends, and let those in flight know."""
+        pidfd = os.pidfd_open(zygote.process.pid)
+        try:
+            await readable(pidfd)
+        finally:
+            os.close(pidfd)
+        status = zygote.process.wait()
+        zygote.dead = True
+        if self._zygotes.get(zygote.set_name) is zygote:
+            self._log.event("zygote-ended", set=zygote.set_name, status=status)
+            self._retire(zygote, "ended")
+            self._died(zygote)
+
+    async def close(self) -> None:
+        for zygote in list(self._zygotes.values()):
+            self._retire(zygote, "the daemon ends")
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=5)
+
+
+__all__ = ["BARE", "Pool", "Sandbox", "Zygote", "command", "pid_of", "wire"]

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One file per activity in the run directory: what a restarted daemon needs to know.
+
+``activities/ID`` holds JSON objects, a line each, only ever appended:
+
+    {"event": "planned", …}   what was leased and made, before the zygote forks
+    {"event": "forked", …}    pids, with their start times
+    {"event": "go", …}        from here on the activity runs
+    {"event": "exited", …}    written by init, whatever became of the daemon
+
+The file is made with O_EXCL, so an id cannot run twice; a line is one write(2) to a
+file opened with O_APPEND, so a reader sees whole lines or, after a crash, a last one
+cut short, which does not count.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import RequestError
+
+MAX_RECORD = 256 * 1024
+
+
+@dataclass(slots=True)
+class Record:
+    """An open record; ``fd`` is shared with init, which appends the last line."""
+
+    path: Path
+    fd: int
+
+    def append(self, event: str, fields: Mapping[str, object]) -> None:
+        line = json.dumps({"event": event, **fields}).encode() + b"\n"
+        if os.write(self.fd, line) != len(line):
+            raise OSError(5, f"{self.path}: the record was cut short")
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def remove(self) -> None:
+        self.close()
+        self.path.unlink(missing_ok=True)
+
+
+def create(run_dir: Path, activity_id: str, fields: Mapping[str, object]) -> Record:
+    """Make the record of a new activity; RequestError if the id is taken."""
+    path = run_dir / "activities" / activity_id
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+    try:
+        fd = os.open(path, flags, 0o600)
+    except FileExistsError:
+        raise RequestError(
+            f"an activity {activity_id!r} is already running",
+            code="id-taken",
+            hint="stop it, or choose another --id",
+        ) from None
+    record = Record(path, fd)
+    record.append("planned", {"id": activity_id, **fields})
+    return record
+
+
+def reopen(run_dir: Path, activity_id: str) -> Record:
+    path = run_dir / "activities" / activity_id
+    flags = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+    return Record(path, os.open(path, flags))
+
+
+def read(record: Record) -> dict[str, dict[str, object]]:
+    """Event to its fields; a torn last line is left out."""
+    data = os.pread(record.fd, MAX_RECORD, 0)
+    events: dict[str, dict[str, object]] = {}
+    for line in data.split(b"\n")[:-1]:
+        try:
+            value: object = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(value, dict) and isinstance(value.get("event"), str):
+            events[value["event"]] = value
+    return events
+
+
+def names(run_dir: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(run_dir / "activities"))
+    except FileNotFoundError:
+        return []
+
+
+def start_time(pid: int) -> int:
+    """Clock ticks after boot at which a process started; 0 if there is none.
+
+    With the pid it names a process for ever (proc_pid_stat(5), field 22).
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as f:
+            return int(f.read().rpartition(b")")[2].split()[19])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
+def boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

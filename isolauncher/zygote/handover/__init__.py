@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Makes a forked child of the zygote like an interpreter that was just started.
+
+Two walks over small modules in one order; each owns a concern and says in its docstring
+which hazards of preloading it answers (their ids are those of ``docs/preload.md``).
+`settle` runs in the zygote, once, and renews what is the same for all children: a page
+written there is shared, one written in a child is copied, which is what a hand-over
+costs. `run` runs in each child and does what only the child can: ``apply``.
+What a program cannot see is not touched.
+
+The order: the environment comes first because time zone, locale and the search path
+are read from it; `modules` comes late because what it takes out of ``sys.modules`` the
+others still use. Everything here runs confined and without powers.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any, Literal
+
+from isolauncher.errors import StepError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """What a cold start would be told: ``python3 program arguments…``.
+
+    ``program`` is the script as it would stand on the command line (``sys.argv[0]``),
+    or the name of a module. ``environment`` is complete. ``umask`` None: as it is.
+    """
+
+    kind: Literal["script", "module"]
+    program: str
+    arguments: tuple[str, ...]
+    environment: Mapping[str, str]
+    cwd: str
+    umask: int | None = None
+    interpreter: str = "/usr/bin/python3"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pristine:
+    """The interpreter as the zygote was given it, before anything was imported.
+
+    ``modules`` and ``path`` must be taken by the zygote's first line, since to import
+    this class already changes them; `capture` takes the rest.
+    """
+
+    modules: tuple[str, ...]
+    path: tuple[str, ...]
+    importers: tuple[str, ...]
+    meta_path: tuple[object, ...]
+    path_hooks: tuple[object, ...]
+    warning_filters: tuple[Any, ...]
+    displayhook: object
+    excepthook: object
+    dont_write_bytecode: bool
+
+    @classmethod
+    def capture(
+        cls,
+        modules: tuple[str, ...],
+        path: tuple[str, ...],
+        importers: tuple[str, ...],
+    ) -> Pristine:
+        """``path`` is ``sys.path`` without the zygote's own first entry."""
+        import _warnings
+
+        return cls(
+            modules=modules,
+            path=path,
+            # Without the zygote's own script, which is no directory.
+            importers=tuple(n for n in importers if not n.startswith("/proc/")),
+            meta_path=tuple(sys.meta_path),
+            path_hooks=tuple(sys.path_hooks),
+            # Importing `warnings` adds no filter; it adopts this list.
+            warning_filters=tuple(_warnings.filters),
+            displayhook=sys.displayhook,
+            excepthook=sys.excepthook,
+            dont_write_bytecode=bool(sys.flags.dont_write_bytecode),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """What the zygote knows about what it preloaded; same in all its children.
+
+    ``visible``: names that stay in ``sys.modules``. ``needs``: for each preloaded
+    module of Python source, the modules its body imports. ``exits``: what preloaded
+    modules registered with atexit while they were imported.
+    """
+
+    pristine: Pristine
+    visible: frozenset[str]
+    needs: Mapping[str, frozenset[str]]
+    exits: tuple[tuple[Callable[..., object], tuple[Any, ...], dict[str, Any]], ...]
+    meta_path: tuple[object, ...]
+    path_hooks: tuple[object, ...]
+    warning_filters: tuple[Any, ...]
+    # What `settle` has found out, for `interpreter` and `modules`.
+    site_index: int = 0
+    tops: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    hidden: tuple[str, ...] = ()
+    module_count: int = 0
+    # Modules taken out of sys.modules stay alive: to tear them down would cost more
+    # than the whole hand-over, and their functions may be on the stack.
+    kept: list[ModuleType] = field(default_factory=list)
+
+
+# Below the dataclasses, which the modules import from here.
+from isolauncher.zygote.handover import (  # noqa: E402
+    environment,
+    exits,
+    interpreter,
+    locale_time,
+    modules,
+    randomness,
+    signals,
+    stdlib_caches,
+    streams,
+)
+
+ORDER: tuple[ModuleType, ...] = (
+    environment,
+    locale_time,
+    signals,
+    stdlib_caches,
+    randomness,
+    streams,
+    interpreter,
+    modules,
+    exits,
+)
+
+
+def settle(world: World) -> World:
+    """Renew, in the zygote, what is the same for every child.
+
+    After the last import and before the heap is frozen; what `run` takes is returned.
+    """
+    for module in ORDER:
+        once = getattr(module, "settle", None)
+        if once is not None:
+            world = once(world)
+    return world
+
+
+def run(start: Start, world: World) -> None:
+    """Apply all, in order, to a child of the zygote that settled ``world``.
+
+    StepError names the module that failed.
+    """
+    if not world.module_count:
+        raise ValueError("the zygote has not settled")
+    for module in ORDER:
+        try:
+            module.apply(start, world)
+        except Exception as error:
+            name = module.__name__.rpartition(".")[2]
+            raise StepError(
+                f"the forked interpreter could not be renewed: {name}: "
+                f"{type(error).__name__}: {error}",
+                step=f"handover-{name.replace('_', '-')}",
+                code="handover-failed",
+                hint="--tier exec starts the same program in a fresh interpreter",
+                errno=error.errno or 0 if isinstance(error, OSError) else 0,
+            ) from error

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The environment (Python's and C's), working directory and file mode mask.
+
+Hazards: H5 and H19 (the zygote's own variables are gone before anything reads
+them), the working directory of H20.
+
+What the kernel shows as ``/proc/self/environ`` lies in the process's memory map and is
+not Python's to change: the stem has written it before it was sealed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from isolauncher.zygote.handover import Start, World
+
+
+def apply(start: Start, world: World) -> None:
+    # Through os.environ, so that Python's mapping and C's array agree, in the order in
+    # which an exec would have laid them out.
+    os.environ.clear()
+    for name, value in start.environment.items():
+        os.environ[name] = value
+    os.chdir(start.cwd)
+    if start.umask is not None:
+        os.umask(start.umask)
+    # multiprocessing notes the directory when imported, and spawned children look for
+    # a relative __main__ there.
+    process = sys.modules.get("multiprocessing.process")
+    if process is not None:
+        process.ORIGINAL_DIR = os.path.abspath(start.cwd)  # type: ignore[attr-defined]

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the interpreter itself keeps: arguments, search path, hooks, limits.
+
+Hazards: H15 (user site), H17 (path caches), H20 (argv and ``sys.path[0]``; a fresh
+``__main__`` is made by `program.load`, which clears it last).
+"""
+
+from __future__ import annotations
+
+import _warnings
+import dataclasses
+import gc
+import importlib
+import os
+import sys
+import threading
+from importlib.machinery import PathFinder
+
+from isolauncher.zygote.handover import Start, World
+
+
+def settle(world: World) -> World:
+    import site
+
+    _hooks(world)
+    _limits()
+    sys.path_importer_cache.clear()
+    importlib.invalidate_caches()
+    for entry in world.pristine.importers:
+        PathFinder._path_importer_cache(entry)  # type: ignore[attr-defined]
+    # Standard library directories stand in the path whether they exist or not; those
+    # that `site` adds, only if they do, and a program may see fewer than the zygote.
+    base, added = world.pristine.path, site.getsitepackages()
+    index = next((i for i, p in enumerate(base) if p in added), len(base))
+    return dataclasses.replace(world, site_index=index)
+
+
+def apply(start: Start, world: World) -> None:
+    script = start.kind == "script"
+    sys.argv = [start.program if script else "-m", *start.arguments]
+    head = [start.program] if script else ["-m", start.program]
+    sys.orig_argv = [start.interpreter, *head, *start.arguments]
+    _search_path(start, world)
+    # fork leaves the kernel's id of the forking thread on the main thread object.
+    threading.main_thread()._set_native_id()  # type: ignore[attr-defined]
+
+
+def _search_path(start: Start, world: World) -> None:
+    import site
+
+    base, index = world.pristine.path, world.site_index
+    sys.path = list(base[:index])
+    site.USER_BASE = site.USER_SITE = None
+    user_site = site.getusersitepackages()
+    if site.ENABLE_USER_SITE and os.path.isdir(user_site):
+        # Runs the .pth files a cold start would run, as the program's own identity.
+        site.addusersitepackages({os.path.normcase(p) for p in sys.path})
+    sys.path += [p for p in base[index:] if os.path.exists(p)]
+    if start.kind == "script":
+        sys.path.insert(0, os.path.dirname(os.path.realpath(start.program)))
+    else:
+        sys.path.insert(0, os.getcwd())
+    # Made by the zygote, whose view of the directories was another one.
+    importers = sys.path_importer_cache
+    for entry in tuple(importers):
+        finder = importers[entry]
+        if finder is not None and os.path.isdir(entry):
+            finder.invalidate_caches()  # type: ignore[attr-defined]
+        else:
+            del importers[entry]
+            PathFinder._path_importer_cache(entry)  # type: ignore[attr-defined]
+
+
+def _hooks(world: World) -> None:
+    pristine = world.pristine
+    sys.meta_path[:] = world.meta_path  # type: ignore[assignment]
+    sys.path_hooks[:] = world.path_hooks  # type: ignore[assignment]
+    sys.displayhook = pristine.displayhook  # type: ignore[assignment]
+    sys.excepthook = pristine.excepthook  # type: ignore[assignment]
+    sys.unraisablehook = sys.__unraisablehook__
+    sys.breakpointhook = sys.__breakpointhook__
+    sys.dont_write_bytecode = pristine.dont_write_bytecode
+    sys.settrace(None)
+    sys.setprofile(None)
+    sys.set_asyncgen_hooks(None, None)
+    sys.set_coroutine_origin_tracking_depth(0)
+    for name in ("last_type", "last_value", "last_traceback", "ps1", "ps2"):
+        if hasattr(sys, name):
+            delattr(sys, name)
+    filters = _warnings.filters
+    if tuple(filters) != world.warning_filters:
+        filters[:] = world.warning_filters
+        _warnings._filters_mutated()  # type: ignore[attr-defined]
+    _warnings._onceregistry.clear()
+
+
+def _limits() -> None:
+    sys.setrecursionlimit(1000)
+    sys.setswitchinterval(0.005)
+    gc.enable()
+    gc.set_threshold(700, 10, 10)
+    gc.set_debug(0)

@@ -1,0 +1,657 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Imports a zygote's list, says what each entry cost, and proves fitness to fork.
+
+Nothing is decided here: what an entry did that cannot be undone is in the report, and
+a zygote whose report names an unfit entry must end; its supervisor starts another
+without that entry. Runs without powers. Forks nothing; `watch` looks at the files.
+"""
+
+from __future__ import annotations
+
+import _warnings
+import atexit
+import contextlib
+import contextvars
+import gc
+import importlib
+import locale
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.machinery import BuiltinImporter, FrozenImporter, SourceFileLoader
+from types import CodeType, FrameType, ModuleType
+from typing import Any
+
+from isolauncher.errors import ZygoteError
+from isolauncher.zygote.handover import Pristine, World
+
+OURS = "isolauncher"
+TIME_LIMIT_S = 10.0
+FINGERPRINT_LIMIT = 4 << 20
+_CO_NEWLOCALS = 0x2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One name of the list: what it cost, and what is wrong with it.
+
+    ``faults`` make it unfit; ``notes`` are what the hand-over takes care of. ``rss``
+    in bytes; ``modules`` is how many it added to ``sys.modules``.
+    """
+
+    name: str
+    microseconds: int
+    rss: int
+    modules: int
+    faults: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    entries: tuple[Entry, ...]
+    world: World
+
+    @property
+    def unfit(self) -> tuple[Entry, ...]:
+        return tuple(entry for entry in self.entries if entry.faults)
+
+    def as_data(self) -> list[dict[str, object]]:
+        """For JSON: what `isolauncher preload list` shows."""
+        return [
+            {
+                "name": e.name,
+                "us": e.microseconds,
+                "rss": e.rss,
+                "modules": e.modules,
+                "faults": list(e.faults),
+                "notes": list(e.notes),
+            }
+            for e in self.entries
+        ]
+
+
+class _TooLong(BaseException):
+    """Out of reach of an entry's ``except Exception``."""
+
+
+def threads() -> frozenset[int]:
+    """The kernel's tasks of this process: Python does not know of all of them."""
+    return frozenset(int(name) for name in os.listdir("/proc/self/task"))
+
+
+def descriptors() -> frozenset[int]:
+    """Open descriptors, without the one this looks with, closed when it has looked."""
+    return frozenset(fd for fd in map(int, os.listdir("/proc/self/fd")) if _is_open(fd))
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+def _resident() -> int:
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _status() -> dict[str, str]:
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        pairs = (line.partition(":") for line in file)
+        return {key: value.strip() for key, _, value in pairs}
+
+
+def _fd_name(fd: int) -> str:
+    try:
+        return f"{fd} ({os.readlink(f'/proc/self/fd/{fd}')})"
+    except OSError:
+        return str(fd)
+
+
+def _thread_name(task: int) -> str:
+    try:
+        with open(f"/proc/self/task/{task}/comm", encoding="utf-8") as file:
+            return f"{task} ({file.read().strip()})"
+    except OSError:
+        return f"{task} (gone)"
+
+
+def prove_fit(expected_fds: Iterable[int]) -> None:
+    """One task and no descriptor but these, or ZygoteError naming what is too much.
+
+    Cheap (about 20 µs): to be asked before every fork, since a thread may start and a
+    descriptor may appear long after the import that is to blame.
+    """
+    tasks = os.listdir("/proc/self/task")
+    if len(tasks) != 1:
+        extra = [_thread_name(t) for t in sorted(map(int, tasks)) if t != os.getpid()]
+        raise ZygoteError(
+            f"a zygote must have one thread; it has also {', '.join(extra)}",
+            code="zygote-threads",
+            hint="see `isolauncher preload list` for the module that started it",
+        )
+    left = descriptors().difference(expected_fds)
+    if left:
+        raise ZygoteError(
+            "a zygote holds descriptors its children would share: "
+            + ", ".join(_fd_name(fd) for fd in sorted(left)),
+            code="zygote-descriptors",
+            hint="see `isolauncher preload list` for the module that opened them",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _State:
+    """Everything an import may change that a child would inherit."""
+
+    tasks: frozenset[int]
+    fds: frozenset[int]
+    values: Mapping[str, object]
+
+
+def _state(deep: Mapping[str, Callable[[], object]]) -> _State:
+    return _State(
+        tasks=threads(),
+        fds=descriptors(),
+        values={name: look() for name, look in deep.items()},
+    )
+
+
+def _children() -> str:
+    with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as file:
+        return file.read().strip()
+
+
+# Looked at before and after each entry; a difference is a fault under this name.
+_LOOKS: dict[str, Callable[[], object]] = {
+    "signal mask and dispositions": lambda: tuple(
+        _status()[key] for key in ("SigBlk", "SigIgn", "SigCgt")
+    ),
+    "umask": lambda: _status()["Umask"],
+    "Python signal handlers": lambda: tuple(
+        repr(signal.getsignal(number))
+        for number in sorted(signal.valid_signals())
+        if number != signal.SIGALRM
+    ),
+    "interval timers": lambda: (
+        signal.getitimer(signal.ITIMER_VIRTUAL)[0],
+        signal.getitimer(signal.ITIMER_PROF)[0],
+    ),
+    "working directory": os.getcwd,
+    "environment": lambda: dict(os.environ),
+    "locale": lambda: locale.setlocale(locale.LC_ALL),
+    "time zone": lambda: (time.tzname, time.timezone),
+    "user and groups": lambda: (os.getresuid(), os.getresgid(), os.getgroups()),
+    "child processes": _children,
+    "sys.argv": lambda: list(sys.argv),
+    "sys.path": lambda: list(sys.path),
+    "standard streams": lambda: (id(sys.stdin), id(sys.stdout), id(sys.stderr)),
+    "sys.excepthook": lambda: id(sys.excepthook),
+    "trace or profile function": lambda: (
+        repr(sys.gettrace()),
+        repr(sys.getprofile()),
+    ),
+    "recursion limit": sys.getrecursionlimit,
+    "switch interval": sys.getswitchinterval,
+    "gc settings": lambda: (gc.isenabled(), gc.get_threshold(), gc.get_debug()),
+    "socket default timeout": socket.getdefaulttimeout,
+    "context variables": lambda: sorted(
+        v.name for v in contextvars.copy_context() if v.name != "decimal_context"
+    ),
+    "the builtin __import__": lambda: id(__import__),
+    "running threads of Python": threading.active_count,
+}
+
+# Changed by an import as a cold start's import would change it, and handed on so.
+_NOTED: dict[str, Callable[[], object]] = {
+    "sys.meta_path": lambda: [repr(finder) for finder in sys.meta_path],
+    "sys.path_hooks": lambda: [repr(hook) for hook in sys.path_hooks],
+    "warning filters": lambda: repr(_warnings.filters),
+    "exit handlers": lambda: atexit._ncallbacks(),
+}
+
+
+@contextlib.contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    def too_long(number: int, frame: FrameType | None) -> None:
+        raise _TooLong
+
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+ExitCall = tuple[Callable[..., object], tuple[Any, ...], dict[str, Any]]
+
+
+@contextlib.contextmanager
+def _noting_exits(calls: list[ExitCall]) -> Iterator[None]:
+    """Note what is registered with atexit, which offers no way to ask later."""
+    register, unregister = atexit.register, atexit.unregister
+
+    def noting(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        calls.append((function, args, kwargs))
+        return register(function, *args, **kwargs)
+
+    def forgetting(function: Callable[..., Any], /) -> None:
+        calls[:] = [call for call in calls if call[0] != function]
+        unregister(function)
+
+    atexit.register, atexit.unregister = noting, forgetting
+    try:
+        yield
+    finally:
+        atexit.register, atexit.unregister = register, unregister
+
+
+def _import_one(name: str, limit: float) -> str:
+    """Import ``name``; what went wrong in words, or nothing."""
+    try:
+        with _time_limit(limit):
+            importlib.import_module(name)
+    except _TooLong:
+        return f"did not finish importing in {limit:g} s"
+    except SystemExit as error:
+        return f"called sys.exit({error.code!r})"
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        return f"raised {type(error).__name__}: {error}"
+    return ""
+
+
+def _faults(before: _State, after: _State) -> list[str]:
+    faults = []
+    started = after.tasks - before.tasks
+    if started:
+        names = ", ".join(_thread_name(task) for task in sorted(started))
+        faults.append(f"started threads: {names}")
+    opened = after.fds - before.fds
+    if opened:
+        names = ", ".join(_fd_name(fd) for fd in sorted(opened))
+        faults.append(f"left descriptors open: {names}")
+    closed = before.fds - after.fds
+    if closed:
+        faults.append(f"closed descriptors: {', '.join(map(str, sorted(closed)))}")
+    faults += [f"changed {n}" for n in _LOOKS if before.values[n] != after.values[n]]
+    return faults
+
+
+def preload(
+    names: Sequence[str],
+    *,
+    pristine: Pristine,
+    expected_fds: Iterable[int],
+    time_limit_s: float = TIME_LIMIT_S,
+) -> Report:
+    """Import each of ``names`` in order and report; never raises for an entry.
+
+    ZygoteError only for what is wrong before the first one.
+    """
+    prove_fit(expected_fds)
+    _refuse_user_site(pristine)
+    # Read by the hand-over without being imported there.
+    ours_first = set(sys.modules) - set(pristine.modules)
+    # Our own imports may have added filters; entries start from the interpreter's.
+    warnings.filters[:] = list(pristine.warning_filters)  # type: ignore[index]
+    warnings._filters_mutated()  # type: ignore[attr-defined]
+    finders, hooks = list(sys.meta_path), list(sys.path_hooks)
+    sys.meta_path[:] = pristine.meta_path  # type: ignore[assignment]
+    sys.path_hooks[:] = pristine.path_hooks  # type: ignore[assignment]
+    looks = {**_LOOKS, **_NOTED}
+    calls: list[ExitCall] = []
+    entries = []
+    with _noting_exits(calls):
+        before = _state(looks)
+        for name in names:
+            entries.append(_measured(name, before, looks, time_limit_s))
+            before = _state(looks)
+    meta_path, path_hooks = tuple(sys.meta_path), tuple(sys.path_hooks)
+    filters = tuple(_warnings.filters)
+    sys.meta_path[:], sys.path_hooks[:] = finders, hooks
+    needs = needed_modules(pristine)
+    loaded = set(sys.modules) - set(pristine.modules) - ours_first
+    wanted = _reach(set(names) | loaded, needs) & set(sys.modules)
+    visible = frozenset(
+        name
+        for name in set(pristine.modules) | loaded | wanted
+        if name.partition(".")[0] != OURS
+    )
+    calls += _early_exits(ours_first & wanted)
+    world = World(
+        pristine=pristine,
+        visible=visible,
+        needs=needs,
+        exits=tuple(calls),
+        meta_path=meta_path,
+        path_hooks=path_hooks,
+        warning_filters=filters,
+    )
+    return Report(entries=tuple(entries), world=world)
+
+
+def _measured(
+    name: str,
+    before: _State,
+    looks: Mapping[str, Callable[[], object]],
+    limit: float,
+) -> Entry:
+    count, resident = len(sys.modules), _resident()
+    start = time.perf_counter_ns()
+    failure = _import_one(name, limit)
+    took = time.perf_counter_ns() - start
+    after = _state(looks)
+    faults = ([failure] if failure else []) + _faults(before, after)
+    return Entry(
+        name=name,
+        microseconds=took // 1000,
+        rss=_resident() - resident,
+        modules=len(sys.modules) - count,
+        faults=tuple(faults),
+        notes=tuple(
+            f"changed {n}" for n in _NOTED if before.values[n] != after.values[n]
+        ),
+    )
+
+
+def _early_exits(names: set[str]) -> list[ExitCall]:
+    """What modules that our own code imported first have registered.
+
+    `noting` did not see them; the standard library has two such.
+    """
+    calls: list[ExitCall] = []
+    if "logging" in names:
+        calls.append((sys.modules["logging"].shutdown, (), {}))
+    if "multiprocessing.util" in names:
+        calls.append((sys.modules["multiprocessing.util"]._exit_function, (), {}))
+    return calls
+
+
+def _refuse_user_site(pristine: Pristine) -> None:
+    import site
+
+    if site.USER_SITE and site.USER_SITE in pristine.path:
+        raise ZygoteError(
+            f"the zygote has the user site {site.USER_SITE}, which its children would "
+            "inherit",
+            code="zygote-user-site",
+            hint="start it with a HOME that does not exist",
+        )
+
+
+# Which module needs which ---------------------------------------------------------
+
+
+def needed_modules(pristine: Pristine) -> dict[str, frozenset[str]]:
+    """For each loaded module of Python source the modules its body imports.
+
+    Read from the compiled bodies (of modules and classes, not of functions: those
+    import when they are called, and then find what is there).
+    """
+    fixed = set(pristine.modules)
+    needs = {}
+    for name, module in tuple(sys.modules.items()):
+        if name in fixed or name.partition(".")[0] == OURS:
+            continue
+        loader = getattr(module, "__loader__", None)
+        if not isinstance(loader, SourceFileLoader):
+            continue
+        try:
+            code = loader.get_code(name)
+        except (ImportError, OSError):
+            continue
+        if code is not None:
+            package = module.__spec__.parent if module.__spec__ else ""
+            needs[name] = frozenset(_imports(code, package or ""))
+    return needs
+
+
+def _imports(code: CodeType, package: str) -> Iterator[str]:
+    import dis
+
+    constants: list[object] = []
+    for instruction in dis.get_instructions(code):
+        if instruction.opname == "LOAD_CONST":
+            constants = [*constants[-1:], instruction.argval]
+        elif instruction.opname == "IMPORT_NAME" and len(constants) == 2:
+            level, names = constants
+            base = instruction.argval
+            if isinstance(level, int) and level:
+                above = package.rsplit(".", level - 1)[0] if level > 1 else package
+                base = f"{above}.{base}" if base else above
+            yield from _upwards(base)
+            for name in names if isinstance(names, tuple) else ():
+                if f"{base}.{name}" in sys.modules:
+                    yield f"{base}.{name}"
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType) and not constant.co_flags & _CO_NEWLOCALS:
+            yield from _imports(constant, package)
+
+
+def _upwards(name: str) -> Iterator[str]:
+    while name:
+        yield name
+        name = name.rpartition(".")[0]
+
+
+def _reach(names: set[str], needs: Mapping[str, frozenset[str]]) -> set[str]:
+    seen: set[str] = set()
+    todo = [up for name in names for up in _upwards(name)]
+    while todo:
+        name = todo.pop()
+        if name not in seen:
+            seen.add(name)
+            todo += needs.get(name, ())
+    return seen
+
+
+# Which files were loaded ----------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class File:
+    """A file as it was when the zygote had loaded it."""
+
+    path: str
+    dev: int
+    ino: int
+    mtime_ns: int
+    size: int
+
+    @classmethod
+    def of(cls, path: str) -> File:
+        s = os.stat(path)
+        return cls(
+            path=path,
+            dev=s.st_dev,
+            ino=s.st_ino,
+            mtime_ns=s.st_mtime_ns,
+            size=s.st_size,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fingerprint:
+    """All files a zygote was made from, and where else modules would be sought.
+
+    ``names`` are the preloaded modules' full names with the directory each was found
+    in, ``path`` the search path: a new file there could come first.
+    """
+
+    files: tuple[File, ...]
+    path: tuple[str, ...]
+    names: tuple[tuple[str, str], ...]
+
+    def to_bytes(self) -> bytes:
+        """NUL between fields, one empty field between the three parts."""
+        fields: list[str] = []
+        for f in self.files:
+            fields += [f.path, f"{f.dev} {f.ino} {f.mtime_ns} {f.size}"]
+        fields += ["", *self.path, ""]
+        for name, directory in self.names:
+            fields += [name, directory]
+        data = "\0".join(fields).encode("utf-8", "surrogateescape")
+        if len(data) > FINGERPRINT_LIMIT:
+            raise ZygoteError(
+                f"the list of preloaded files takes {len(data)} bytes, more than "
+                f"{FINGERPRINT_LIMIT}",
+                code="zygote-fingerprint-size",
+            )
+        return data
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Fingerprint:
+        """Refuses what `to_bytes` would not write, though only it should have."""
+        try:
+            if len(data) > FINGERPRINT_LIMIT:
+                raise ValueError("too long")
+            fields = data.decode("utf-8", "surrogateescape").split("\0")
+            first = fields.index("")
+            second = fields.index("", first + 1)
+            files = []
+            for path, numbers in _pairs(fields[:first]):
+                dev, ino, mtime, size = (int(n) for n in numbers.split(" "))
+                files.append(
+                    File(path=path, dev=dev, ino=ino, mtime_ns=mtime, size=size)
+                )
+            return cls(
+                files=tuple(files),
+                path=tuple(fields[first + 1 : second]),
+                names=tuple(_pairs(fields[second + 1 :])),
+            )
+        except ValueError as error:
+            raise ZygoteError(
+                f"a zygote sent an unreadable list of its files: {error}",
+                code="zygote-fingerprint",
+            ) from error
+
+
+def _pairs(fields: list[str]) -> list[tuple[str, str]]:
+    if len(fields) % 2:
+        raise ValueError("a field is missing")
+    return list(zip(fields[::2], fields[1::2], strict=True))
+
+
+def fingerprint(pristine: Pristine) -> Fingerprint:
+    """What this process has loaded: modules, their caches, mapped libraries."""
+    paths = {sys.executable}
+    names = []
+    for name, module in tuple(sys.modules.items()):
+        spec = getattr(module, "__spec__", None)
+        origin = getattr(module, "__file__", None)
+        if spec is None or not origin or not os.path.isabs(origin):
+            continue
+        if spec.loader not in (BuiltinImporter, FrozenImporter):
+            directory = os.path.dirname(origin)
+            if spec.submodule_search_locations is not None:
+                directory = os.path.dirname(directory)
+            names.append((name, directory))
+        paths.add(origin)
+        cached = getattr(module, "__cached__", None)
+        if cached:
+            paths.add(cached)
+    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
+        for line in maps:
+            path = line.rstrip("\n").partition("/")[2]
+            # A name that ends so is one that is no longer there: an upgrade has gone
+            # over a running zygote, and its stat fails below.
+            if path and not path.startswith(("memfd:", "dev/", "SYSV")):
+                paths.add("/" + path)
+    files = []
+    for path in sorted(paths):
+        try:
+            files.append(File.of(path))
+        except FileNotFoundError:
+            # A cache that was never written is no file of ours; anything else has
+            # been taken away while it was being read.
+            if path.endswith(".pyc"):
+                continue
+            raise ZygoteError(
+                f"{path} was preloaded and is gone",
+                code="zygote-file-gone",
+                hint="an upgrade is going on: the next zygote will have the new file",
+            ) from None
+    return Fingerprint(
+        files=tuple(files), path=tuple(pristine.path), names=tuple(sorted(names))
+    )
+
+
+# Values that name the zygote ------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """A global of a preloaded module that holds something of the zygote's own."""
+
+    module: str
+    name: str
+    what: str
+
+
+def own_values() -> dict[str, str | int]:
+    """What a child must not find anywhere: this process's own identity."""
+    import platform
+    import pwd
+
+    values: dict[str, str | int] = {
+        "process id": os.getpid(),
+        "host name": platform.node(),
+        "working directory": os.getcwd(),
+    }
+    with contextlib.suppress(KeyError):
+        entry = pwd.getpwuid(os.getuid())
+        values |= {"home": entry.pw_dir, "user id": entry.pw_uid}
+    return values
+
+
+def scan_identity(
+    values: Mapping[str, str | int], visible: Iterable[str]
+) -> tuple[Trace, ...]:
+    """Globals of the ``visible`` modules that hold one of ``values``.
+
+    Shallow: globals, and items of tuples, lists and dicts among them. Strings of
+    fewer than three characters and numbers below 100 say nothing and are not sought.
+    """
+    strings = {v: k for k, v in values.items() if isinstance(v, str) and len(v) > 2}
+    numbers = {v: k for k, v in values.items() if isinstance(v, int) and v >= 100}
+    found = []
+    for module_name in sorted(visible):
+        module = sys.modules.get(module_name)
+        if module is None or module_name in ("os", "posix", "sys"):
+            continue
+        for name, value in tuple(vars(module).items()):
+            if name in ("__builtins__", "__doc__") or isinstance(value, ModuleType):
+                continue
+            for item in _items(value):
+                what = None
+                if type(item) is int:
+                    what = numbers.get(item)
+                elif isinstance(item, str | bytes):
+                    text = os.fsdecode(item)
+                    what = next((w for s, w in strings.items() if s in text), None)
+                if what is not None:
+                    found.append(Trace(module=module_name, name=name, what=what))
+                    break
+    return tuple(found)
+
+
+def _items(value: object) -> Iterator[object]:
+    yield value
+    if isinstance(value, tuple | list | set | frozenset):
+        yield from value
+    elif isinstance(value, dict):
+        yield from value.keys()
+        yield from value.values()

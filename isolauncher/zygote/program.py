@@ -1,0 +1,313 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a program is, and how one runs in a forked interpreter as in a fresh one.
+
+`classify`, `resolve` and `needs_exec` decide (the daemon asks them); `prepare` reads;
+`load` makes ``__main__``, after which the program is one call away. That call is made
+by the zygote's own script, unseen (see `unseen`), and the interpreter then ends as it
+always does: exit handlers, threads, streams, exit status and SIGINT are CPython's own
+doing, not imitated here.
+"""
+
+from __future__ import annotations
+
+import builtins
+import os
+import re
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from importlib.machinery import BuiltinImporter, PathFinder, SourceFileLoader
+from types import FunctionType, ModuleType
+from typing import Literal
+
+from isolauncher.errors import ProgramNotExecutable, ProgramNotFound
+from isolauncher.zygote import unseen
+from isolauncher.zygote.handover import Start, World
+
+Kind = Literal["python", "executable"]
+
+_FIRST_LINE_LIMIT = 256
+_PYTHON_LINE = re.compile(rb"#!.*\bpython3(\.[0-9]+)?(\s|$)")
+
+
+# Deciding -------------------------------------------------------------------------
+
+
+def first_line(path: str) -> bytes:
+    """The start of ``path`` up to its first newline, or nothing if unreadable."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return b""
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return b""
+        return os.read(fd, _FIRST_LINE_LIMIT).partition(b"\n")[0]
+    finally:
+        os.close(fd)
+
+
+def is_python(name: str, line: bytes) -> bool:
+    """A script by its name or by its first line; ``.py`` needs no first line."""
+    return name.endswith(".py") or _PYTHON_LINE.match(line) is not None
+
+
+def classify(path: str) -> Kind:
+    """What ``path`` is, having looked; ProgramNotFound and -NotExecutable if neither.
+
+    A Python script must be readable, anything else executable.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise ProgramNotFound(
+            f"{path}: no such program", code="program-not-found"
+        ) from None
+    except OSError as error:
+        raise _unusable(path, error.strerror or str(error)) from error
+    if not stat.S_ISREG(mode):
+        raise _unusable(path, "not a regular file")
+    if is_python(path, first_line(path)):
+        if not os.access(path, os.R_OK, effective_ids=True):
+            raise _unusable(path, "a Python script must be readable")
+        return "python"
+    if not os.access(path, os.X_OK, effective_ids=True):
+        raise _unusable(path, "neither executable nor a Python script")
+    return "executable"
+
+
+def _unusable(path: str, why: str) -> ProgramNotExecutable:
+    return ProgramNotExecutable(
+        f"{path}: {why}",
+        code="program-not-executable",
+        hint="a script ends in .py or names python3 in its first line; "
+        "other programs need the execute permission",
+    )
+
+
+def resolve(name: str, search: str) -> str:
+    """The first program called ``name`` in ``search``, a PATH, as execvp would.
+
+    Scripts without the execute permission count: they need only be readable.
+    """
+    refused: ProgramNotExecutable | None = None
+    for directory in search.split(":"):
+        # An empty entry would mean the current directory; a policy's PATH has none,
+        # and a program there must be named with a slash.
+        if not directory.startswith("/"):
+            continue
+        path = os.path.join(directory, name)
+        try:
+            classify(path)
+        except ProgramNotFound:
+            continue
+        except ProgramNotExecutable as error:
+            refused = refused or error
+            continue
+        return path
+    if refused is not None:
+        raise refused
+    raise ProgramNotFound(
+        f"{name}: not found in {search or 'an empty PATH'}",
+        code="program-not-found",
+        hint="name it with a slash, or give the policy a PATH that has it",
+    )
+
+
+# Read while it runs, or without meaning unless the interpreter is interactive.
+_HARMLESS = frozenset(
+    {"PYTHONASYNCIODEBUG", "PYTHONBREAKPOINT", "PYTHONSTARTUP", "PYTHONUSERBASE"}
+)
+_LIBRARY_START = ("LD_", "GLIBC_TUNABLES", "MALLOC_", "OPENSSL_", "SSLKEYLOGFILE")
+_UTF8 = ("utf8", "utf-8")
+
+
+def effective_ctype(environment: Mapping[str, str]) -> str:
+    """The locale that setlocale(LC_CTYPE, "") would ask for (locale(7))."""
+    for name in ("LC_ALL", "LC_CTYPE", "LANG"):
+        value = environment.get(name)
+        if value:
+            return value
+    return "C"
+
+
+def _normal(name: str) -> str:
+    """As glibc compares names: the codeset in small letters and digits only."""
+    base, dot, rest = name.partition(".")
+    codeset, at, modifier = rest.partition("@")
+    return base + dot + re.sub("[^a-z0-9]", "", codeset.lower()) + at + modifier
+
+
+def available_locales() -> frozenset[str]:
+    """What ``locale -a`` lists, in one spelling; C and POSIX where it is missing."""
+    try:
+        result = subprocess.run(
+            ["/usr/bin/locale", "-a"],
+            env={"PATH": "/usr/bin"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return frozenset({"C", "POSIX"})
+    text = result.stdout.decode("utf-8", "surrogateescape")
+    return frozenset(_normal(name) for name in text.split())
+
+
+def needs_exec(
+    environment: Mapping[str, str], locales: frozenset[str], line: bytes = b""
+) -> str | None:
+    """Why only a fresh interpreter can serve this, in words; None: a fork can.
+
+    ``line`` is the script's first line (`first_line`), ``locales`` what
+    `available_locales` found. Pure.
+    """
+    for name in environment:
+        if name.startswith("PYTHON") and name not in _HARMLESS:
+            return f"{name} is read only when the interpreter starts"
+        if name.startswith(_LIBRARY_START):
+            return f"{name} is read only when a library is loaded"
+    wanted = effective_ctype(environment)
+    if wanted in ("C", "POSIX"):
+        return (
+            f"in the locale {wanted} a starting interpreter turns UTF-8 mode on, "
+            "which cannot be changed later"
+        )
+    if "/" in wanted or _normal(wanted) not in locales:
+        return (
+            f"the locale {wanted} is not available, and a starting interpreter falls "
+            "back to UTF-8 mode"
+        )
+    codeset = wanted.partition(".")[2].partition("@")[0].lower()
+    if codeset not in _UTF8:
+        return f"the locale {wanted} decides the encoding of file names at the start"
+    return line_reason(line)
+
+
+def line_reason(line: bytes) -> str | None:
+    if not line.startswith(b"#!") or _PYTHON_LINE.match(line) is None:
+        return None
+    words = line[2:].split()
+    flags = [word for word in words[1:] if word.startswith(b"-")]
+    if flags:
+        return f"its first line gives the interpreter {os.fsdecode(b' '.join(flags))}"
+    python = words[-1]
+    if python in (b"python3", b"/usr/bin/python3"):
+        return None
+    version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    if python in (os.fsencode(version), os.fsencode(f"/usr/bin/{version}")):
+        # sys.executable would be another name of the same file.
+        return f"its first line names {version}, not python3"
+    return f"its first line names another interpreter, {os.fsdecode(python)}"
+
+
+# Running --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A program that has been read. ``source`` None: `runpy` will find it."""
+
+    start: Start
+    world: World
+    filename: str
+    source: bytes | None
+    module: str | None
+
+
+def prepare(start: Start, world: World) -> Prepared:
+    """Read the program, in the handed-over child and before its "go".
+
+    ProgramNotFound and ProgramNotExecutable if it cannot be read.
+    """
+    if start.kind == "module":
+        _have_runpy()
+        return Prepared(
+            start=start, world=world, filename="", source=None, module=start.program
+        )
+    program = start.program
+    # As the interpreter does: made absolute and not normalised.
+    filename = program if program.startswith("/") else os.path.join(start.cwd, program)
+    try:
+        with open(filename, "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise _unusable(program, "not a regular file")
+            source = file.read()
+    except (FileNotFoundError, NotADirectoryError):
+        raise ProgramNotFound(
+            f"{program}: no such program", code="program-not-found"
+        ) from None
+    except OSError as error:
+        raise _unusable(program, error.strerror or str(error)) from error
+    # The interpreter asks the same of each script: is it perhaps a zip file with a
+    # __main__.py? The answer stays in sys.path_importer_cache.
+    importer = PathFinder._path_importer_cache(filename)  # type: ignore[attr-defined]
+    if importer is not None:
+        # In place of the script's directory.
+        sys.path[0] = filename
+        _have_runpy()
+        return Prepared(
+            start=start, world=world, filename="", source=None, module="__main__"
+        )
+    return Prepared(
+        start=start, world=world, filename=filename, source=source, module=None
+    )
+
+
+def _have_runpy() -> None:
+    """As `python3 -m` leaves things: runpy imported, from importlib's directory too."""
+    import importlib
+    import runpy  # noqa: F401
+
+    PathFinder._path_importer_cache(importlib.__path__[0])  # type: ignore[attr-defined]
+
+
+def load(prepared: Prepared) -> Callable[[], object]:
+    """A fresh ``__main__`` and the program as one call without arguments.
+
+    Must be called as ``load(prepared)()`` by the last line of the script that the
+    interpreter runs, whose globals become the program's. A syntax error in the
+    program is raised from here, as the program's.
+    """
+    if prepared.source is None:
+        namespace = _fresh_main(sys.modules["__main__"])
+        import runpy
+
+        named = prepared.start.kind == "module"
+        call = partial(runpy._run_module_as_main, prepared.module, named)  # type: ignore[attr-defined]
+        return call
+    filename = prepared.filename
+    namespace = _fresh_main(sys.modules["__main__"])
+    # After this the interpreter itself takes away __file__ and __cached__ when the
+    # script's code has ended, as it does for any script.
+    namespace["__file__"] = filename
+    namespace["__cached__"] = None
+    namespace["__loader__"] = SourceFileLoader("__main__", filename)
+    code = compile(prepared.source, filename, "exec", dont_inherit=True)
+    main = FunctionType(code, namespace)
+    # Keeps alive what functions on the stack and modules taken out still use.
+    main.__dict__["kept"] = prepared.world.kept
+    return main
+
+
+def _fresh_main(module: ModuleType) -> dict[str, object]:
+    namespace = module.__dict__
+    namespace.clear()
+    namespace.update(
+        __name__="__main__",
+        __doc__=None,
+        __package__=None,
+        __loader__=BuiltinImporter,
+        __spec__=None,
+        __annotations__={},
+        __builtins__=builtins,
+    )
+    return namespace
+
+
+unseen.hide(load)  # type: ignore[arg-type]

@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The zygote's life: import without power, prove fitness, then fork on demand.
+
+It parses nothing. The first message on its channel is the name of a set and names to
+leave out; every later one is a byte and a descriptor, the channel of a new init. What
+it answers, each a message of its own:
+
+    descriptors of two memory files: the report of the imports, the files they read
+    the pid of the init just forked, or "!" and why there is none
+
+`main` returns only in a stem that has been handed over and has had its "go".
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from typing import NoReturn
+
+from isolauncher import init, kernel, netlink, plan, wire
+from isolauncher.errors import IsolauncherError, ZygoteError
+from isolauncher.zygote import handover, preload, program, sets, stem, unseen
+from isolauncher.zygote.handover import Pristine, World, signals, streams
+
+NOBODY = 65534
+BARE = "bare"
+PYTHON = "/usr/bin/python3"
+
+Cold = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
+KernelMaker = Callable[[], kernel.Kernel]
+
+
+def main(
+    cold: Cold, argv: list[str], make_kernel: KernelMaker = kernel.Linux
+) -> program.Prepared:
+    """Be the zygote. ``cold`` is what the interpreter was before our imports."""
+    try:
+        unseen.close_image(argv[0])
+        channel = _take_channel()
+        name, *left_out = channel.recv(65536).decode().split()
+        kernel.title(f"isolauncher: zygote({name})")
+        own_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        expected = (0, 1, 2, channel.fileno(), own_namespace)
+        world = _preload(name, frozenset(left_out), cold, expected, channel)
+        linux = make_kernel()
+    except Exception as e:
+        print(f"isolauncher zygote: {type(e).__name__}: {e}", file=sys.stderr)
+        os._exit(1)
+    waiting = _serve(channel, own_namespace, expected, linux)
+    kernel.title(f"isolauncher: stem({name})")
+    stem.prepare(waiting)
+    return _hand_over(waiting, world)
+
+
+def _take_channel() -> socket.socket:
+    """Off descriptor 0, which is the activity's standard input one day."""
+    channel = socket.socket(fileno=os.dup(0))
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    return channel
+
+
+def _preload(
+    name: str,
+    left_out: frozenset[str],
+    cold: Cold,
+    expected: tuple[int, ...],
+    channel: socket.socket,
+) -> World:
+    """Import the set with nobody's rights, and tell the daemon what came of it."""
+    # Drawn before the path goes: pyroute2 may be where only our own code looks.
+    _ = netlink
+    pristine = Pristine.capture(*cold)
+    sys.path[:] = list(cold[1])
+    sys.path.insert(0, "")
+    os.setgroups([])
+    os.setresgid(-1, NOBODY, -1)
+    kernel.set_effective_ids(NOBODY)
+    names = [] if name == BARE else [n for n in sets.SETS[name] if n not in left_out]
+    report = preload.preload(names, pristine=pristine, expected_fds=expected)
+    world = handover.settle(report.world)
+    unfit = {e.name: "; ".join(e.faults) for e in report.unfit}
+    traces = preload.scan_identity(preload.own_values(), world.visible)
+    files = preload.fingerprint(pristine).to_bytes()
+    kernel.set_effective_ids(0)
+    os.setresgid(-1, 0, -1)
+    streams.before_fork()
+    # Init reaps its own; ours are reaped by the kernel.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    told = {
+        "set": name,
+        "entries": report.as_data(),
+        "unfit": unfit,
+        "identity": [f"{t.module}.{t.name}: {t.what}" for t in traces],
+        "left_out": sorted(left_out),
+        "modules": len(sys.modules),
+    }
+    papers = [_paper(json.dumps(told).encode()), _paper(files)]
+    wire.send(channel, {"event": "preloaded"}, papers)
+    wire.close_all(papers)
+    if unfit:
+        # What an import did cannot be undone in this process.
+        os._exit(3)
+    gc.collect()
+    gc.freeze()
+    preload.prove_fit(expected)
+    return world
+
+
+def _paper(data: bytes) -> int:
+    fd = os.memfd_create("isolauncher-report", os.MFD_CLOEXEC)
+    with open(fd, "wb", closefd=False) as f:
+        f.write(data)
+    return fd
+
+
+def _serve(
+    channel: socket.socket,
+    own_namespace: int,
+    expected: tuple[int, ...],
+    linux: kernel.Kernel,
+) -> init.Stem:
+    """Fork an init for every descriptor that comes; returns in a stem."""
+    while True:
+        data, fds, _, _ = socket.recv_fds(
+            channel, 16, 1, socket.MSG_CMSG_CLOEXEC
+        )
+        if not data or len(fds) != 1:
+            os._exit(0)
+        try:
+            # Its own descriptor is the one that is too many just now.
+            preload.prove_fit((*expected, fds[0]))
+            linux.unshare(kernel.CLONE_NEWPID)
+            pid = os.fork()
+        except (IsolauncherError, OSError) as e:
+            # Still ours: an unshare that failed changed nothing, one that succeeded
+            # is taken back below before anything else is forked.
+            text = e.message if isinstance(e, IsolauncherError) else f"fork: {e}"
+            channel.send(b"!" + text.encode("utf-8", "replace")[:2000])
+            os.close(fds[0])
+            linux.setns(own_namespace, kernel.CLONE_NEWPID)
+            continue
+        if pid == 0:
+            channel.close()
+            os.close(own_namespace)
+            return init.main(socket.socket(fileno=fds[0]), linux)
+        linux.setns(own_namespace, kernel.CLONE_NEWPID)
+        os.close(fds[0])
+        channel.send(b"%d" % pid)
+
+
+# -------------------------------------------------------------------- in the stem
+
+
+def _hand_over(waiting: init.Stem, world: World) -> program.Prepared:
+    """Verified: become a cold start's twin, or another program; then "go"."""
+    channel = waiting.channel
+    try:
+        stem.expect(channel, "hand-over")
+        start = waiting.plan.start
+        environment = dict(start.environment)
+        cwd = _enter(start.cwd)
+        kind, path, shown, why = _resolve(start, environment)
+        arguments = start.argv[1:]
+        if kind == "executable":
+            _execute(channel, path, [start.argv[0], *arguments], environment, why)
+        if why or start.tier == "exec":
+            words = ["-m", shown] if kind == "module" else [shown]
+            argv = [PYTHON, *words, *arguments]
+            _execute(channel, PYTHON, argv, environment, why)
+        told = handover.Start(
+            kind="module" if kind == "module" else "script",
+            program=shown,
+            arguments=arguments,
+            environment=environment,
+            cwd=cwd,
+        )
+        handover.run(told, world)
+        prepared = program.prepare(told, world)
+        stem.ready(channel, program=[shown, *arguments], tier="fork")
+        channel.close()
+    except BaseException as e:
+        stem.give_up(channel, e)
+    return prepared
+
+
+def _enter(cwd: str) -> str:
+    """The caller's directory where it is in the view, else the root."""
+    try:
+        os.chdir(cwd)
+    except OSError:
+        os.chdir("/")
+        return "/"
+    return cwd
+
+
+def _resolve(
+    start: plan.Start, environment: Mapping[str, str]
+) -> tuple[str, str, str, str]:
+    """(python|module|executable, path, name for argv[0], why it must be exec'ed)."""
+    if start.program_kind == "module":
+        return "module", "", start.argv[0], ""
+    if start.program_kind == "name":
+        path = program.resolve(start.argv[0], environment.get("PATH", ""))
+        shown = path
+    else:
+        path = start.path
+        shown = start.argv[0] if _same(start.argv[0], path) else path
+    if program.classify(path) == "executable":
+        return "executable", path, shown, ""
+    why = "" if start.tier == "exec" else program.line_reason(program.first_line(path))
+    return "python", path, shown, why or ""
+
+
+def _same(typed: str, path: str) -> bool:
+    """Whether what was typed leads to the program inside, too."""
+    try:
+        return os.path.samefile(typed, path)
+    except OSError:
+        return False
+
+
+def _execute(
+    channel: socket.socket,
+    path: str,
+    argv: list[str],
+    environment: dict[str, str],
+    why: str,
+) -> NoReturn:
+    stem.ready(channel, program=argv, tier="exec", why=why)
+    stem.execute(channel, path, argv, environment, signals.for_exec)
+
+
+__all__ = ["ZygoteError", "main"]

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The child that becomes the activity: lowers itself, proves it, hands over, runs.
+
+Messages with the daemon, on a channel of its own:
+
+    → {"event": "sealed", "probes": {…}, "notes": […]}   every step is done
+    ← {"verb": "hand-over"}                               verified from outside
+    → {"event": "ready", "program": […], "tier": …}       a cold start's twin
+    ← {"verb": "go"}
+    → {"event": "running", "at_us": n}                    first reading after "go"
+    → {"event": "failed", …}                              and it ends
+
+No byte of activity code runs before "go". An end of file instead of a message means
+that the daemon has died: the launch ends with it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from typing import NoReturn
+
+from .. import init, kernel, plan, wire
+from ..apply import Context, apply
+from ..errors import ProgramNotExecutable, ProgramNotFound, StepError
+from ..init import Gone, Stem
+
+
+def prepare(stem: Stem) -> None:
+    """Walk the stem's steps, then stand the probes; returns when all is in force.
+
+    On any failure tells the daemon and ends the process: there is no way on.
+    """
+    try:
+        _prepare(stem)
+    except BaseException as e:
+        give_up(stem.channel, e)
+
+
+def _prepare(stem: Stem) -> None:
+    steps = stem.plan.steps
+    fork_at = next(i for i, p in enumerate(steps) if p.actor == "stem")
+    outside = stem.descriptors.get("landlock-probe", -1)
+    keep = {0, 1, 2, stem.channel.fileno(), stem.baton.fileno()}
+    if outside >= 0:
+        keep.add(outside)
+    c = Context(kernel=stem.kernel, descriptors=stem.descriptors, keep=frozenset(keep))
+    init.walk("stem", steps[fork_at:], c, stem.baton)
+    seccomp = next(p.step for p in steps if isinstance(p.step, plan.Seccomp))
+    probes = {
+        "seccomp": stem.kernel.probe(
+            seccomp.probe_number, seccomp.probe_arguments
+        ).errno,
+        "securebits": stem.kernel.securebits(),
+        "landlock": _landlock_probe(outside),
+    }
+    if outside >= 0:
+        os.close(outside)
+    stem.baton.close()
+    notes = [plan.pack(n) for n in c.notes]
+    wire.send(stem.channel, {"event": "sealed", "probes": probes, "notes": notes})
+
+
+def _landlock_probe(fd: int) -> int:
+    """errno of opening a readable file that no rule covers, here by its descriptor."""
+    if fd < 0:
+        return 0
+    try:
+        os.close(os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as e:
+        return e.errno or -1
+    return 0
+
+
+def expect(channel: socket.socket, verb: str) -> None:
+    """Wait for the daemon's word; its end is the launch's end."""
+    message = wire.recv(channel)
+    if message.fields != {"verb": verb}:
+        raise StepError(
+            f"the daemon said {message.fields!r}", step=verb, code="unexpected-message"
+        )
+
+
+def ready(
+    channel: socket.socket, *, program: list[str], tier: str, why: str = ""
+) -> None:
+    """Say so and wait for "go"; the reading that ends the launch's time is sent."""
+    wire.send(
+        channel, {"event": "ready", "program": program, "tier": tier, "why": why}
+    )
+    expect(channel, "go")
+    wire.send(channel, {"event": "running", "at_us": kernel.monotonic_us()})
+
+
+def give_up(channel: socket.socket, error: BaseException) -> NoReturn:
+    """The one door of a stem that cannot become an activity."""
+    try:
+        if not isinstance(error, Gone):
+            wire.send(channel, init.failure(error))
+    finally:
+        os._exit(init.FAILED)
+
+
+def execute(
+    channel: socket.socket,
+    path: str,
+    argv: list[str],
+    environment: dict[str, str],
+    restore: Callable[[], None],
+) -> NoReturn:
+    """Become another program. A refusal is told: the channel closes on success."""
+    try:
+        restore()
+        os.execve(path, argv, environment)
+    except (FileNotFoundError, NotADirectoryError) as e:
+        error: BaseException = ProgramNotFound(
+            f"{path}: {e.strerror}", code="program-not-found"
+        )
+    except OSError as e:
+        error = ProgramNotExecutable(
+            f"{path}: {e.strerror}", code="program-not-executable"
+        )
+    except BaseException as e:
+        error = e
+    give_up(channel, error)

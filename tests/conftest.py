@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What every test gets without asking, and what it may ask for by name.
+
+Makes ``support`` importable wherever pytest was started. The askers for powers are
+in support/powers.py; ``must_work`` says whether a skip counts as a failure.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+from support import powers  # noqa: E402 - found only now
+
+
+@pytest.fixture(scope="session")
+def must_work() -> bool:
+    """True where every skip for want of a power is a failure."""
+    return powers.must_work()
+
+
+@pytest.fixture(scope="session")
+def checkout() -> Path:
+    """The top of the source tree under test."""
+    return HERE.parent
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):  # type: ignore[no-untyped-def]
+    """Under ISOLAUNCHER_MUST_WORK no skip passes unseen, whoever called it."""
+    outcome = yield
+    report = outcome.get_result()
+    if report.skipped and not hasattr(report, "wasxfail") and powers.must_work():
+        report.outcome = "failed"
+        report.longrepr = f"must work here, but was skipped: {report.longrepr}"

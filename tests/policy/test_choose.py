@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which policy governs: who may name one, and which bundle belongs to which."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+
+import pytest
+
+from isolauncher.errors import NotAllowed, PolicyError
+from isolauncher.policy import choose
+from isolauncher.request import Caller
+
+from .conftest import Shelf
+
+ROOT = Caller(uid=0, gid=0, groups=(), pid=1)
+
+
+def caller(uid: int, gid: int = 12345, groups: tuple[int, ...] = ()) -> Caller:
+    return Caller(uid=uid, gid=gid, groups=groups, pid=1)
+
+
+def test_run_without_a_policy_uses_default_for_everybody(shelf: Shelf) -> None:
+    for who in (ROOT, caller(4242)):
+        assert (
+            choose.for_run(shelf.store, caller=who, name=None).policy.name == "default"
+        )
+    choice = choose.for_run(shelf.store, caller=caller(4242), name="untrusted")
+    assert choice.policy.name == "untrusted"
+    assert f"{shelf.vendor / 'untrusted.toml'}:13 admits everybody" in choice.why
+
+
+def test_a_policy_without_callers_is_for_root_alone(shelf: Shelf) -> None:
+    path = shelf.put("mine", "version = 1\n")
+    assert choose.for_run(shelf.store, caller=ROOT, name="mine").policy.name == "mine"
+    with pytest.raises(NotAllowed) as caught:
+        choose.for_run(shelf.store, caller=caller(4242), name="mine")
+    assert caught.value.code == "policy-not-for-caller"
+    assert str(path) in caught.value.message
+    assert "root alone" in caught.value.message
+    assert "callers" in caught.value.hint
+
+
+def test_callers_are_users_and_groups_by_name(shelf: Shelf) -> None:
+    user, group = pwd.getpwnam("daemon"), grp.getgrnam("games")
+    path = shelf.put("mine", 'version = 1\n[match]\ncallers = ["daemon", "@games"]\n')
+    for who in (
+        caller(user.pw_uid),
+        caller(4242, group.gr_gid),
+        caller(4242, 12345, (7, group.gr_gid)),
+    ):
+        assert (
+            choose.for_run(shelf.store, caller=who, name="mine").policy.name == "mine"
+        )
+    with pytest.raises(NotAllowed) as caught:
+        choose.for_run(shelf.store, caller=caller(4242, user.pw_gid), name="mine")
+    assert f"{path}:3 admits daemon, @games" in caught.value.message
+
+
+def test_a_name_that_nobody_has_admits_nobody(shelf: Shelf) -> None:
+    shelf.put("mine", 'version = 1\n[match]\ncallers = ["no-such", "@no-such"]\n')
+    with pytest.raises(NotAllowed):
+        choose.for_run(shelf.store, caller=caller(4242), name="mine")
+
+
+def test_who_may_name_a_policy_is_not_inherited(shelf: Shelf) -> None:
+    shelf.put("mine", 'version = 1\nextends = "untrusted"\n')
+    with pytest.raises(NotAllowed):
+        choose.for_run(shelf.store, caller=caller(4242), name="mine")
+
+
+def test_a_policy_file_is_for_root_alone(shelf: Shelf) -> None:
+    path = shelf.put("mine", "version = 1\n")
+    descriptor = os.open(path, os.O_PATH)
+    try:
+        choice = choose.for_file(
+            shelf.store, caller=ROOT, descriptor=descriptor, path=str(path)
+        )
+        with pytest.raises(NotAllowed):
+            choose.for_file(
+                shelf.store, caller=caller(1), descriptor=descriptor, path=str(path)
+            )
+    finally:
+        os.close(descriptor)
+    assert choice.policy.name == "mine"
+
+
+def bundle(name: str, *ids: str, by: str = "system") -> tuple[str, str]:
+    listed = ", ".join(f'"{one}"' for one in ids)
+    return name, (
+        f'version = 1\n[match]\nbundle-id = [{listed}]\ninstalled-by = "{by}"\n'
+    )
+
+
+def test_exact_beats_longer_beats_shorter_prefix(shelf: Shelf) -> None:
+    shelf.put(*bundle("short", "org.*"))
+    shelf.put(*bundle("long", "org.laptop.*"))
+    shelf.put(*bundle("exact", "org.laptop.Calculate"))
+    for id_, wanted in (
+        ("org.laptop.Calculate", "exact"),
+        ("org.laptop.Calculate.More", "long"),
+        ("org.laptop.Write", "long"),
+        ("org.other", "short"),
+        ("organ.x", "default"),
+        ("org", "default"),
+    ):
+        choice = choose.for_bundle(shelf.store, id_, system=True)
+        assert choice.policy.name == wanted, id_
+        assert id_ in choice.why
+    assert (
+        f"{shelf.etc / 'exact.toml'}:3"
+        in choose.for_bundle(shelf.store, "org.laptop.Calculate", system=True).why
+    )
+
+
+def test_a_users_bundle_is_governed_by_untrusted_whatever_it_calls_itself(
+    shelf: Shelf,
+) -> None:
+    shelf.put(*bundle("terminal", "org.laptop.Terminal"))
+    choice = choose.for_bundle(shelf.store, "org.laptop.Terminal", system=False)
+    assert choice.policy.name == "untrusted"
+    shelf.put(*bundle("theirs", "org.laptop.Terminal", by="user"))
+    choice = choose.for_bundle(shelf.store, "org.laptop.Terminal", system=False)
+    assert choice.policy.name == "theirs"
+    choice = choose.for_bundle(shelf.store, "org.laptop.Terminal", system=True)
+    assert choice.policy.name == "terminal"
+
+
+def test_two_files_equally_specific_are_refused_naming_both(shelf: Shelf) -> None:
+    shelf.put(*bundle("a", "org.laptop.*"))
+    shelf.put(*bundle("b", "org.laptop.*"))
+    with pytest.raises(PolicyError) as caught:
+        choose.for_bundle(shelf.store, "org.laptop.Write", system=True)
+    assert {mistake.code for mistake in caught.value.mistakes} == {
+        "policy-match-ambiguous"
+    }
+    assert [mistake.file for mistake in caught.value.mistakes] == [
+        str(shelf.etc / "a.toml"),
+        str(shelf.etc / "b.toml"),
+    ]
+    assert len(choose.clashes(shelf.store)) == 2
+    shelf.put(*bundle("c", "org.laptop.Write"))
+    assert (
+        choose.for_bundle(shelf.store, "org.laptop.Write", system=True).policy.name
+        == "c"
+    )
+
+
+def test_an_etc_file_takes_the_match_of_the_shipped_one_away(shelf: Shelf) -> None:
+    name, text = bundle("tool", "org.a.Tool")
+    shelf.put(name, text, where="vendor")
+    shelf.put("tool", 'version = 1\nextends = "tool"\n')
+    choice = choose.for_bundle(shelf.store, "org.a.Tool", system=True)
+    assert choice.policy.name == "default"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "version = 1\n[match]\nbundle-ids = ['org.a.Exam']\n",
+        "version = 1\n[mach]\nbundle-id = ['org.a.Exam']\n",
+        "version = 1\n[match]\nbundle-id = ['org.a.Exam'\n",
+        "version = 2\n[match]\nbundle-id = ['org.a.Exam']\n",
+        "version = 1\n[match]\nbundle-id = 'org.a.Exam'\n",
+    ],
+)
+def test_a_file_whose_match_cannot_be_read_stops_the_choice(
+    shelf: Shelf, text: str
+) -> None:
+    """It might have been the stricter one."""
+    shelf.put("exam", text)
+    with pytest.raises(PolicyError):
+        choose.for_bundle(shelf.store, "org.a.Exam", system=True)
+
+
+def test_other_mistakes_stop_only_the_bundles_they_govern(shelf: Shelf) -> None:
+    name, text = bundle("exam", "org.a.Exam")
+    shelf.put(name, text + "[limits]\nnice = 99\n")
+    assert (
+        choose.for_bundle(shelf.store, "org.b.Other", system=True).policy.name
+        == "default"
+    )
+    with pytest.raises(PolicyError):
+        choose.for_bundle(shelf.store, "org.a.Exam", system=True)
+
+
+def test_a_link_in_the_directory_stops_the_choice(shelf: Shelf) -> None:
+    (shelf.etc / "exam.toml").symlink_to("/nowhere")
+    with pytest.raises(PolicyError) as caught:
+        choose.for_bundle(shelf.store, "org.a.Exam", system=True)
+    assert caught.value.code == "policy-not-trusted"

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A zygote without sandbox or daemon, for tests: preloads, forks, hands over, runs.
+
+Started as the real one is. Its one argument is a JSON file: ``start`` (the fields of
+`Start`), ``preload``, ``path`` (more entries of sys.path for planted modules),
+``plant`` (code run in the zygote before it settles: what it spoils the hand-over must
+mend), ``without`` (modules of the hand-over left out), ``late`` (code run in the child
+after the hand-over). The child's status is passed on.
+"""
+
+import sys
+
+TOP = __file__.rpartition("/tests/")[0] if "/tests/" in __file__ else sys.argv[2]
+if not sys.argv[0].startswith("/proc/self/fd/"):
+    sys.path[0] = TOP
+    sys.argv.append(TOP)
+    from isolauncher.zygote import unseen
+
+    unseen.become(__file__)
+
+COLD = (tuple(sys.modules), tuple(sys.path[1:]), tuple(sys.path_importer_cache))
+sys.path[0] = TOP
+from isolauncher.zygote import handover, preload, program, sets, unseen  # noqa: E402
+
+unseen.close_image(sys.argv[0])
+
+
+def zygote():
+    import gc
+    import json
+    import os
+
+    unseen.prove()
+    with open(sys.argv[1], encoding="utf-8") as file:
+        told = json.load(file)
+    pristine = handover.Pristine.capture(*COLD)
+    names = told.get("preload")
+    sys.path[1:1] = told.get("path", [])
+    report = preload.preload(
+        sets.PYTHON if names is None else names,
+        pristine=pristine,
+        expected_fds=(0, 1, 2),
+    )
+    if report.unfit:
+        raise SystemExit(f"unfit: {report.unfit}")
+    if told.get("early_plant"):
+        exec(told["early_plant"], {})  # noqa: S102
+    without = told.get("without", [])
+    handover.ORDER = tuple(
+        module
+        for module in handover.ORDER
+        if module.__name__.rpartition(".")[2] not in without
+    )
+    world = handover.settle(report.world)
+    if told.get("plant"):
+        exec(told["plant"], {})  # noqa: S102
+    gc.collect()
+    gc.freeze()
+    fields = told["start"]
+    start = handover.Start(**{**fields, "arguments": tuple(fields["arguments"])})
+    handover.streams.before_fork()
+    for _ in range(told.get("children", 1)):
+        pid = os.fork()
+        if not pid:
+            handover.run(start, world)
+            return program.prepare(start, world)
+        _, status = os.waitpid(pid, 0)
+        code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        import signal
+
+        signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    os._exit(code)
+
+
+program.load(zygote())()

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A forked program sees what a cold one sees, field by field."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from . import twins
+
+WITNESS = str(Path(__file__).resolve().parent / "twin" / "witness.py")
+
+# Field → why it may differ.
+ALLOWED = {
+    "sys.modules": "preloaded modules are in it before they are imported",
+    "recursion depth": "the zygote's own frame counts as one call",
+    "exit handlers": "a preloaded module's handler is there before it is imported",
+}
+
+
+def differences(cold: dict[str, Any], forked: dict[str, Any]) -> dict[str, Any]:
+    cold, forked = flat(cold), flat(forked)
+    names = [n for n in {**cold, **forked} if n.partition("/")[0] not in ALLOWED]
+    return {
+        n: (cold.get(n), forked.get(n)) for n in names if cold.get(n) != forked.get(n)
+    }
+
+
+def flat(state: dict[str, Any]) -> dict[str, Any]:
+    """One level of objects taken apart, so that a difference names one value."""
+    out = {}
+    for name, value in state.items():
+        if isinstance(value, dict):
+            out |= {f"{name}/{key}": inner for key, inner in value.items()}
+        else:
+            out[name] = value
+    return out
+
+
+ENVIRONMENTS: dict[str, dict[str, str]] = {
+    "plain": {},
+    "zone": {"TZ": "Asia/Kathmandu"},
+    "home": {"HOME": "/tmp", "TMPDIR": "/var/tmp", "XDG_DATA_HOME": "/x"},
+    "locale": {"LC_ALL": "C.utf8", "LANGUAGE": "de"},
+    "proxy": {"http_proxy": "http://p:1", "USER": "somebody", "LOGNAME": "other"},
+    "bytes": {"ODD": os.fsdecode(b"\xff\xfe="), "EMPTY": ""},
+}
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_a_script_sees_what_a_cold_start_sees(name: str) -> None:
+    environment = {**twins.ENVIRONMENT, **ENVIRONMENTS[name]}
+    cold, forked = twins.both(
+        WITNESS, "a", "ü", environment=environment, cwd="/usr", stdin=b"x\r\ny"
+    )
+    assert differences(cold.json(), forked.json()) == {}
+
+
+def test_a_relative_script_sees_what_a_cold_start_sees(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "w.py").write_bytes(Path(WITNESS).read_bytes())
+    (tmp_path / "sub" / "link.py").symlink_to("../w.py")
+    for program in ("w.py", "./w.py", "sub/../w.py", "sub/link.py"):
+        cold, forked = twins.both(program, cwd=str(tmp_path))
+        assert differences(cold.json(), forked.json()) == {}, program
+
+
+def test_a_module_sees_what_a_cold_start_sees(tmp_path: Path) -> None:
+    package = tmp_path / "pkg"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "__main__.py").write_bytes(Path(WITNESS).read_bytes())
+    (tmp_path / "w.py").write_bytes(Path(WITNESS).read_bytes())
+    for module in ("pkg", "w", "pkg.__main__"):
+        cold, forked = twins.both("-m", module, "x", cwd=str(tmp_path))
+        assert differences(cold.json(), forked.json()) == {}, module
+
+
+def test_a_zip_file_sees_what_a_cold_start_sees(tmp_path: Path) -> None:
+    import zipfile
+
+    archive = tmp_path / "app.py"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.write(WITNESS, "__main__.py")
+    cold, forked = twins.both(str(archive), "x")
+    assert differences(cold.json(), forked.json()) == {}
+
+
+def test_sys_modules_holds_a_cold_starts_first_and_none_of_ours() -> None:
+    cold, forked = (t.json()["sys.modules"] for t in twins.both(WITNESS))
+    assert forked[: len(cold)] == cold
+    assert not [name for name in forked if name.partition(".")[0] == "isolauncher"]
+    assert not {"pyroute2", "prctl", "_prctl", "dis_", "cffi"} & set(forked)
