@@ -108,7 +108,11 @@ def ask(
 ) -> Iterator[dict[str, object]]:
     """Ask one question and yield every message of the answer."""
     with connect(path) as sock:
-        wire.send(sock, message)
+        try:
+            wire.send(sock, message)
+        except WireError as error:
+            if error.code != "wire-closed":  # else why it hung up is to be read
+                raise
         while True:
             try:
                 reply = wire.recv(sock).fields
@@ -322,8 +326,13 @@ class _Conversation:
     def _forward(self) -> None:
         while self.listening and self.waiting and self.sock is not None:
             message = {"verb": "signal", "signal": self.waiting[0]}
-            if not wire.try_send(self.sock, message):
-                return
+            try:
+                if not wire.try_send(self.sock, message):
+                    return
+            except WireError as error:
+                if error.code != "wire-closed":
+                    raise
+                return  # its last words are still to be read; then comes the end
             del self.waiting[0]
 
     def _lose(self) -> None:
@@ -369,7 +378,7 @@ class _Conversation:
         except WireError as error:
             if error.code != "wire-closed":
                 raise
-            self._lose()
+            # Read next: either why it was refused, or that it has gone again.
 
 
 class _Signals:

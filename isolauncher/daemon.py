@@ -38,7 +38,7 @@ from .errors import (
 )
 from .identity import Ledger
 from .launch import Activity
-from .log import Log
+from .log import JOURNAL, Log
 from .policy.load import PolicyStore
 from .request import Attach, Caller, Ps, Request, Signal, Stats, Stop, parse
 from .request import parse_signal as read_signal
@@ -378,12 +378,12 @@ class Daemon:
             raise RequestError(
                 "no message came in time", code="request-timeout"
             ) from None
+        received = list(message.fds)
         try:
-            asked = parse(message.fields, len(message.fds))
+            asked = parse(message.fields, len(received))
             match asked:
                 case Request():
-                    fds = dict(zip(asked.descriptors, message.fds, strict=True))
-                    await self._run(channel, asked, fds, message, caller, received_us)
+                    await self._run(channel, asked, received, caller, received_us)
                 case Attach():
                     await self._attach(channel, asked, caller)
                 case Ps():
@@ -397,17 +397,18 @@ class Daemon:
                 case _:
                     assert_never(asked)
         finally:
-            message.close()
+            wire.close_all(received)
 
     async def _run(
         self,
         channel: Channel,
         request: Request,
-        fds: Mapping[str, int],
-        message: wire.Message,
+        received: list[int],
         caller: Caller,
         received_us: int,
     ) -> None:
+        """``received``: the request's descriptors, taken out once they are closed."""
+        fds = dict(zip(request.descriptors, received, strict=True))
         launching = asyncio.create_task(
             launch.launch(self, request, fds, caller, received_us)
         )
@@ -429,7 +430,9 @@ class Daemon:
             activity = launching.result()
         finally:
             watching.cancel()
-        message.close()
+        # The activity has its own by now: a pipe's reader must see its end.
+        wire.close_all(received)
+        received.clear()
         self.log.event(
             "launched",
             id=activity.id,
@@ -591,7 +594,7 @@ def main(config: Config) -> int:
 
 
 async def _serve(config: Config, listener: socket.socket) -> None:
-    daemon = Daemon(config, log=Log())
+    daemon = Daemon(config, log=Log(journal=_journal()))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, daemon.closing.set)
@@ -605,6 +608,11 @@ async def _serve(config: Config, listener: socket.socket) -> None:
         await daemon.close()
 
 
+def _journal() -> str:
+    """Where the log goes; ISOLAUNCHER_LOG=stderr keeps it out of the journal."""
+    return "" if os.environ.get("ISOLAUNCHER_LOG") == "stderr" else JOURNAL
+
+
 async def _warm(daemon: Daemon) -> None:
     """Zygotes before the first launch; a failure is told again by that launch."""
     for name in ("python", pool.BARE):
@@ -612,6 +620,7 @@ async def _warm(daemon: Daemon) -> None:
             await daemon.pool.zygote(name)
         except IsolauncherError as e:
             daemon.log.event("zygote-failed", set=name, message=e.message)
+    daemon.log.event("zygotes-ready")
 
 
 def _directories(config: Config) -> None:

@@ -16,13 +16,14 @@ JOURNAL = "/run/systemd/journal/socket"
 
 
 class Log:
-    """``always_stderr``: also when the journal takes the lines (``--standalone``)."""
+    """``journal`` empty: standard error only. ``quiet``: nothing at all."""
 
     def __init__(self, *, journal: str = JOURNAL, quiet: bool = False) -> None:
         self._quiet = quiet
         self._journal: socket.socket | None = None
-        if os.path.exists(journal) and not quiet:
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        if journal and os.path.exists(journal) and not quiet:
+            kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC
+            sock = socket.socket(socket.AF_UNIX, kind)
             try:
                 sock.connect(journal)
             except OSError:

@@ -29,6 +29,9 @@ Actor = Literal["init", "stem"]
 INIT_UID = 70000
 """Every sandbox's PID 1 ends as this uid; no activity ever gets it."""
 
+PYTHON = "/usr/bin/python3"
+"""The interpreter of zygotes, and of scripts in the exec tier."""
+
 OOM_SCORE_ADJ = 200
 """Activities go before the desktop that shows them (proc(5), oom_score_adj)."""
 
@@ -713,9 +716,15 @@ def build(
         NoNestedUserNamespaces(),
         BecomeUser(uid=person.inner_uid, gid=person.inner_gid),
         ShowAs(
-            argv=start.argv,
+            # What `python3 PROGRAM` would show; any other program shows itself when
+            # it is exec'ed.
+            argv=(
+                PYTHON,
+                *(("-m",) if start.program_kind == "module" else ()),
+                *start.argv,
+            ),
             environ=tuple(f"{k}={v}" for k, v in start.environment),
-            name=posixpath.basename(start.argv[0])[:15],
+            name=posixpath.basename(PYTHON),
         ),
         DropCapabilities(),
         Dumpable(),

@@ -217,9 +217,7 @@ def _receive(
     if credentials:
         space += socket.CMSG_SPACE(_UCRED.size)
     try:
-        data, ancillary, got, _ = sock.recvmsg(
-            MAX_MESSAGE + 1, space, flags | socket.MSG_CMSG_CLOEXEC
-        )
+        data, ancillary, got, _ = _packet(sock, space, flags)
     except (BlockingIOError, TimeoutError):
         return None
     except OSError as error:
@@ -269,6 +267,18 @@ def _receive(
     except BaseException:
         close_all(fds)
         raise
+
+
+def _packet(
+    sock: socket.socket, space: int, flags: int
+) -> tuple[bytes, list[tuple[int, int, bytes]], int, object]:
+    flags |= socket.MSG_CMSG_CLOEXEC
+    try:
+        return sock.recvmsg(MAX_MESSAGE + 1, space, flags)
+    except ConnectionResetError:
+        # A peer that hung up with mail unread: the kernel says so once, ahead of
+        # what the peer has sent, which may be why it hung up.
+        return sock.recvmsg(MAX_MESSAGE + 1, space, flags)
 
 
 def _refuse_depth(data: bytes) -> None:

@@ -24,6 +24,7 @@ _KINDS = {
     "DIR": "directories",
     "ID": "ids",
     "PROGRAM": "program",
+    "NAME|FILE|BUNDLE": "policies",
 }
 
 

@@ -89,6 +89,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_status
     except KeyboardInterrupt:
         return 130
+    except ImportError as error:
+        tell(
+            f"this interpreter ({sys.executable}) lacks {error.name}: {error} "
+            "(see `isolauncher doctor`)  [import-failed]"
+        )
+        return COULD_NOT_LAUNCH
     except BrokenPipeError:
         # The reader of our output is gone; without this the interpreter would
         # complain once more while it flushes at exit.

@@ -182,10 +182,11 @@ def _standalone() -> tuple[socket.socket, int]:
             code="standalone-not-root",
             hint="use sudo, or leave it out where the daemon runs",
         )
+    # The range of uids holds for it too, so it reads the daemon's configuration.
+    from ..config import load
     from ..daemon import start_standalone
 
-    pair: tuple[socket.socket, int] = start_standalone()
-    return pair
+    return start_standalone(load())
 
 
 def _with_hint(end: client.End, args: argparse.Namespace) -> client.End:

@@ -110,7 +110,7 @@ def plain(node: Node) -> object:
 
 
 class _Stop(Exception):
-    """This statement cannot be read; ``resume``: where the next one begins, if known."""
+    """This statement cannot be read; ``resume``: where the next one may begin."""
 
     def __init__(
         self, pos: int, message: str, hint: str = "", *, resume: int | None = None

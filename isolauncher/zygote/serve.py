@@ -29,8 +29,6 @@ from isolauncher.zygote.handover import Pristine, World, signals, streams
 
 NOBODY = 65534
 BARE = "bare"
-PYTHON = "/usr/bin/python3"
-
 Cold = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
 KernelMaker = Callable[[], kernel.Kernel]
 
@@ -87,9 +85,10 @@ def _preload(
     world = handover.settle(report.world)
     unfit = {e.name: "; ".join(e.faults) for e in report.unfit}
     traces = preload.scan_identity(preload.own_values(), world.visible)
-    files = preload.fingerprint(pristine).to_bytes()
     kernel.set_effective_ids(0)
     os.setresgid(-1, 0, -1)
+    # As root again: our own files may lie where nobody may look.
+    files = preload.fingerprint(pristine).to_bytes()
     streams.before_fork()
     # Init reaps its own; ours are reaped by the kernel.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -172,8 +171,8 @@ def _hand_over(waiting: init.Stem, world: World) -> program.Prepared:
             _execute(channel, path, [start.argv[0], *arguments], environment, why)
         if why or start.tier == "exec":
             words = ["-m", shown] if kind == "module" else [shown]
-            argv = [PYTHON, *words, *arguments]
-            _execute(channel, PYTHON, argv, environment, why)
+            argv = [plan.PYTHON, *words, *arguments]
+            _execute(channel, plan.PYTHON, argv, environment, why)
         told = handover.Start(
             kind="module" if kind == "module" else "script",
             program=shown,

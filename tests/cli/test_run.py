@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import socket
 import stat
@@ -20,6 +21,7 @@ from support.powers import need, root
 from isolauncher import client
 from isolauncher.cli import main as main_module
 from isolauncher.cli import run as run_module
+from isolauncher.config import Config
 
 from .fakedaemon import PATIENCE, Client, Connection, FakeDaemon, Handler, closed
 
@@ -416,6 +418,40 @@ def test_a_launch_that_is_interrupted_is_given_up(at: Path, name: str) -> None:
     assert "[client-interrupted]" in err
 
 
+def test_a_daemon_that_refuses_unread_is_heard(at: Path) -> None:
+    """It hangs up with our message in its queue, which resets the connection."""
+
+    def handler(connection: Connection) -> None:
+        hello, _, _ = select.select([connection.sock], [], [], PATIENCE)
+        assert hello
+        connection.say(event="refused", code="caller-is-activity", message="not you")
+
+    with FakeDaemon(at, handler, handler):
+        for words in (("run", "x"), ("ps",)):
+            with Client(at, *words) as command:
+                status, _, err = command.finish()
+            assert status == 125
+            assert "[caller-is-activity]" in err
+
+
+def test_an_end_that_is_on_its_way_outruns_a_signal(at: Path) -> None:
+    """The signal finds the connection closed; the status is read all the same."""
+    asked, sent = threading.Event(), threading.Event()
+
+    def handler(connection: Connection) -> None:
+        connection.launch()
+        asked.set()
+        assert sent.wait(PATIENCE)
+        connection.started()
+        connection.say(event="exited", status=9, signal=None)
+
+    with FakeDaemon(at, handler), Client(at, "run", "x") as command:
+        assert asked.wait(PATIENCE)
+        command.signal("USR1")
+        sent.set()
+        assert command.finish() == (9, "", "")
+
+
 def test_a_daemon_that_dies_during_the_launch_is_125(at: Path) -> None:
     def handler(connection: Connection) -> None:
         connection.launch()
@@ -662,7 +698,7 @@ class Standalone:
     """What isolauncher.daemon gives: the other end of a socketpair, in a child."""
 
     @staticmethod
-    def start_standalone() -> tuple[socket.socket, int]:
+    def start_standalone(config: Config) -> tuple[socket.socket, int]:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         child = os.fork()
         if child == 0:

@@ -189,9 +189,11 @@ def test_the_end_of_the_connection_is_told_apart_from_no_message_yet(
     assert caught.value.code == "wire-closed"
 
 
-def test_a_peer_that_leaves_unread_mail_has_closed(pair: Pair) -> None:
+def test_the_last_words_of_a_peer_that_left_mail_unread_are_read(pair: Pair) -> None:
     wire.send(pair[0], {"unread": True})
+    wire.send(pair[1], {"last": "words"})
     pair[1].close()
+    assert wire.recv(pair[0]).fields == {"last": "words"}
     with pytest.raises(WireError) as caught:
         wire.recv(pair[0])
     assert caught.value.code == "wire-closed"

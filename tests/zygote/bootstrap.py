@@ -4,8 +4,8 @@
 Started as the real one is. Its one argument is a JSON file: ``start`` (the fields of
 `Start`), ``preload``, ``path`` (more entries of sys.path for planted modules),
 ``plant`` (code run in the zygote before it settles: what it spoils the hand-over must
-mend), ``without`` (modules of the hand-over left out), ``late`` (code run in the child
-after the hand-over). The child's status is passed on.
+mend), ``without`` (modules of the hand-over left out), ``children`` (how many, one after the
+other). The last child's status is passed on.
 """
 
 import sys
@@ -43,17 +43,16 @@ def zygote():
     )
     if report.unfit:
         raise SystemExit(f"unfit: {report.unfit}")
-    if told.get("early_plant"):
-        exec(told["early_plant"], {})  # noqa: S102
-    without = told.get("without", [])
-    handover.ORDER = tuple(
-        module
-        for module in handover.ORDER
-        if module.__name__.rpartition(".")[2] not in without
-    )
-    world = handover.settle(report.world)
     if told.get("plant"):
         exec(told["plant"], {})  # noqa: S102
+    without = told.get("without", [])
+    for module in handover.ORDER:
+        if module.__name__.rpartition(".")[2] in without:
+            module.apply = lambda start, world: None
+            # This one's only counts, and without its count there is no hand-over.
+            if hasattr(module, "settle") and module is not handover.modules:
+                del module.settle
+    world = handover.settle(report.world)
     gc.collect()
     gc.freeze()
     fields = told["start"]

@@ -1,0 +1,344 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A real daemon for a test, what it leaves behind, and callers of any uid.
+
+`Service` runs ``isolauncher daemon`` in directories of its own; `Service.run` is the
+command ``isolauncher run`` as a uid; `Leftovers` compares the machine before and
+after: processes, mounts, cgroups, ledger, files in the run directory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from isolauncher import wire
+
+TOP = Path(__file__).resolve().parents[2]
+COMMAND = (sys.executable, "-m", "isolauncher")
+PATIENCE_S = 60
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that has ended. ``report`` is --report's, None without one."""
+
+    status: int
+    out: bytes
+    err: bytes
+    report: dict[str, object] | None = None
+
+    @property
+    def text(self) -> str:
+        return self.out.decode("utf-8", "replace")
+
+    @property
+    def errors(self) -> str:
+        return self.err.decode("utf-8", "replace")
+
+
+@dataclass
+class Service:
+    """One daemon with its own socket, run, state and policy directories.
+
+    ``command`` may start another program that is a daemon (one with a spoilt kernel).
+    """
+
+    top: Path
+    command: Sequence[str] = (*COMMAND, "daemon")
+    environment: Mapping[str, str] = field(default_factory=dict)
+    config: str = ""
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def socket(self) -> Path:
+        return self.run_dir / "socket"
+
+    @property
+    def run_dir(self) -> Path:
+        return self.top / "run"
+
+    @property
+    def state_dir(self) -> Path:
+        return self.top / "state"
+
+    @property
+    def policies(self) -> Path:
+        return self.top / "policies"
+
+    @property
+    def log(self) -> str:
+        return (self.top / "log").read_text(errors="replace")
+
+    def policy(self, name: str, text: str) -> str:
+        """Write an administrator's policy and return its name."""
+        (self.policies / f"{name}.toml").write_text(text)
+        return name
+
+    def start(self) -> None:
+        """Start, and return when it serves and its zygotes are up."""
+        for directory in (self.run_dir, self.state_dir, self.policies):
+            directory.mkdir(mode=0o755, exist_ok=True)
+        already = self._log_size()
+        words = [
+            *self.command,
+            *("--socket", str(self.socket), "--state-dir", str(self.state_dir)),
+            *("--policy-dir", str(self.policies)),
+        ]
+        if self.config:
+            path = self.top / "isolauncher.toml"
+            path.write_text(self.config)
+            words += ["--config", str(path)]
+        with open(self.top / "log", "ab") as log:
+            self.process = subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=TOP,
+                env={
+                    **{k: v for k, v in os.environ.items() if k != "NOTIFY_SOCKET"},
+                    "ISOLAUNCHER_LOG": "stderr",
+                    **self.environment,
+                },
+            )
+        self.wait_for_log("serving", since=already)
+        self.wait_for_log("zygotes-ready", since=already)
+
+    def _log_size(self) -> int:
+        try:
+            return (self.top / "log").stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def wait_for_log(self, word: str, *, since: int = 0) -> str:
+        """Wait until the log has a line with ``word``; the text from ``since`` on."""
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            text = (self.top / "log").read_bytes()[since:].decode("utf-8", "replace")
+            if word in text:
+                return text
+            if self.process is not None and self.process.poll() is not None:
+                raise AssertionError(f"the daemon ended: {text}")
+            # A plain file cannot be waited for; its writer is another process.
+            select.select([], [], [], 0.01)
+        raise AssertionError(f"{word!r} did not come: {text}")
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        if self.process is None:
+            return
+        self.process.send_signal(number)
+        self.process.wait(PATIENCE_S)
+        self.process = None
+
+    def client(self) -> socket.socket:
+        """A raw connection, for tests that speak the protocol themselves."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        sock.settimeout(PATIENCE_S)
+        sock.connect(str(self.socket))
+        return sock
+
+    def ask(self, message: Mapping[str, object]) -> dict[str, object]:
+        with self.client() as sock:
+            wire.send(sock, message)
+            return wire.recv(sock).fields
+
+    def start_client(
+        self,
+        *words: str,
+        uid: int = 0,
+        stdin: object = subprocess.DEVNULL,
+        cwd: str | Path = "/",
+        environment: Mapping[str, str] | None = None,
+        prepare: Callable[[], None] | None = None,
+    ) -> subprocess.Popen[bytes]:
+        """``isolauncher WORDS…`` as ``uid``, with pipes for its output."""
+        script = (
+            "import sys, os; sys.path.insert(0, sys.argv[1]); uid = int(sys.argv[2]);"
+            "from isolauncher.cli import main, run, ps, stop;"
+            "from isolauncher import client, daemon;"
+            "uid and (os.setgroups([]), os.setresgid(uid, uid, uid),"
+            " os.setresuid(uid, uid, uid));"
+            "os.chdir(sys.argv[3]);"
+            "sys.exit(main.main(sys.argv[4:]))"
+        )
+        return subprocess.Popen(
+            [sys.executable, "-c", script, str(TOP), str(uid), str(cwd), *words],
+            stdin=stdin,  # type: ignore[arg-type]
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={
+                "PATH": "/usr/bin:/bin",
+                "LANG": "C.UTF-8",
+                **(environment or {}),
+                "ISOLAUNCHER_SOCKET": str(self.socket),
+            },
+            preexec_fn=prepare,
+        )
+
+    def isolauncher(
+        self, *words: str, input: bytes | None = None, **keywords: object
+    ) -> Finished:
+        if input is not None:
+            keywords["stdin"] = subprocess.PIPE
+        process = self.start_client(*words, **keywords)  # type: ignore[arg-type]
+        try:
+            out, err = process.communicate(input, timeout=PATIENCE_S)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        return Finished(process.returncode, out, err)
+
+    def run(self, *words: str, **keywords: object) -> Finished:
+        """``isolauncher run --report … WORDS…``; the report is read and removed."""
+        with tempfile.TemporaryDirectory() as place:
+            os.chmod(place, 0o777)  # noqa: S103 - the caller may be any uid
+            path = f"{place}/report"
+            done = self.isolauncher("run", "--report", path, *words, **keywords)  # type: ignore[arg-type]
+            report = None
+            if os.path.exists(path):
+                report = json.loads(Path(path).read_text())
+        return Finished(done.status, done.out, done.err, report)
+
+    def script(self, name: str, source: str) -> str:
+        """A world-readable script in a directory everyone may enter; its path."""
+        place = self.top / "programs"
+        place.mkdir(exist_ok=True)
+        path = place / name
+        path.write_text(source)
+        return str(path)
+
+
+@contextmanager
+def service(
+    *,
+    command: Sequence[str] = (*COMMAND, "daemon"),
+    environment: Mapping[str, str] | None = None,
+    config: str = "",
+) -> Iterator[Service]:
+    """A started daemon in a fresh directory; stopped, and looked after, at the end."""
+    # Not pytest's own directory: that one is 0700, and callers of any uid come here.
+    top = Path(tempfile.mkdtemp(prefix="isolauncher-", dir="/tmp"))  # noqa: S108
+    top.chmod(0o755)
+    made = Service(
+        top=top, command=command, environment=environment or {}, config=config
+    )
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop(signal.SIGTERM)
+        for name in os.listdir(made.run_dir / "activities"):
+            _kill_recorded(made.run_dir / "activities" / name)
+        shutil.rmtree(top)
+
+
+def _kill_recorded(path: Path) -> None:
+    """An activity outlives its daemon; after a test it must not."""
+    for line in path.read_text().splitlines():
+        event = json.loads(line)
+        if event.get("event") == "forked":
+            try:
+                os.kill(int(event["init_pid"]), signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+
+
+@dataclass(frozen=True)
+class Leftovers:
+    """What a launch could leave on the machine, as sets to compare."""
+
+    processes: frozenset[str]
+    mounts: frozenset[str]
+    cgroups: frozenset[str]
+    namespaces: frozenset[str]
+    records: frozenset[str]
+    leases: frozenset[str]
+
+    @classmethod
+    def now(cls, where: Service) -> Leftovers:
+        return cls(
+            processes=frozenset(_sandbox_processes(where)),
+            mounts=frozenset(Path("/proc/self/mountinfo").read_text().splitlines()),
+            cgroups=frozenset(_cgroups()),
+            namespaces=frozenset(_namespaces(where)),
+            records=frozenset(os.listdir(where.run_dir / "activities")),
+            leases=frozenset(_files(where.state_dir / "identity" / "uids")),
+        )
+
+
+def _files(directory: Path) -> Iterator[str]:
+    if directory.is_dir():
+        yield from os.listdir(directory)
+
+
+def _pids_below(pid: int) -> Iterator[int]:
+    children: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                stat = Path(f"/proc/{name}/stat").read_text()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            parent = int(stat.rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(name))
+    todo = [pid]
+    while todo:
+        for child in children.get(todo.pop(), ()):
+            yield child
+            todo.append(child)
+
+
+def _sandbox_processes(where: Service) -> Iterator[str]:
+    """What the daemon and its zygotes have below them, zygotes themselves left out."""
+    if where.process is None:
+        return
+    for pid in _pids_below(where.process.pid):
+        try:
+            title = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if b"zygote(" not in title:
+            yield str(pid)
+
+
+def _cgroups() -> Iterator[str]:
+    for directory, names, _ in os.walk("/sys/fs/cgroup"):
+        for name in names:
+            path = os.path.join(directory, name)
+            # Its own directory belongs to the daemon; below it are the activities'.
+            if "isolauncher" in directory and "process_api" not in path:
+                yield path
+
+
+def _namespaces(where: Service) -> Iterator[str]:
+    if where.process is None:
+        return
+    for pid in (where.process.pid, *_pids_below(where.process.pid)):
+        for kind in ("mnt", "net", "user", "pid"):
+            try:
+                yield os.readlink(f"/proc/{pid}/ns/{kind}")
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+
+
+def nothing_left(where: Service, before: Leftovers) -> None:
+    """Assert that the machine is as before; waits for what the kernel does after."""
+    deadline = time.monotonic() + 10
+    while (now := Leftovers.now(where)) != before and time.monotonic() < deadline:
+        select.select([], [], [], 0.02)
+    for name in Leftovers.__dataclass_fields__:
+        was, is_ = getattr(before, name), getattr(now, name)
+        assert is_ == was, f"{name}: left {is_ - was}, gone {was - is_}"

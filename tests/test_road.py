@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The road walked: one program, each tier, its status, and nothing left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from support.daemons import Leftovers, Service, nothing_left, service
+from support.powers import need, sandboxes
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[Service]:
+    need(sandboxes())
+    with service() as made:
+        yield made
+
+
+@pytest.mark.parametrize("tier", ["fork", "exec"])
+@pytest.mark.parametrize("uid", [0, 12345])
+@pytest.mark.parametrize("status", [0, 3, 77])
+def test_a_script_ends_with_its_own_status(
+    daemon: Service, tier: str, uid: int, status: int
+) -> None:
+    before = Leftovers.now(daemon)
+    script = daemon.script("status.py", "import sys; sys.exit(int(sys.argv[1]))")
+    done = daemon.run("--tier", tier, "--", script, str(status), uid=uid)
+    assert (done.status, done.err) == (status, b"")
+    assert done.report is not None
+    assert done.report["activity"]["tier"] == tier
+    assert done.report["exit"] == {"status": status, "signal": None}
+    nothing_left(daemon, before)

@@ -1,0 +1,381 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Each hazard of preloading has a remedy, and a test that fails without it.
+
+A zygote is spoilt by hand (``plant``), the program asks; with the hand-over it sees
+what a cold start sees, and with the one module taken out it does not.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from . import twins
+
+
+@dataclass(frozen=True)
+class Row:
+    module: str
+    program: str
+    plant: str = ""
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+ROWS = {
+    "H5-environment-of-the-zygote": Row(
+        "environment",
+        "import ctypes; g = ctypes.CDLL(None).getenv; g.restype = ctypes.c_char_p\n"
+        "import os; print(g(b'PAD'), os.environ.get('PAD'), g(b'LANG'))",
+    ),
+    "H19-value-read-while-importing": Row(
+        "environment", "import os; print(os.path.expanduser('~'))"
+    ),
+    "H20-directory-noted-by-multiprocessing": Row(
+        "environment",
+        "import multiprocessing.process as p; print(p.ORIGINAL_DIR)",
+    ),
+    "H13-time-zone": Row(
+        "locale_time",
+        "import time; print(time.tzname, time.localtime(0).tm_hour)",
+        environment={"TZ": "Asia/Kathmandu"},
+    ),
+    "H14-locale": Row(
+        "locale_time",
+        "import locale; print(locale.setlocale(locale.LC_ALL, None))",
+        plant="import locale; locale.setlocale(locale.LC_ALL, 'POSIX')",
+    ),
+    "H14-gettext": Row(
+        "locale_time",
+        "import gettext; print(gettext.textdomain(), gettext._translations)",
+        plant="import gettext; gettext.textdomain('zygote')\n"
+        "gettext._translations['key'] = 'stale'",
+    ),
+    "H12-temporary-directory": Row(
+        "randomness",
+        "import tempfile; print(tempfile.gettempdir())",
+        plant="import tempfile; tempfile.tempdir = '/nonexistent'",
+        environment={"TMPDIR": "/var/tmp"},
+    ),
+    "H8-uuid-node": Row(
+        "randomness",
+        "import uuid; print(uuid._node, uuid._last_timestamp)",
+        plant="import uuid; uuid.getnode(); uuid._last_timestamp = 5",
+    ),
+    "H16-host-name": Row(
+        "stdlib_caches",
+        "import platform; print(platform.node())",
+        plant="import platform\n"
+        "platform._uname_cache = platform.uname_result('L', 'old', 'r', 'v', 'm')",
+    ),
+    "H24-logging": Row(
+        "stdlib_caches",
+        "import logging; print(logging.root.handlers, logging.root.level)\n"
+        "print(len(logging._handlerList))",
+        plant="import logging; logging.basicConfig(level=0)",
+    ),
+    "H24-start-of-logging": Row(
+        "stdlib_caches",
+        "import logging, time; print(time.time() - logging._startTime < 60)",
+        plant="import logging; logging._startTime = 0",
+    ),
+    "H28-event-loop-policy": Row(
+        "stdlib_caches",
+        "import asyncio.events as e; print(e._event_loop_policy)",
+        plant="import asyncio; asyncio.get_event_loop_policy()",
+    ),
+    "H39-urllib-opener": Row(
+        "stdlib_caches",
+        "import urllib.request as r; print(r._opener, r._thishost)",
+        plant="import urllib.request as r; r.install_opener('zygote')\n"
+        "r._thishost = 'old'",
+    ),
+    "H39-sysconfig": Row(
+        "stdlib_caches",
+        "import sysconfig; print(sysconfig.get_config_var('userbase'))",
+        plant="import sysconfig; sysconfig.get_config_vars()",
+        environment={"HOME": "/var"},
+    ),
+    "H27-socket-timeout": Row(
+        "stdlib_caches",
+        "import socket; print(socket.getdefaulttimeout())",
+        plant="import socket; socket.setdefaulttimeout(3)",
+    ),
+    "H39-mime-types": Row(
+        "stdlib_caches",
+        "import mimetypes; print(mimetypes.inited)",
+        plant="import mimetypes; mimetypes.init()",
+    ),
+    "H1-thread-names": Row(
+        "stdlib_caches",
+        "import threading; print(threading.Thread().name)",
+        plant="import threading; threading.Thread()",
+    ),
+    "H25-handlers": Row(
+        "signals",
+        "import signal; print([signal.getsignal(n) for n in signal.valid_signals()])",
+        plant="import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "signal.signal(signal.SIGINT, signal.SIG_DFL)\n"
+        "signal.signal(signal.SIGPIPE, signal.SIG_DFL)",
+    ),
+    "H25-mask": Row(
+        "signals",
+        "print([l for l in open('/proc/self/status') if l.startswith('Sig')][1:])",
+        plant="import signal; signal.pthread_sigmask(signal.SIG_BLOCK, {2, 15})",
+    ),
+    "H25-wakeup-descriptor": Row(
+        "signals",
+        "import signal; print(signal.set_wakeup_fd(-1))",
+        plant="import os, signal; r, w = os.pipe(); os.set_blocking(w, False)\n"
+        "signal.set_wakeup_fd(w)",
+    ),
+    "H23-streams": Row(
+        "streams",
+        "import sys; print(sys.stdout.errors, sys.stdin is sys.__stdin__)",
+        plant="import sys; sys.stdout.reconfigure(errors='replace'); sys.stdin = 0",
+    ),
+    "H20-arguments": Row("interpreter", "import sys; print(sys.argv, sys.orig_argv)"),
+    "H20-search-path": Row("interpreter", "import sys; print(sys.path)"),
+    "H17-path-caches": Row(
+        "interpreter",
+        "import sys; print(sys.path_importer_cache.get('/var'))",
+        plant="import sys; sys.path_importer_cache['/var'] = 'stale'",
+    ),
+    "H20-hooks": Row(
+        "interpreter",
+        "import sys; print(sys.excepthook, sys.displayhook)",
+        plant="import sys; sys.excepthook = sys.displayhook = print",
+    ),
+    "H20-warning-filters": Row(
+        "interpreter",
+        "import warnings; print(warnings.filters)",
+        plant="import warnings; warnings.simplefilter('ignore')",
+    ),
+    "H20-recursion-limit": Row(
+        "interpreter",
+        "import sys; print(sys.getrecursionlimit())",
+        plant="import sys; sys.setrecursionlimit(5000)",
+    ),
+    "H34-gc": Row(
+        "interpreter",
+        "import gc; print(gc.isenabled(), gc.get_threshold())",
+        plant="import gc; gc.disable(); gc.set_threshold(1, 1, 1)",
+    ),
+    "H1-native-thread-id": Row(
+        "interpreter",
+        "import threading, os\n"
+        "print(threading.main_thread().native_id == os.getpid())",
+    ),
+    "H22-exit-handlers": Row(
+        "exits",
+        "import atexit; atexit.register(print, 'mine')",
+        plant="import atexit; atexit.register(print, 'of the zygote')",
+    ),
+    "H20-our-modules": Row(
+        "modules",
+        "import sys; print('isolauncher.zygote.handover' in sys.modules)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_remedy_makes_it_a_cold_start_and_its_absence_does_not(
+    name: str, tmp_path: Path
+) -> None:
+    row = ROWS[name]
+    script = tmp_path / "program.py"
+    script.write_text(row.program)
+    how: dict[str, Any] = {
+        "environment": {**twins.ENVIRONMENT, "HOME": "/usr", **row.environment},
+        "cwd": str(tmp_path),
+    }
+    cold = twins.cold(str(script), **how)
+    assert cold.status == 0, cold.err
+    mended = twins.forked(str(script), plant=row.plant, **how)
+    assert mended == cold
+    spoilt = twins.forked(str(script), plant=row.plant, without=[row.module], **how)
+    assert spoilt != cold, "the remedy is not what makes them equal"
+
+
+def test_h15_user_site_is_the_programs_and_its_pth_files_run(tmp_path: Path) -> None:
+    site = tmp_path / ".local/lib/python3.11/site-packages"
+    site.mkdir(parents=True)
+    (site / "mine.py").write_text("x = 5")
+    (tmp_path / "more").mkdir()
+    (site / "a.pth").write_text(f"{tmp_path}/more\nimport sys; sys.seen = 'pth'\n")
+    script = tmp_path / "p.py"
+    script.write_text(
+        "import site, sys, mine\n"
+        "print(mine.x, sys.seen, sys.path, site.USER_SITE, site.USER_BASE)"
+    )
+    how: dict[str, Any] = {"environment": {**twins.ENVIRONMENT, "HOME": str(tmp_path)}}
+    cold = twins.cold(str(script), **how)
+    assert cold.status == 0, cold.err
+    assert twins.forked(str(script), **how) == cold
+    assert twins.forked(str(script), without=["interpreter"], **how) != cold
+
+
+SIBLING = """
+import json, multiprocessing, multiprocessing.synchronize, os, random, secrets
+import tempfile, uuid
+print(json.dumps({
+    "random": random.random(),
+    "uuid4": str(uuid.uuid4()),
+    "secrets": secrets.token_hex(),
+    "authkey": multiprocessing.current_process().authkey.hex(),
+    "temporary name": next(tempfile._get_candidate_names()),
+    "semaphore name": multiprocessing.synchronize.SemLock._make_name(),
+    "urandom": os.urandom(8).hex(),
+    "private": __import__("numpy.random").random.draw(),
+}))
+"""
+
+
+def siblings(tmp_path: Path, **told: Any) -> list[dict[str, object]]:
+    package = tmp_path / "planted" / "numpy"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "random.py").write_text(
+        "from random import Random\n_own = Random(1)\n"
+        "seed, draw = _own.seed, _own.random\n"
+    )
+    script = tmp_path / "p.py"
+    script.write_text(
+        f"import sys; sys.path.append({str(tmp_path / 'planted')!r})\n" + SIBLING
+    )
+    from isolauncher.zygote.sets import PYTHON
+
+    ended = twins.forked(
+        str(script),
+        children=2,
+        preload=[*PYTHON, "numpy.random"],
+        path=[str(tmp_path / "planted")],
+        **told,
+    )
+    assert ended.status == 0, ended.err
+    found: list[dict[str, object]] = [json.loads(x) for x in ended.out.splitlines()]
+    assert len(found) == 2
+    return found
+
+
+@pytest.mark.parametrize(
+    "plant",
+    ["", "import tempfile; next(tempfile._get_candidate_names())"],
+    ids=["untouched", "names-drawn-by-the-zygote"],
+)
+def test_h7_h8_h11_siblings_draw_nothing_alike(tmp_path: Path, plant: str) -> None:
+    one, other = siblings(tmp_path, plant=plant)
+    assert not [name for name in one if one[name] == other[name]]
+
+
+def test_h7_h11_without_randomness_siblings_share(tmp_path: Path) -> None:
+    one, other = siblings(tmp_path, without=["randomness"])
+    shared = {name for name in one if one[name] == other[name]}
+    assert {"authkey", "private"} <= shared
+
+
+def test_h26_an_execed_program_gets_default_signals() -> None:
+    code = (
+        "import sys, os; sys.path.insert(0, sys.argv[1])\n"
+        "from isolauncher.zygote.handover import signals\n"
+        "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, {2})\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "if sys.argv[2] == 'yes': signals.for_exec()\n"
+        "os.execv('/bin/grep', ['grep', '-E', 'Sig(Blk|Ign)', '/proc/self/status'])"
+    )
+    top = str(twins.BOOTSTRAP.parent.parent.parent)
+
+    def grep(mend: str) -> set[str]:
+        command = [twins.PYTHON, "-c", code, top, mend]
+        out = subprocess.run(command, capture_output=True, check=True).stdout.decode()
+        return {line.split()[1] for line in out.splitlines()}
+
+    assert grep("yes") == {"0" * 16}
+    assert grep("no") != {"0" * 16}
+
+
+def test_h27_sqlite_puts_its_files_where_the_program_says(tmp_path: Path) -> None:
+    script = tmp_path / "p.py"
+    script.write_text(
+        "import os, sqlite3\n"
+        "c = sqlite3.connect('')\n"
+        "c.execute('pragma cache_size = 1'); c.execute('create table t (x)')\n"
+        "c.executemany('insert into t values (?)', [('x' * 900,)] * 400)\n"
+        "c.commit()\n"
+        "names = [os.readlink(f'/proc/self/fd/{n}') for n in range(3, 9)\n"
+        "         if os.path.islink(f'/proc/self/fd/{n}')]\n"
+        "print([os.path.dirname(n) for n in names])"
+    )
+    place = tmp_path / "place"
+    place.mkdir()
+    environment = {**twins.ENVIRONMENT, "TMPDIR": str(place)}
+    cold = twins.cold(str(script), environment=environment)
+    assert str(place) in cold.out.decode()
+    assert twins.forked(str(script), environment=environment) == cold
+    spoilt = twins.forked(
+        str(script), environment=environment, without=["stdlib_caches"]
+    )
+    assert spoilt != cold
+
+
+CLASHES = {
+    "json.py": "import json; print(json.__file__, json.mine)",
+    "random.py": "import random, sys; print(random.__file__)\nimport tempfile",
+    # Preloaded `random` holds the standard library's bisect.
+    "bisect.py": "import random; print(random._bisect())",
+    "textwrap.py": "import argparse, textwrap; print(textwrap.mine)",
+    "site.py": "import site; print(site.__file__)",
+    "os.py": "import os; print(os.__file__)",
+    "sitecustomize.py": "import sitecustomize as s; print(s.__file__)",
+    "usercustomize.py": "import usercustomize as s; print(s.__file__)",
+    "encodings/__init__.py": "import encodings; print(encodings.__file__)",
+    "email/__init__.py": "import email; print(email.__file__)\n"
+    "try:\n import email.message\nexcept ImportError as e: print(e)",
+    # A directory that is no package gives way.
+    "http/data.txt": "import http.client; print(http.__file__)",
+    "threading.py": "import threading; print(threading.__file__)",
+    "token.py": "import tokenize; print(tokenize.token)",
+    "signal.py": "import signal; print(signal.__file__)",
+    "math.py": "import math; print(math)",
+    "time.py": "import time; print(time)",
+    "logging.py": "import logging; print(logging.__file__)",
+    "dataclasses.py": "import dataclasses; print(dataclasses.mine)",
+    "io.py": "import io; print(io.__file__)",
+}
+
+
+@pytest.mark.parametrize("name", CLASHES)
+@pytest.mark.parametrize("kind", ["script", "module"])
+def test_h18_a_programs_own_module_wins_as_in_a_cold_start(
+    tmp_path: Path, name: str, kind: str
+) -> None:
+    own = tmp_path / name
+    own.parent.mkdir(exist_ok=True)
+    # A cold start compiles it, a second run must not find it compiled differently.
+    own.write_text("mine = 5\ndef bisect(): return 'mine'\n")
+    (tmp_path / "program.py").write_text(CLASHES[name])
+    argv = ["program.py"] if kind == "script" else ["-m", "program"]
+    cold, forked = twins.both(*argv, cwd=str(tmp_path))
+    assert (forked.status, forked.out) == (cold.status, cold.out), forked.err
+    assert forked.err == cold.err
+
+
+def test_h18_without_the_rule_the_preloaded_module_would_win(tmp_path: Path) -> None:
+    (tmp_path / "json.py").write_text("mine = 5\n")
+    (tmp_path / "program.py").write_text("import json; print(json.__file__)")
+    cold = twins.cold("program.py", cwd=str(tmp_path))
+    spoilt = twins.forked("program.py", cwd=str(tmp_path), without=["modules"])
+    assert spoilt != cold
+
+
+def test_h18_bystanders_stay_preloaded(tmp_path: Path) -> None:
+    (tmp_path / "json.py").write_text("mine = 5\n")
+    (tmp_path / "program.py").write_text(
+        "import sys; m = sys.modules; print('json' in m, 'decimal' in m, 're' in m)"
+    )
+    forked = twins.forked("program.py", cwd=str(tmp_path))
+    assert forked.out == b"False True True\n"
