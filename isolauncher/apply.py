@@ -17,6 +17,7 @@ from typing import assert_never
 from . import plan
 from .errors import StepError
 from .kernel import (
+    CLONE_NEWUSER,
     MOUNT_ATTR_NODEV,
     MOUNT_ATTR_NOEXEC,
     MOUNT_ATTR_NOSUID,
@@ -24,7 +25,6 @@ from .kernel import (
     RESOLVE_IN_ROOT,
     RESOLVE_NO_MAGICLINKS,
     RESOLVE_NO_SYMLINKS,
-    CLONE_NEWUSER,
     Kernel,
 )
 
@@ -158,8 +158,8 @@ def _apply(step: plan.Step, c: Context) -> None:
             k.umask(step.umask)
         case plan.SetLimits():
             # Lowering needs no power; none is ever above what the daemon has.
-            for name, value in step.limits:
-                k.setrlimit(name, value, value)
+            for limit, number in step.limits:
+                k.setrlimit(limit, number, number)
         case plan.ClearGroups():
             k.setgroups(())
         case plan.NewUserNamespace():

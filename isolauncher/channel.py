@@ -32,7 +32,7 @@ class Channel:
 
 
 async def readable(fd: int) -> None:
-    """Until ``fd`` is readable; a pidfd is when its process has ended (pidfd_open(2))."""
+    """Until ``fd`` is readable, as a pidfd is when its process ends (pidfd_open(2))."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[None] = loop.create_future()
 

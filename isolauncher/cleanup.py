@@ -12,11 +12,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from . import cgroups, pool, records
+from .channel import Channel, readable
 from .launch import Activity
 
 if TYPE_CHECKING:
@@ -51,7 +53,7 @@ async def adopt(daemon: Daemon) -> None:
         if pidfd >= 0:
             # In flight when its daemon died: it never got its "go".
             pool.send_signal(pidfd, signal.SIGKILL)
-            await pool.readable(pidfd)
+            await readable(pidfd)
             os.close(pidfd)
         await _bury(daemon, activity, events)
     _ledger(daemon)
@@ -134,10 +136,6 @@ def _started(value: object) -> float:
 async def _take_over(
     daemon: Daemon, activity: Activity, events: Events, pidfd: int
 ) -> None:
-    import socket
-
-    from .channel import Channel
-
     forked = events["forked"]
     # Init's channel went with the old daemon; nobody needs it any more.
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -170,7 +168,7 @@ async def _await_client(daemon: Daemon, activity: Activity) -> None:
 
     client = _pidfd(activity.client_pid, activity.client_start)
     if client >= 0:
-        gone = asyncio.create_task(pool.readable(client))
+        gone = asyncio.create_task(readable(client))
         with suppress(TimeoutError):
             await asyncio.wait_for(gone, RECONNECT_S)
         os.close(client)

@@ -67,7 +67,7 @@ class NotAllowed(IsolauncherError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mistake:
-    """One mistake in one policy file; ``line`` and ``column`` count from 1, 0: unknown."""
+    """One mistake in one policy file; ``line``, ``column`` count from 1, 0: unknown."""
 
     file: str
     line: int

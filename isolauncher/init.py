@@ -36,7 +36,7 @@ FAILED = 125
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stem:
-    """What the stem finds itself with after its fork; its caller goes on as the stem."""
+    """What the stem has after its fork; `main`'s caller goes on with it."""
 
     plan: plan.Plan
     kernel: Kernel
@@ -158,7 +158,7 @@ def _accompany(
     try:
         # The stem's own steps first: init's earlier ones were done before the fork.
         baton.send(b"b", socket.MSG_NOSIGNAL)
-        walk_rest(whole.steps[fork_at:], c, baton)
+        walk("init", whole.steps[fork_at:], c, baton)
         notes = [plan.pack(n) for n in c.notes]
         wire.send(channel, {"event": "left", "notes": notes})
     except (Gone, ConnectionError):
@@ -166,12 +166,6 @@ def _accompany(
         pass
     baton.close()
     wait_for(c.stem, record, channel)
-
-
-def walk_rest(
-    steps: tuple[plan.Planned, ...], c: Context, baton: socket.socket
-) -> None:
-    walk("init", steps, c, baton)
 
 
 def wait_for(stem: int, record: int, channel: socket.socket) -> NoReturn:

@@ -160,9 +160,7 @@ async def launch(
     clock = _Clock(received_us)
     clock.lap("queue")
     policy = _policy(daemon, request, fds, caller)
-    variables, dropped = environment.build(
-        policy, request.environment, request.setenv
-    )
+    variables, dropped = environment.build(policy, request.environment, request.setenv)
     compiled = filters.compile(policy.kernel.syscalls)
     for name in ("stdin", "stdout", "stderr"):
         _check_stream(name, fds[name])
@@ -284,12 +282,12 @@ def _check_stream(name: str, fd: int) -> None:
 
 async def _both(
     forking: object, opening: object, activity: Activity
-) -> tuple[
-    pool.Sandbox, tuple[tuple[opener.Opened, ...], opener.Program | None]
-]:
+) -> tuple[pool.Sandbox, tuple[tuple[opener.Opened, ...], opener.Program | None]]:
     """Fork and open at once; if either fails, what the other brought is given back."""
     sandbox, found = await asyncio.gather(
-        forking, opening, return_exceptions=True  # type: ignore[call-overload]
+        forking,
+        opening,
+        return_exceptions=True,  # type: ignore[call-overload]
     )
     if isinstance(sandbox, pool.Sandbox):
         activity.sandbox = sandbox
@@ -391,9 +389,7 @@ def _view(
             if _covered(entry, trees):
                 continue
             name = f"tree:{len(trees)}"
-            clone(
-                name, entry.fd, recursive=entry.kind == "directory", shown=entry.path
-            )
+            clone(name, entry.fd, recursive=entry.kind == "directory", shown=entry.path)
             trees.append(
                 plan.Tree(
                     path=entry.path,
@@ -498,7 +494,7 @@ def _build(
 ) -> plan.Plan:
     same = activity.inner_uid == activity.uid
     inner_gid = activity.uid if same or caller.gid == 0 else caller.gid
-    views = identity.views(
+    views = identity.views(  # noqa: S604 - "shell" is a field of passwd(5)
         inner_uid=activity.inner_uid,
         inner_gid=inner_gid,
         name=_name(activity.inner_uid) or "user",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The one use of netlink: bringing the loopback interface up. Only importer of pyroute2."""
+"""Bringing the loopback interface up, by netlink. The only importer of pyroute2."""
 
 from __future__ import annotations
 

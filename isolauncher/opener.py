@@ -18,9 +18,9 @@ import posixpath
 import signal
 import socket
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, NoReturn
+from typing import Literal, NoReturn, TypeVar
 
 from . import wire
 from .errors import (
@@ -133,24 +133,30 @@ def _read_answer(
         if error is not None:
             raise StepError(str(error), step="open-as-caller", code="open-failed")
         fds = message.fds
-        opened = tuple(
-            Opened(**(entry | {"fd": fds[entry["fd"]] if entry["fd"] >= 0 else -1}))
-            for entry in _entries(fields["opened"])
-        )
-        program = None
-        for entry in _entries(fields["program"]):
-            fd = fds[entry["fd"]] if entry["fd"] >= 0 else -1
-            program = Program(**(entry | {"fd": fd}))
-        return opened, program
+        opened = tuple(_typed(Opened, e, fds) for e in _entries(fields["opened"]))
+        programs = [_typed(Program, e, fds) for e in _entries(fields["program"])]
+        return opened, programs[0] if programs else None
     except BaseException:
         message.close()
         raise
 
 
-def _entries(value: object) -> Iterator[dict[str, object] | dict[str, int]]:
+def _entries(value: object) -> Iterator[dict[str, object]]:
     if not isinstance(value, list):
         raise StepError("not an answer", step="open-as-caller", code="open-failed")
     yield from value
+
+
+_T = TypeVar("_T", Opened, Program)
+
+
+def _typed(kind: type[_T], fields: dict[str, object], fds: tuple[int, ...]) -> _T:
+    """Our own child's words, so a wrong one is a fault; the fd becomes the real one."""
+    at = fields.pop("fd")
+    if not isinstance(at, int):
+        raise StepError("not an answer", step="open-as-caller", code="open-failed")
+    made: _T = kind(fd=fds[at] if at >= 0 else -1, **fields)  # type: ignore[arg-type]
+    return made
 
 
 # ----------------------------------------------------------------------- the child
@@ -217,7 +223,7 @@ def _follow(want: Want) -> Iterator[Opened]:
     yield Opened(path=want.path, kind="absent", why="too many symbolic links")
 
 
-def _walk(path: str, want: Want) -> Iterator[Opened]:
+def _walk(path: str, want: Want) -> Generator[Opened, None, str | None]:
     """Down from the root; returns where to start again after a link, or None."""
     parts = [p for p in path.split("/") if p]
     directory = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

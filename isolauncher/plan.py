@@ -980,7 +980,7 @@ def _landlock(
             raise HostError(
                 f"the policy {policy.name} requires Landlock: {why}",
                 code="landlock-missing",
-                hint='boot with lsm=landlock,…, or write kernel.landlock = '
+                hint="boot with lsm=landlock,…, or write kernel.landlock = "
                 '"if-possible"',
             )
         skipped.append(Skipped(what="landlock", why=why))

@@ -143,9 +143,7 @@ class Zygote:
             channel.close()
             raise
         pidfd = hello.fds[0]
-        sandbox = Sandbox(
-            channel=channel, init=pidfd, pid=pid_of(pidfd), zygote=self
-        )
+        sandbox = Sandbox(channel=channel, init=pidfd, pid=pid_of(pidfd), zygote=self)
         self.in_flight.add(sandbox.pid)
         return sandbox
 

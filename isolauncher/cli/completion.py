@@ -71,7 +71,7 @@ def bash() -> str:
         {
             option
             for action in nodes["run"]._actions
-            if action.nargs != 0
+            if action.nargs != 0 and action.dest != "module"
             for option in action.option_strings
         }
     )
@@ -248,7 +248,7 @@ _isolauncher() {{
         # Behind the program everything is its own.
         for ((at = 2; at < COMP_CWORD; at++)); do
             case ${{COMP_WORDS[at]}} in
-            --) at=$((at + 1)); break ;;
+            --|-m) at=$((at + 1)); break ;;
             {takes}) at=$((at + 1)) ;;
             -*) ;;
             *) break ;;

@@ -11,6 +11,7 @@ doing, not imitated here.
 from __future__ import annotations
 
 import builtins
+import ctypes
 import os
 import re
 import stat
@@ -209,6 +210,12 @@ def line_reason(line: bytes) -> str | None:
 # Running --------------------------------------------------------------------------
 
 
+_gc_untrack = ctypes.pythonapi.PyObject_GC_UnTrack
+_gc_track = ctypes.pythonapi.PyObject_GC_Track
+_gc_untrack.argtypes = _gc_track.argtypes = (ctypes.py_object,)
+_gc_untrack.restype = _gc_track.restype = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
     """A program that has been read. ``source`` None: `runpy` will find it."""
@@ -288,16 +295,54 @@ def load(prepared: Prepared) -> Callable[[], object]:
     namespace["__file__"] = filename
     namespace["__cached__"] = None
     namespace["__loader__"] = SourceFileLoader("__main__", filename)
-    code = compile(prepared.source, filename, "exec", dont_inherit=True)
+    code = compile(
+        _as_from_file(prepared.source, filename), filename, "exec", dont_inherit=True
+    )
     main = FunctionType(code, namespace)
     # Keeps alive what functions on the stack and modules taken out still use.
     main.__dict__["kept"] = prepared.world.kept
     return main
 
 
+_COOKIE = re.compile(rb"[ \t\f]*#.*?coding[:=][ \t]*[-\w.]+")
+_BLANK = re.compile(rb"[ \t\f]*(#|\r?$)")
+_BOM = b"\xef\xbb\xbf"
+
+
+def _as_from_file(source: bytes, filename: str) -> bytes:
+    """``source`` as the interpreter reads it from a file, or its SyntaxError.
+
+    For what is not text, compile() and the reader of files answer differently.
+    """
+    if b"\0" in source and sys.version_info < (3, 12):
+        # A line ends at its NUL, without a newline.
+        source = re.sub(rb"\0[^\n]*\n?", b"", source)
+    if source.isascii() or source.startswith(_BOM):
+        return source
+    first, _, rest = source.partition(b"\n")
+    second = rest.partition(b"\n")[0]
+    if _COOKIE.match(first) or (_BLANK.match(first) and _COOKIE.match(second)):
+        return source
+    try:
+        source.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = source.count(b"\n", 0, error.start) + 1
+        raise SyntaxError(
+            f"Non-UTF-8 code starting with '\\x{source[error.start]:02x}' in file "
+            f"{filename} on line {line}, but no encoding declared; "
+            "see https://peps.python.org/pep-0263/ for details"
+        ) from None
+    return source
+
+
 def _fresh_main(module: ModuleType) -> dict[str, object]:
     namespace = module.__dict__
     namespace.clear()
+    # Frozen with the zygote's heap, cycles through it would never be collected, and
+    # the program's objects not be finalised at exit.
+    for frozen in (module, namespace):
+        _gc_untrack(frozen)
+        _gc_track(frozen)
     namespace.update(
         __name__="__main__",
         __doc__=None,
@@ -310,4 +355,6 @@ def _fresh_main(module: ModuleType) -> dict[str, object]:
     return namespace
 
 
-unseen.hide(load)  # type: ignore[arg-type]
+# What they raise is the program's own mistake, and has no place of ours in it.
+for _function in (load, _as_from_file):
+    unseen.hide(_function)

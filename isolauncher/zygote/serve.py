@@ -127,9 +127,7 @@ def _serve(
 ) -> init.Stem:
     """Fork an init for every descriptor that comes; returns in a stem."""
     while True:
-        data, fds, _, _ = socket.recv_fds(
-            channel, 16, 1, socket.MSG_CMSG_CLOEXEC
-        )
+        data, fds, _, _ = socket.recv_fds(channel, 16, 1, socket.MSG_CMSG_CLOEXEC)
         if not data or len(fds) != 1:
             os._exit(0)
         try:

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from .. import init, kernel, plan, wire
-from ..apply import Context, apply
+from ..apply import Context
 from ..errors import ProgramNotExecutable, ProgramNotFound, StepError
 from ..init import Gone, Stem
 
@@ -86,9 +86,7 @@ def ready(
     channel: socket.socket, *, program: list[str], tier: str, why: str = ""
 ) -> None:
     """Say so and wait for "go"; the reading that ends the launch's time is sent."""
-    wire.send(
-        channel, {"event": "ready", "program": program, "tier": tier, "why": why}
-    )
+    wire.send(channel, {"event": "ready", "program": program, "tier": tier, "why": why})
     expect(channel, "go")
     wire.send(channel, {"event": "running", "at_us": kernel.monotonic_us()})
 

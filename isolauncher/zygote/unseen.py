@@ -19,7 +19,8 @@ import importlib.util
 import marshal
 import os
 import sys
-from types import CodeType, FunctionType
+from collections.abc import Callable
+from types import CodeType
 from typing import NoReturn
 
 from isolauncher.errors import ZygoteError
@@ -34,9 +35,9 @@ def unseen_code(code: CodeType) -> CodeType:
     return code.replace(co_code=bytes(raw))
 
 
-def hide(function: FunctionType) -> None:
+def hide(function: Callable[..., object]) -> None:
     """Make all later frames of ``function`` unseen."""
-    function.__code__ = unseen_code(function.__code__)
+    function.__code__ = unseen_code(function.__code__)  # type: ignore[attr-defined]
 
 
 def image(path: str) -> bytes:
@@ -83,7 +84,7 @@ def prove() -> None:
     def below() -> object:
         return top()
 
-    hide(below)  # type: ignore[arg-type]
+    hide(below)
     if below() is not sys._getframe():
         raise ZygoteError(
             f"Python {sys.version.split()[0]} shows frames a program must not see",

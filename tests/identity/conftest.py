@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A ledger of one's own, in a directory that goes away."""
+"""A ledger of one's own, in a directory that goes away.
+
+Its uids are not those of real sandboxes: a survey looks at the whole machine, where
+others may be running some.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +28,8 @@ class Place:
         self._opened: list[Ledger] = []
 
     def open(self, **options: Any) -> Ledger:
-        options = {"userdb_dir": self.userdb, **options}
+        plain = {"userdb_dir": self.userdb, "first": 170000, "last": 189999}
+        options = {**plain, **options}
         ledger = Ledger(self.state, self.run, **options)
         self._opened.append(ledger)
         return ledger

@@ -48,7 +48,7 @@ def test_list_shows_who_holds_what(
     assert identity(place, "list") == 0
     heading, first, second = capsys.readouterr().out.splitlines()
     assert heading.split() == "UID MODE CALLER BY ACTIVITY SINCE KEY".split()
-    assert first.split()[:5] == ["70001", "instance", "1000", "ali\\x1b[31mce", "a"]
+    assert first.split()[:5] == ["170001", "instance", "1000", "ali\\x1b[31mce", "a"]
     assert second.endswith("org.example.B (user)")
 
 
@@ -59,7 +59,7 @@ def test_list_json_is_a_list_of_leases(
     assert identity(place, "list", "--json") == 0
     (lease,) = json.loads(capsys.readouterr().out)
     assert (lease["uid"], lease["activity_id"], lease["caller_uid"]) == (
-        70001,
+        170001,
         "a",
         1000,
     )
@@ -77,10 +77,10 @@ def test_looking_begins_no_ledger(
 def test_the_range_is_the_ledgers_own(
     place: Place, take: Take, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ledger = place.open(first=80000, last=80005)
+    ledger = place.open(first=180000, last=180005)
     assert identity(place, "list") == 0
     assert identity(place, "gc") == 0
-    assert take(ledger, "a").uid == 80001
+    assert take(ledger, "a").uid == 180001
 
 
 def test_gc_takes_back_what_has_no_record(
@@ -100,27 +100,27 @@ def test_gc_takes_back_what_has_no_record(
     assert os.waitpid(child, 0)[1] == 0
     records = place.run / "activities"
     records.mkdir(parents=True)
-    (records / "runs.json").write_text('{"uid": 70001}')
+    (records / "runs.json").write_text('{"uid": 170001}')
     assert identity(place, "gc", "--json") == 0
     done = json.loads(capsys.readouterr().out)
     assert {one["activity_id"]: one["what"] for one in done} == {
         "gone": "released",
         "bundle": "released",
     }
-    assert [lease.uid for lease in ledger.leases()] == [70001, 70003]
+    assert [lease.uid for lease in ledger.leases()] == [170001, 170003]
     assert identity(place, "gc") == 0
     assert capsys.readouterr().out == "nothing to take back\n"
     assert identity(place, "gc", "--bundle", "k", "--caller", "1001") == 0
     assert capsys.readouterr().out == "nothing to take back\n"
     assert identity(place, "gc", "--bundle", "k", "--caller", "1000") == 0
-    assert capsys.readouterr().out == "uid 70003: released: 'k' has no uid any more\n"
+    assert capsys.readouterr().out == "uid 170003: released: 'k' has no uid any more\n"
 
 
 def test_an_unusable_lease_is_told_on_stderr_and_gc_corrupt_removes_it(
     place: Place, take: Take, capsys: pytest.CaptureFixture[str]
 ) -> None:
     take(place.open(), "a")
-    path = place.identity / "uids" / "70001"
+    path = place.identity / "uids" / "170001"
     path.write_bytes(b"")
     for verb in ("list", "gc"):
         assert identity(place, verb) == 0

@@ -35,7 +35,8 @@ from isolauncher.identity import Ledger
 
 top, who, rounds, last = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
 chance = random.Random(who)
-ledger = Ledger(top / "state", top / "run", userdb_dir=top / "userdb", last=int(last))
+ledger = Ledger(top / "state", top / "run", userdb_dir=top / "userdb",
+                first=170000, last=int(last))
 held = []
 
 def claim(lease):
@@ -110,11 +111,11 @@ def test_attack_68_thousands_of_leases_in_several_processes_and_none_twice(
 ) -> None:
     """Forty uids for three processes: each is reused about a hundred times."""
     (tmp_path / "claims").mkdir()
-    workers = [worker(tmp_path, f"w{n}", 1500, 70040) for n in range(3)]
+    workers = [worker(tmp_path, f"w{n}", 1500, 170040) for n in range(3)]
     for one in workers:
         _, complaint = one.communicate()
         assert one.returncode == 0, complaint.decode()
-    audit(place, take, last=70040)
+    audit(place, take, last=170040)
 
 
 def test_sigkill_at_any_instant_gives_no_uid_twice(
@@ -122,7 +123,7 @@ def test_sigkill_at_any_instant_gives_no_uid_twice(
 ) -> None:
     (tmp_path / "claims").mkdir()
     chance = random.Random(28)  # noqa: S311 - chooses instants, no secrets
-    last = 70400
+    last = 170400
     for wave in range(8):
         workers = [worker(tmp_path, f"k{wave}_{n}", 10**6, last) for n in range(3)]
         for one in workers:
@@ -201,11 +202,11 @@ def take_used_bundle(ledger: Ledger, take: Take) -> None:
 
 
 def release_instance(ledger: Ledger, take: Take) -> None:
-    ledger.release(70001, "one")
+    ledger.release(170001, "one")
 
 
 def release_use(ledger: Ledger, take: Take) -> None:
-    ledger.release(70002, "two")
+    ledger.release(170002, "two")
 
 
 def collect_all(ledger: Ledger, take: Take) -> None:
@@ -213,7 +214,7 @@ def collect_all(ledger: Ledger, take: Take) -> None:
 
 
 def survey_and_take(ledger: Ledger, take: Take) -> None:
-    ledger.release(70001, "one")
+    ledger.release(170001, "one")
     take(ledger, "x")
     take(ledger, "y")
 
@@ -238,28 +239,33 @@ def test_sigkill_before_each_system_call_leaves_a_whole_ledger(
     while True:
         here = Place(tmp_path / str(number))
         # A witness that was open all the time trusts its memory and the ring.
-        witness = here.open(last=70003)
+        witness = here.open(last=170003)
         take(witness, "one")
         take(witness, "two", bundle_key="old")
-        witness.release(70002, "two")
+        witness.release(170002, "two")
         take(witness, "two", bundle_key="old")
 
         def run(here: Place = here) -> None:
-            act(here.open(last=70003), take)
+            act(here.open(last=170003), take)
 
         killed = killed_before_call(number, run)
-        fresh = here.open(last=70003)
+        # First without anybody opening the ledger anew, which would tidy up.
+        held = {lease.uid for lease in witness.leases()}
+        with contextlib.suppress(IdentityError):
+            assert take(witness, "early").uid not in held
+        witness.release(170003, "early")
+        fresh = here.open(last=170003)
         assert fresh.problems() == witness.problems() == ()
         assert fresh.leases() == witness.leases()
         for lease in witness.leases():
             if lease.key == "old":
-                assert lease.uid == 70002
+                assert lease.uid == 170002
         # Whatever was cut off, what is left goes on working.
         held = {lease.uid for lease in witness.leases()}
         with contextlib.suppress(IdentityError):
             assert take(witness, "next").uid not in held
         assert fresh.leases() == witness.leases()
-        audit(here, take, last=70003)
+        audit(here, take, last=170003)
         here.close()
         if not killed:
             break
@@ -274,8 +280,8 @@ def test_sigkill_while_the_ledger_is_first_opened_leaves_one_that_opens(
     killed = True
     while killed:
         here = Place(tmp_path / str(number))
-        killed = killed_before_call(number, lambda here=here: here.open(last=70003))
-        audit(here, take, last=70003)
+        killed = killed_before_call(number, lambda here=here: here.open(last=170003))
+        audit(here, take, last=170003)
         here.close()
         number += 1
     assert number > 10
@@ -289,14 +295,14 @@ def test_sigkill_while_a_new_boot_is_met_leaves_constant_uids_alone(
     killed = True
     while killed:
         here = Place(tmp_path / str(number))
-        ledger = here.open(last=70003)
+        ledger = here.open(last=170003)
         take(ledger, "one")
         take(ledger, "two", bundle_key="old")
         monkeypatch.setattr(identity, "_boot_id", lambda: "ab" * 16)
-        killed = killed_before_call(number, lambda here=here: here.open(last=70003))
-        left = here.open(last=70003).leases()
-        assert [(one.uid, one.activity_id) for one in left] == [(70002, "")]
-        audit(here, take, last=70003)
+        killed = killed_before_call(number, lambda here=here: here.open(last=170003))
+        left = here.open(last=170003).leases()
+        assert [(one.uid, one.activity_id) for one in left] == [(170002, "")]
+        audit(here, take, last=170003)
         here.close()
         monkeypatch.setattr(identity, "_boot_id", real)
         number += 1
@@ -308,8 +314,8 @@ def test_a_reader_never_sees_half_a_name_outside(place: Place, take: Take) -> No
     number = 0
     killed = True
     while killed:
-        ledger = place.open(last=70003)
-        killed = killed_before_call(number, lambda: take(place.open(last=70003), "x"))
+        ledger = place.open(last=170003)
+        killed = killed_before_call(number, lambda: take(place.open(last=170003), "x"))
         for path in place.userdb.iterdir() if place.userdb.exists() else ():
             if not path.name.startswith("."):
                 assert json.loads(path.read_text())["disposition"] == "dynamic"

@@ -23,7 +23,7 @@ from isolauncher.identity import Lease, Ledger
 from .conftest import Place
 
 Take = Callable[..., Lease]
-THREE = {"first": 70000, "last": 70003}
+THREE = {"first": 170000, "last": 170003}
 
 
 def refused(code: str) -> contextlib.AbstractContextManager[pytest.ExceptionInfo]:
@@ -57,7 +57,7 @@ def new_boot(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_first_uid_of_the_range_is_never_given(place: Place, take: Take) -> None:
     ledger = place.open(**THREE)
-    assert [take(ledger, f"a{n}").uid for n in range(3)] == [70001, 70002, 70003]
+    assert [take(ledger, f"a{n}").uid for n in range(3)] == [170001, 170002, 170003]
 
 
 def test_a_lease_says_whose_it_is(place: Place, take: Take) -> None:
@@ -84,8 +84,8 @@ def test_when_all_are_taken_the_refusal_says_what_would_help(
         take(ledger, "a3")
     assert "3 taken" in caught.value.message
     assert "identity gc" in caught.value.hint
-    ledger.release(70002, "a1")
-    assert take(ledger, "a3").uid == 70002
+    ledger.release(170002, "a1")
+    assert take(ledger, "a3").uid == 170002
 
 
 def test_a_freed_uid_is_given_again_as_late_as_possible(
@@ -97,7 +97,7 @@ def test_a_freed_uid_is_given_again_as_late_as_possible(
         lease = take(ledger, f"a{n}")
         given.append(lease.uid)
         ledger.release(lease.uid, lease.activity_id)
-    assert given == [70001, 70002, 70003, 70001, 70002, 70003, 70001]
+    assert given == [170001, 170002, 170003, 170001, 170002, 170003, 170001]
 
 
 def test_the_round_goes_on_after_a_restart_and_after_a_boot(
@@ -108,7 +108,7 @@ def test_the_round_goes_on_after_a_restart_and_after_a_boot(
     second = place.open()
     second.release(take(second, "a").uid, "a")
     new_boot(monkeypatch)
-    assert take(place.open(), "a").uid == 70003
+    assert take(place.open(), "a").uid == 170003
 
 
 def test_prepare_changes_nothing_but_the_time_a_take_needs(
@@ -118,11 +118,11 @@ def test_prepare_changes_nothing_but_the_time_a_take_needs(
     for n in range(3):
         ledger.prepare()
         assert ledger.leases() == ()
-        assert take(ledger, "a").uid == 70001 + n
-        ledger.release(70001 + n, "a")
+        assert take(ledger, "a").uid == 170001 + n
+        ledger.release(170001 + n, "a")
     ledger.prepare()
     ledger.prepare()
-    assert take(ledger, "a").uid == 70001
+    assert take(ledger, "a").uid == 170001
 
 
 def test_release_is_idempotent_and_only_the_holders(place: Place, take: Take) -> None:
@@ -162,9 +162,15 @@ def test_another_ledgers_live_uid_is_never_given(
     place: Place, take: Take, tmp_path: Path
 ) -> None:
     take(place.open(), "a")
-    other = Ledger(tmp_path / "other", place.run, userdb_dir=place.userdb)
+    other = Ledger(
+        tmp_path / "other",
+        place.run,
+        first=170000,
+        last=189999,
+        userdb_dir=place.userdb,
+    )
     try:
-        assert take(other, "a").uid == 70002
+        assert take(other, "a").uid == 170002
     finally:
         other.close()
 
@@ -183,7 +189,7 @@ def test_names_are_asked_for_once_per_uid(
     ledger = place.open(**THREE)
     for _ in range(6):
         ledger.release(take(ledger, "a").uid, "a")
-    assert asked == [70001, 70002, 70003]
+    assert asked == [170001, 170002, 170003]
 
 
 @pytest.mark.parametrize(("first", "last"), [(0, 10), (5, 5), (9, 3), (1, 2**31)])
@@ -195,12 +201,12 @@ def test_a_range_without_room_is_refused(place: Place, first: int, last: int) ->
 def test_a_wider_range_keeps_the_leases(place: Place, take: Take) -> None:
     old = place.open(**THREE)
     lease = take(old, "a")
-    new = place.open(first=70000, last=70010)
+    new = place.open(first=170000, last=170010)
     assert new.find("a") == lease
-    assert take(new, "b").uid == 70002
+    assert take(new, "b").uid == 170002
     with refused("identity-range-changed"):
         take(old, "c")
-    assert identity.stored_range(place.state) == (70000, 70010)
+    assert identity.stored_range(place.state) == (170000, 170010)
 
 
 # Row 28 of the attacks: a new activity gets a recycled uid.
@@ -211,15 +217,15 @@ def test_attack_28_a_uid_with_a_process_is_not_given_again(
     place: Place, take: Take, which: str
 ) -> None:
     powers.need(powers.root())
-    ledger = place.open(first=70000, last=70001)
+    ledger = place.open(first=170000, last=170001)
     take(ledger, "a")
-    ledger.release(70001, "a")
-    uids = {"real": 0, "effective": 0, "saved": 0, which: 70001}
+    ledger.release(170001, "a")
+    uids = {"real": 0, "effective": 0, "saved": 0, which: 170001}
     with process_as(**uids) as pid:
         with refused("identity-exhausted") as caught:
             take(ledger, "b")
-        assert f"70001: process {pid} has it" in caught.value.message
-    assert take(ledger, "b").uid == 70001
+        assert f"170001: process {pid} has it" in caught.value.message
+    assert take(ledger, "b").uid == 170001
 
 
 @pytest.mark.parametrize("kind", ["file", "directory", "link", "deep", "group"])
@@ -227,9 +233,9 @@ def test_attack_28_a_uid_with_a_file_is_not_given_again(
     place: Place, take: Take, kind: str
 ) -> None:
     powers.need(powers.root())
-    ledger = place.open(first=70000, last=70001)
+    ledger = place.open(first=170000, last=170001)
     take(ledger, "a")
-    ledger.release(70001, "a")
+    ledger.release(170001, "a")
     where = place.data / "x" / "y"
     where.mkdir(parents=True)
     left = where / "left"
@@ -245,15 +251,15 @@ def test_attack_28_a_uid_with_a_file_is_not_given_again(
         left.touch()
     os.chown(
         left,
-        -1 if kind == "group" else 70001,
-        70001 if kind == "group" else -1,
+        -1 if kind == "group" else 170001,
+        170001 if kind == "group" else -1,
         follow_symlinks=False,
     )
     with refused("identity-exhausted") as caught:
         take(ledger, "b")
     assert str(left) in caught.value.message
     os.lchown(left, 0, 0)
-    assert take(ledger, "b").uid == 70001
+    assert take(ledger, "b").uid == 170001
 
 
 def test_attack_28_a_link_in_the_data_leads_nowhere(place: Place, take: Take) -> None:
@@ -261,10 +267,10 @@ def test_attack_28_a_link_in_the_data_leads_nowhere(place: Place, take: Take) ->
     outside = place.state.parent / "outside"
     outside.mkdir()
     (outside / "file").touch()
-    os.chown(outside / "file", 70001, 70001)
+    os.chown(outside / "file", 170001, 170001)
     place.data.mkdir(parents=True)
     (place.data / "link").symlink_to(outside)
-    assert take(place.open(), "a").uid == 70001
+    assert take(place.open(), "a").uid == 170001
 
 
 def test_attack_28_a_directory_too_deep_ends_no_survey(
@@ -280,7 +286,7 @@ def test_attack_28_a_directory_too_deep_ends_no_survey(
         fd = below
     os.close(fd)
     before = len(os.listdir("/proc/self/fd"))
-    ledger = place.open(first=70000, last=70001)
+    ledger = place.open(first=170000, last=170001)
     for _ in range(2):
         ledger.release(take(ledger, "a").uid, "a")
     ledger.close()
@@ -288,13 +294,13 @@ def test_attack_28_a_directory_too_deep_ends_no_survey(
     subprocess.run(["rm", "-r", deep], check=True)
 
 
-@pytest.mark.parametrize("record", [{"uid": 70001}, {"identity": {"uid": 70001}}])
+@pytest.mark.parametrize("record", [{"uid": 170001}, {"identity": {"uid": 170001}}])
 def test_attack_28_a_recorded_uid_is_not_given_again(
     place: Place, take: Take, record: object
 ) -> None:
-    ledger = place.open(first=70000, last=70001)
+    ledger = place.open(first=170000, last=170001)
     take(ledger, "a")
-    ledger.release(70001, "a")
+    ledger.release(170001, "a")
     path = place.run / "activities" / "a.json"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(record))
@@ -302,14 +308,14 @@ def test_attack_28_a_recorded_uid_is_not_given_again(
         take(ledger, "b")
     assert str(path) in caught.value.message
     path.unlink()
-    assert take(ledger, "b").uid == 70001
+    assert take(ledger, "b").uid == 170001
 
 
 @pytest.mark.parametrize("record", ["", "{", "[]", '{"uid": "x"}', "[" * 10**5])
 def test_attack_28_a_record_of_nobody_stops_reuse_and_names_itself(
     place: Place, take: Take, record: str
 ) -> None:
-    ledger = place.open(first=70000, last=70002)
+    ledger = place.open(first=170000, last=170002)
     ledger.release(take(ledger, "a").uid, "a")
     path = place.run / "activities" / "a.json"
     path.parent.mkdir(parents=True)
@@ -326,8 +332,8 @@ def test_attack_28_what_an_earlier_boot_left_keeps_its_uid_away(
     powers.need(powers.root())
     place.data.mkdir(parents=True)
     (place.data / "left").touch()
-    os.chown(place.data / "left", 70001, 70001)
-    assert take(place.open(), "a").uid == 70002
+    os.chown(place.data / "left", 170001, 170001)
+    assert take(place.open(), "a").uid == 170002
 
 
 def test_attack_28_a_uid_used_since_a_survey_needs_another(
@@ -338,13 +344,38 @@ def test_attack_28_a_uid_used_since_a_survey_needs_another(
     for n in range(4):  # the fourth follows a survey that cleared all three
         ledger.release(take(ledger, f"a{n}").uid, f"a{n}")
     lease = take(other, "b")
-    assert lease.uid == 70002
-    with process_as(70002, 70002, 70002):
-        other.release(70002, "b")
+    assert lease.uid == 170002
+    with process_as(170002, 170002, 170002):
+        other.release(170002, "b")
         given = [take(ledger, f"c{n}").uid for n in range(2)]
-        assert given == [70003, 70001]
+        assert given == [170003, 170001]
         with refused("identity-exhausted"):
             take(ledger, "c2")
+
+
+def test_attack_28_a_uid_used_while_a_survey_looks_stays_unsurveyed(
+    place: Place, take: Take, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, other = place.open(**THREE), place.open(**THREE)
+    for n in range(3):
+        ledger.release(take(ledger, f"a{n}").uid, f"a{n}")
+    look = ledger._leftovers
+    looked = []
+
+    def look_and_be_late() -> dict[int, str]:
+        found = look()
+        looked.append(found)
+        if len(looked) == 1:
+            other.release(take(other, "b").uid, "b")
+        return found
+
+    monkeypatch.setattr(ledger, "_leftovers", look_and_be_late)
+    # The other's take surveyed too: all but the uid it used are clean.
+    given = [take(ledger, f"c{n}").uid for n in range(2)]
+    assert given == [170002, 170003]
+    assert len(looked) == 1
+    assert take(ledger, "c2").uid == 170001
+    assert len(looked) == 2
 
 
 # Row 68 of the attacks: one caller takes all uids.
@@ -367,7 +398,7 @@ def test_attack_68_a_caller_has_a_quota_and_others_are_served(
         take(ledger, f"r{n}", caller_uid=0)
     with refused("identity-quota"):
         take(ledger, "r5", caller_uid=0)
-    ledger.release(70001, "a0")
+    ledger.release(170001, "a0")
     take(ledger, "a3")
 
 
@@ -380,7 +411,7 @@ def test_attack_68_the_quota_counts_what_other_processes_took(
     for ledger in ledgers:
         with refused("identity-quota"):
             take(ledger, "a3")
-    ledgers[0].release(70002, "a1")
+    ledgers[0].release(170002, "a1")
     take(ledgers[1], "a3")
 
 
@@ -390,16 +421,16 @@ def test_attack_68_constant_uids_have_a_quota_of_their_own(
     ledger = place.open(bundle_quota=2)
     for key in "ab":
         take(ledger, key, bundle_key=key)
-        ledger.release(70001 + "ab".index(key), key)
+        ledger.release(170001 + "ab".index(key), key)
     with refused("identity-quota"):
         take(ledger, "c", bundle_key="c")
-    assert take(ledger, "a", bundle_key="a").uid == 70001
-    assert take(ledger, "c", bundle_key="c", caller_uid=1001).uid == 70003
+    assert take(ledger, "a", bundle_key="a").uid == 170001
+    assert take(ledger, "c", bundle_key="c", caller_uid=1001).uid == 170003
 
 
 def test_attack_67_a_uid_of_the_range_takes_nothing(place: Place, take: Take) -> None:
     ledger = place.open()
-    for uid in (70000, 70001, 89999):
+    for uid in (170000, 170001, 189999):
         with pytest.raises(NotAllowed, match="caller-is-activity"):
             take(ledger, "a", caller_uid=uid)
     assert ledger.leases() == ()
@@ -461,13 +492,13 @@ def test_gc_takes_a_constant_uid_back_only_if_named_and_idle(
     take(ledger, "b", bundle_key="l")
     named = lambda lease: lease.key == "k"  # noqa: E731
     kept = ledger.gc(lambda _: True, bundles=named)
-    assert [(one.uid, one.what) for one in kept] == [(70001, "kept")]
-    ledger.release(70001, "a")
+    assert [(one.uid, one.what) for one in kept] == [(170001, "kept")]
+    ledger.release(170001, "a")
     gone = ledger.gc(lambda _: True, bundles=named)
-    assert [(one.uid, one.what) for one in gone] == [(70001, "released")]
-    assert sorted(os.listdir(place.identity / "uids")) == ["70002"]
+    assert [(one.uid, one.what) for one in gone] == [(170001, "released")]
+    assert sorted(os.listdir(place.identity / "uids")) == ["170002"]
     assert len(os.listdir(place.identity / "bundles")) == 1
-    assert take(ledger, "a", bundle_key="k").uid == 70003
+    assert take(ledger, "a", bundle_key="k").uid == 170003
 
 
 # gc.
@@ -496,7 +527,8 @@ def test_gc_leaves_what_runs_and_what_is_being_launched(
             "-c",
             "import sys; from pathlib import Path\n"
             "from isolauncher.identity import Ledger\n"
-            f"ledger = Ledger(Path({str(place.state)!r}), Path({str(place.run)!r}))\n"
+            f"ledger = Ledger(Path({str(place.state)!r}), Path({str(place.run)!r}),\n"
+            " first=170000, last=189999)\n"
             "ledger.take(mode='instance', caller_uid=1, caller_name='b',"
             " activity_id='launching')\n"
             "print(flush=True); sys.stdin.read()",
@@ -507,7 +539,7 @@ def test_gc_leaves_what_runs_and_what_is_being_launched(
     ) as other:
         assert other.stdout is not None
         other.stdout.readline()
-        with process_as(70003, 70003, 70003) as pid:
+        with process_as(170003, 170003, 170003) as pid:
             done = ours.gc(lambda activity: activity == "runs")
         assert {one.activity_id: (one.what, one.why) for one in done} == {
             "gone": ("released", "its activity is gone"),
@@ -529,10 +561,10 @@ def test_a_new_boot_drops_leases_of_single_activities(
     take(old, "b", bundle_key="k")
     new_boot(monkeypatch)
     new = place.open()
-    assert [(lease.uid, lease.activity_id) for lease in new.leases()] == [(70002, "")]
+    assert [(lease.uid, lease.activity_id) for lease in new.leases()] == [(170002, "")]
     assert new.find("a") is None
     assert new.find("b") is None
-    assert "isolauncher-70001.user" not in os.listdir(place.userdb)
+    assert "isolauncher-170001.user" not in os.listdir(place.userdb)
 
 
 # Damage.
@@ -555,10 +587,10 @@ def damage(path: Path, how: str) -> None:
                 "garbage": b"\xff\x00{",
                 "nested": b"[" * 10**4,
                 "huge": b" " * 10**6,
-                "other": text.replace("70002", "70003").encode(),
+                "other": text.replace("170002", "170003").encode(),
                 "version": text.replace('"version": 1', '"version": 2').encode(),
                 "unknown": text.replace('"gid"', '"GID"').encode(),
-                "type": text.replace('"gid": 70002', '"gid": "70002"').encode(),
+                "type": text.replace('"gid": 170002', '"gid": "170002"').encode(),
                 "bool": text.replace(
                     '"taker_pid": ', '"taker_pid": true, "x": '
                 ).encode(),
@@ -580,21 +612,21 @@ def test_an_unusable_lease_is_named_and_its_uid_never_given(
     first = place.open(**THREE)
     take(first, "a")
     take(first, "b")
-    path = place.identity / "uids" / "70002"
+    path = place.identity / "uids" / "170002"
     damage(path, how)
     ledger = place.open(**THREE)
     (problem,) = ledger.problems()
     assert str(path) in problem
     assert "identity gc --corrupt" in problem
     assert [lease.activity_id for lease in ledger.leases()] == ["a"]
-    assert take(ledger, "c").uid == 70003
+    assert take(ledger, "c").uid == 170003
     with refused("identity-exhausted"):
         take(ledger, "d")
     assert ledger.gc(lambda _: True) == ()
     (gone,) = ledger.gc(lambda _: True, discard_corrupt=True)
-    assert (gone.uid, gone.what) == (70002, "released")
+    assert (gone.uid, gone.what) == (170002, "released")
     assert ledger.problems() == ()
-    assert take(ledger, "d").uid == 70002
+    assert take(ledger, "d").uid == 170002
 
 
 def test_a_damaged_constant_uid_is_not_replaced_by_another(
@@ -602,14 +634,14 @@ def test_a_damaged_constant_uid_is_not_replaced_by_another(
 ) -> None:
     first = place.open()
     take(first, "a", bundle_key="k")
-    first.release(70001, "a")
-    (place.identity / "uids" / "70001").write_bytes(b"")
+    first.release(170001, "a")
+    (place.identity / "uids" / "170001").write_bytes(b"")
     ledger = place.open()
     with refused("identity-corrupt"):
         take(ledger, "a", bundle_key="k")
-    assert take(ledger, "b", bundle_key="l").uid == 70002
+    assert take(ledger, "b", bundle_key="l").uid == 170002
     ledger.gc(lambda _: True, discard_corrupt=True)
-    assert take(ledger, "a", bundle_key="k").uid == 70003
+    assert take(ledger, "a", bundle_key="k").uid == 170003
 
 
 def test_corrupt_leases_with_a_process_or_file_are_kept(
@@ -618,9 +650,9 @@ def test_corrupt_leases_with_a_process_or_file_are_kept(
     powers.need(powers.root())
     first = place.open()
     take(first, "a", bundle_key="k")
-    (place.identity / "uids" / "70001").write_bytes(b"")
+    (place.identity / "uids" / "170001").write_bytes(b"")
     ledger = place.open()
-    with process_as(70001, 70001, 70001):
+    with process_as(170001, 170001, 170001):
         (kept,) = ledger.gc(lambda _: False, discard_corrupt=True)
         assert kept.what == "kept"
     with refused("identity-corrupt"):
@@ -633,8 +665,8 @@ def test_what_a_power_loss_tore_is_dropped_at_the_next_boot(
     ledger = place.open(**THREE)
     take(ledger, "a")
     take(ledger, "b")
-    (place.identity / "uids" / "70001").write_bytes(b"")
-    (place.identity / "uids" / "70002").write_bytes(b"\0" * 100)
+    (place.identity / "uids" / "170001").write_bytes(b"")
+    (place.identity / "uids" / "170002").write_bytes(b"\0" * 100)
     new_boot(monkeypatch)
     after = place.open(**THREE)
     assert after.problems() == ()
@@ -662,7 +694,7 @@ def test_without_a_map_no_lease_is_lost_or_doubled(
         )
     ledger = place.open(**THREE)
     assert [lease.activity_id for lease in ledger.leases()] == ["a", "b"]
-    assert take(ledger, "c").uid == 70003
+    assert take(ledger, "c").uid == 170003
     with refused("identity-exhausted"):
         take(old, "d")
 
@@ -721,7 +753,8 @@ from pathlib import Path
 from isolauncher.identity import Ledger
 
 state, alive = Path(sys.argv[1]), int(sys.argv[2])
-ledger = Ledger(state, state / "run", quota=10**6, userdb_dir=state / "userdb")
+ledger = Ledger(state, state / "run", quota=10**6, userdb_dir=state / "userdb",
+                first=170000, last=189999)
 
 def once(activity):
     lease = ledger.take(mode="instance", caller_uid=1000, caller_name="alice",
@@ -768,19 +801,19 @@ def test_names_outside_come_and_go_with_the_lease(place: Place, take: Take) -> N
     ledger = place.open()
     take(ledger, "a")
     assert sorted(os.listdir(place.userdb)) == [
-        "70001.group",
-        "70001.user",
-        "isolauncher-70001.group",
-        "isolauncher-70001.user",
+        "170001.group",
+        "170001.user",
+        "isolauncher-170001.group",
+        "isolauncher-170001.user",
     ]
-    user = json.loads((place.userdb / "70001.user").read_text())
-    assert (user["userName"], user["uid"]) == ("isolauncher-70001", 70001)
+    user = json.loads((place.userdb / "170001.user").read_text())
+    assert (user["userName"], user["uid"]) == ("isolauncher-170001", 170001)
     assert user["locked"] is True
-    group = json.loads((place.userdb / "70001.group").read_text())
-    assert (group["groupName"], group["gid"]) == ("isolauncher-70001", 70001)
+    group = json.loads((place.userdb / "170001.group").read_text())
+    assert (group["groupName"], group["gid"]) == ("isolauncher-170001", 170001)
     for path in place.userdb.iterdir():
         assert stat.S_IMODE(path.stat().st_mode) == 0o644
-    ledger.release(70001, "a")
+    ledger.release(170001, "a")
     assert os.listdir(place.userdb) == []
 
 
@@ -796,13 +829,13 @@ def test_gc_leaves_names_that_are_not_the_ledgers(place: Place, take: Take) -> N
     ledger = place.open()
     take(ledger, "a")
     (place.userdb / "bob.user").write_text("{}")
-    (place.userdb / "70005.user").symlink_to("bob.user")
-    (place.userdb / "isolauncher-70006.user").write_text('{"userName": "x"}')
-    (place.userdb / ".isolauncher-70007.user.new").touch()
+    (place.userdb / "170005.user").symlink_to("bob.user")
+    (place.userdb / "isolauncher-170006.user").write_text('{"userName": "x"}')
+    (place.userdb / ".isolauncher-170007.user.new").touch()
     before = set(os.listdir(place.userdb))
     done = ledger.gc(lambda _: True)
-    assert [one.uid for one in done] == [70007]
-    assert before - set(os.listdir(place.userdb)) == {".isolauncher-70007.user.new"}
+    assert [one.uid for one in done] == [170007]
+    assert before - set(os.listdir(place.userdb)) == {".isolauncher-170007.user.new"}
 
 
 def test_ps_and_ls_can_name_a_uid_through_nss_systemd(
@@ -816,11 +849,12 @@ def test_ps_and_ls_can_name_a_uid_through_nss_systemd(
         f"top = Path({str(tmp_path)!r})\n"
         "for name in ('state', 'again'):\n"
         "    ledger = Ledger(top / 'state', top / 'run',\n"
-        "                    userdb_dir=Path('/run/userdb'), last=70001)\n"
+        "                    userdb_dir=Path('/run/userdb'),\n"
+        "                    first=170000, last=170001)\n"
         "    lease = ledger.take(mode='instance', caller_uid=0, caller_name='root',\n"
         "                        activity_id=name)\n"
         "    print(pwd.getpwuid(lease.uid).pw_name, grp.getgrgid(lease.gid).gr_name)\n"
-        "    print(pwd.getpwnam('isolauncher-70001').pw_uid)\n"
+        "    print(pwd.getpwnam('isolauncher-170001').pw_uid)\n"
         "    ledger.release(lease.uid, name)\n"
         "try:\n"
         "    pwd.getpwuid(lease.uid)\n"
@@ -844,7 +878,7 @@ def test_ps_and_ls_can_name_a_uid_through_nss_systemd(
         text=True,
         cwd=Path(identity.__file__).parent.parent,
     ).stdout
-    line = "isolauncher-70001 isolauncher-70001\n70001\n"
+    line = "isolauncher-170001 isolauncher-170001\n70001\n"
     assert seen == f"{line}{line}gone\n"
 
 

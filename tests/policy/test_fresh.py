@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from isolauncher.errors import PolicyError
-from isolauncher.policy import check
+from isolauncher.policy import check, trust
 
 from .conftest import Shelf
 
@@ -67,6 +67,24 @@ def test_an_edit_within_the_same_tick_takes_effect(shelf: Shelf) -> None:
         with open(path, "r+") as opened:
             opened.write(TEXT % nice)
         assert shelf.store.get("mine").limits.nice == nice
+
+
+def test_times_seen_right_after_a_change_prove_nothing(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A coarse clock can give two changes the same times: read again until it ticks."""
+    path = shelf.put("mine", TEXT % 3)
+    owners = shelf.store.owners
+    directory = trust.open_directory(str(shelf.etc), owners)
+    try:
+        _, stamp = trust.read_file(directory, path.name, owners)
+        assert stamp.racy
+        assert not stamp.still_holds()
+        monkeypatch.setattr(trust, "TICK_NS", -(10**18))
+        _, stamp = trust.read_file(directory, path.name, owners)
+        assert stamp.still_holds()
+    finally:
+        directory.close()
 
 
 def test_an_edit_of_what_it_stands_on_takes_effect(shelf: Shelf) -> None:

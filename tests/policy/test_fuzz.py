@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import resource
 import time
@@ -96,12 +97,8 @@ def test_fuzzed_files_through_the_whole_store(shelf: Shelf) -> None:
         source = random.Random(seed)  # noqa: S311 - a test that repeats itself
         text = mangle(source.choice(texts), source)
         shelf.put("fuzzed", text.encode("utf-8", "surrogateescape"))
-        try:
-            policy = shelf.store.get("fuzzed")
-        except PolicyError as error:
-            assert error.mistakes
-        else:
-            environment.build(policy, {"LANG": "C"}, {})
+        with contextlib.suppress(PolicyError):
+            environment.build(shelf.store.get("fuzzed"), {"LANG": "C"}, {})
 
 
 BIG = trust.MAX_BYTES - 20

@@ -171,6 +171,23 @@ def test_a_link_turned_around_is_noticed(shelf: Shelf, tmp_path: Path) -> None:
     assert "extra" in store.names()
 
 
+def test_a_link_of_somebody_else_on_the_way_is_refused(
+    shelf: Shelf, tmp_path: Path
+) -> None:
+    need(root())
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    link = shared / "policies"
+    link.symlink_to(shelf.vendor)
+    store = PolicyStore(str(link), None)
+    assert "default" in store.names()
+    os.chown(link, 12345, 0, follow_symlinks=False)
+    with pytest.raises(PolicyError) as caught:
+        store.names()
+    assert caught.value.mistakes[0].file == str(link)
+
+
 def test_links_in_a_circle_end(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")

@@ -30,6 +30,8 @@ ENDINGS = {
     "latin-1": b"# -*- coding: latin-1 -*-\nprint(ascii('\xe4'))\n",
     "bom": b"\xef\xbb\xbfprint('\xc3\xa4')\n",
     "not-utf8": b"print('\xe4')\n",
+    "not-utf8-later": b"x = 1\n\nprint('\xe4')\n",
+    "null-byte-within": b"x = 1\0 y\nprint(2)\n",
     "crlf": b"print(1)\r\nprint('''a\r\nb''' == 'a\\nb')\r\n",
     "no-last-newline": b"if 1:\n    print(2)",
     "keyboard-interrupt": b"import os, signal; os.kill(os.getpid(), signal.SIGINT)\n"
@@ -67,7 +69,7 @@ ENDINGS = {
     "thread-excepthook": b"import threading\n"
     b"threading.Thread(target=lambda: 1 / 0, name='T').start()",
     "gettrace": b"import sys\nsys.settrace(lambda f, e, a: print(e, f.f_lineno))\n"
-    b"def f(): return 1\nf()",
+    b"def f(): return 1\nf()\nsys.settrace(None)",
     "pickle-main": b"import pickle\nclass C: pass\n"
     b"print(pickle.loads(pickle.dumps(C())).__class__ is C, C.__module__)",
     "dataclass-in-main": b"from __future__ import annotations\n"
