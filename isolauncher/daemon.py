@@ -347,14 +347,13 @@ class Daemon:
     def _refuse(
         self, channel: Channel, caller: Caller | None, error: IsolauncherError
     ) -> None:
-        activity: Activity | None = getattr(error, "activity", None)
         self.log.event(
             "refused",
             caller=caller.uid if caller else None,
             step=error.step,
             code=error.code,
             message=error.message,
-            id=activity.id if activity else None,
+            id=_activity_id(error.report),
         )
         message: dict[str, object] = {
             "event": "refused",
@@ -364,8 +363,8 @@ class Daemon:
             "message": error.message,
             "hint": error.hint,
         }
-        if activity is not None:
-            message["report"] = activity.report()
+        if error.report is not None:
+            message["report"] = error.report
         with suppress(WireError):  # who has gone needs no answer
             channel.send(message)
 
@@ -556,6 +555,11 @@ class Daemon:
         self.store.close()
         os.close(self.outside)
         cgroups.close(self.parents)
+
+
+def _activity_id(report: Mapping[str, object] | None) -> object:
+    activity = (report or {}).get("activity")
+    return activity.get("id") if isinstance(activity, dict) else None
 
 
 def _starting(activities: list[Activity]) -> int:

@@ -47,6 +47,8 @@ class IsolauncherError(Exception):
         self.code = code
         self.hint = hint
         self.step = step or self.default_step
+        # What was known of the launch that failed, for --report.
+        self.report: dict[str, object] | None = None
 
     def line(self) -> str:
         """The one line a person reads: ``step: message (hint)  [code]``."""

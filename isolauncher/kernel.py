@@ -18,6 +18,7 @@ import fcntl
 import os
 import platform
 import resource
+import signal
 import socket
 import struct
 import time
@@ -30,8 +31,8 @@ import prctl
 # Numbers of calls that glibc 2.36 has no function for. Above 423 every architecture
 # has the same number (arch/*/entry/syscalls/syscall_64.tbl, asm-generic/unistd.h).
 _NUMBERS: Mapping[str, Mapping[str, int]] = {
-    "x86_64": {"pivot_root": 155, "keyctl": 250, "seccomp": 317},
-    "aarch64": {"pivot_root": 41, "keyctl": 219, "seccomp": 277},
+    "x86_64": {"pivot_root": 155, "keyctl": 250, "seccomp": 317, "rt_sigaction": 13},
+    "aarch64": {"pivot_root": 41, "keyctl": 219, "seccomp": 277, "rt_sigaction": 134},
 }
 _COMMON = {
     "open_tree": 428,
@@ -451,12 +452,15 @@ class Linux:
         os.dup2(fd, target, inheritable=True)
 
     def reset_signals(self) -> None:
-        # struct sigaction is larger than any the C library hands out; all zero is
-        # SIG_DFL, no flags, empty mask. Done below Python so that ignored signals of
-        # the real-time range and those Python cannot name are reset as well.
-        zero = ctypes.create_string_buffer(256)
+        # The kernel's struct sigaction, all zero: SIG_DFL, no flags, empty mask. Below
+        # the C library, which keeps 32 and 33 for itself and refuses to touch them,
+        # though whoever started us may have had them ignored.
+        default = ctypes.create_string_buffer(32)
         for number in range(1, 65):
-            _libc.sigaction(ctypes.c_int(number), zero, None)
+            if number not in (signal.SIGKILL, signal.SIGSTOP):
+                _syscall(
+                    "rt_sigaction", ctypes.c_int(number), default, None, _ulong(8)
+                )
         empty = ctypes.create_string_buffer(128)
         result = _libc.sigprocmask(ctypes.c_int(2), empty, None)  # SIG_SETMASK
         _check(result, "sigprocmask")

@@ -225,6 +225,11 @@ async def launch(
             step="launch",
             code="launch-timeout",
         ) from None
+    except IsolauncherError as e:
+        activity.timings = clock.spans
+        e.report = activity.report()
+        await daemon.abandon(activity)
+        raise
     except BaseException:
         await daemon.abandon(activity)
         raise

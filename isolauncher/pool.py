@@ -164,6 +164,7 @@ class Zygote:
         self.channel.close()
         if self.watch is not None:
             self.watch.close()
+            self.watch = None
 
 
 class Pool:
@@ -288,7 +289,8 @@ class Pool:
             os.close(pidfd)
         status = zygote.process.wait()
         zygote.dead = True
-        if self._zygotes.get(zygote.set_name) is zygote:
+        if status != 0:
+            # Not told to: whatever it was forking ends with it.
             self._log.event("zygote-ended", set=zygote.set_name, status=status)
             self._retire(zygote, "ended")
             self._died(zygote)

@@ -119,7 +119,8 @@ def test_zsh_loads_the_script_as_a_completion(tmp_path: Path) -> None:
     (tmp_path / "_isolauncher").write_text(completion.zsh())
     script = (
         f"fpath=({tmp_path} $fpath); autoload -Uz compinit; "
-        f"compinit -u -d {tmp_path}/d; print -r -- $_comps[isolauncher]; autoload +X _isolauncher"
+        f"compinit -u -d {tmp_path}/d; print -r -- $_comps[isolauncher]; "
+        "autoload +X _isolauncher"
     )
     found = subprocess.run(["zsh", "-f", "-c", script], capture_output=True, text=True)
     assert (found.returncode, found.stdout, found.stderr) == (0, "_isolauncher\n", "")
