@@ -12,51 +12,49 @@ import errno
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from .host import CgroupPlace
-from .plan import Cgroup
+from . import host
+from .plan import CgroupPlace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parents:
-    """Controller ("" for all of version 2) to the directory activities go into."""
+    """The daemon's own directories; an activity's are made below them."""
 
-    directories: Mapping[str, str]
+    places: tuple[CgroupPlace, ...]
 
-    def for_activity(self, activity_id: str) -> Cgroup | None:
-        if not self.directories:
-            return None
-        return Cgroup(
-            paths=tuple(
-                (controller, f"{directory}/{activity_id}")
-                for controller, directory in self.directories.items()
-            )
-        )
+    def for_activity(self, activity_id: str) -> tuple[CgroupPlace, ...]:
+        return tuple(replace(p, path=f"{p.path}/{activity_id}") for p in self.places)
 
 
-def prepare(places: Mapping[str, CgroupPlace], name: str) -> Parents:
+def prepare(found: Mapping[str, host.CgroupPlace], name: str) -> Parents:
     """Make the daemon's directory in each place; OSError when the kernel refuses.
 
-    Version 2 delegates by writing ``subtree_control`` in every directory above the
-    leaves (cgroup-v2.rst, "Enabling and Disabling").
+    Version 2 hands controllers down by ``subtree_control`` in every directory above
+    the leaves (cgroup-v2.rst, "Enabling and Disabling").
     """
-    v2 = {c: p for c, p in places.items() if p.version == 2}
-    if {"memory", "pids", "cpu"} <= set(v2):
-        place = v2["memory"]
-        controllers = " ".join(f"+{c}" for c in ("memory", "pids", "cpu"))
-        _write(f"{place.path}/cgroup.subtree_control", controllers)
-        directory = f"{place.path}/{name}"
-        _make(directory)
-        _write(f"{directory}/cgroup.subtree_control", controllers)
-        return Parents(directories={"": directory})
-    directories: dict[str, str] = {}
-    for controller, place in places.items():
-        if place.version == 1:
-            directory = f"{place.path}/{name}"
+    together: dict[tuple[int, str], list[str]] = {}
+    for controller, place in found.items():
+        together.setdefault((place.version, place.path), []).append(controller)
+    places = []
+    for (version, path), controllers in sorted(together.items(), reverse=True):
+        directory = f"{path}/{name}"
+        if version == 2:
+            wanted = " ".join(f"+{c}" for c in controllers)
+            _write(f"{path}/cgroup.subtree_control", wanted)
             _make(directory)
-            directories[controller] = directory
-    return Parents(directories=directories)
+            _write(f"{directory}/cgroup.subtree_control", wanted)
+        else:
+            _make(directory)
+        places.append(
+            CgroupPlace(
+                version=2 if version == 2 else 1,
+                controllers=tuple(sorted(controllers)),
+                path=directory,
+            )
+        )
+    return Parents(places=tuple(places))
 
 
 def remove(paths: tuple[str, ...]) -> tuple[str, ...]:
@@ -76,7 +74,7 @@ def remove(paths: tuple[str, ...]) -> tuple[str, ...]:
 
 def close(parents: Parents) -> None:
     """Remove the daemon's own directories if nothing is left in them."""
-    for directory in parents.directories.values():
+    for directory in (place.path for place in parents.places):
         with suppress(OSError):  # an activity that goes on keeps it
             os.rmdir(directory)
 
@@ -84,7 +82,7 @@ def close(parents: Parents) -> None:
 def left_behind(parents: Parents) -> dict[str, tuple[str, ...]]:
     """Activity id to directories, of whatever is there."""
     found: dict[str, tuple[str, ...]] = {}
-    for directory in parents.directories.values():
+    for directory in (place.path for place in parents.places):
         for entry in os.scandir(directory):
             if entry.is_dir(follow_symlinks=False):
                 found[entry.name] = (*found.get(entry.name, ()), entry.path)

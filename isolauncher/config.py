@@ -202,7 +202,10 @@ def _check(name: str, text: str) -> dict[str, dict[str, int]]:
         data: dict[str, object] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         place = re.search(r"line (\d+), column (\d+)", str(error))
-        line, column = (int(n) for n in place.groups()) if place else (0, 0)
+        # Without a place tomllib means the end of the document.
+        line, column = (
+            (int(place[1]), int(place[2])) if place else (text.count("\n") + 1, 0)
+        )
         what = re.sub(r" \(at .*\)$", "", str(error))
         raise _error(
             [_mistake(name, line, "", "config-not-toml", what, column=column)]

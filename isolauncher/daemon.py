@@ -18,7 +18,7 @@ import signal
 import socket
 import stat
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -89,7 +89,7 @@ class Daemon:
 
     def _cgroup_parents(self) -> cgroups.Parents:
         if not self.host.cgroups:
-            return cgroups.Parents(directories={})
+            return cgroups.Parents(places=())
         # One directory per daemon, so that two (a test's, --standalone's) do not
         # clean up after each other; the same after a restart, to find what is left.
         name = "isolauncher"
@@ -105,11 +105,12 @@ class Daemon:
         }
         return plan.Machine(
             landlock_abi=self.host.landlock,
-            cgroup=self.parents.for_activity(activity_id),
+            cgroups=self.parents.for_activity(activity_id),
             why_no_cgroup="; ".join(
-                self.host.why.get(f"cgroup.{c}", "") for c in host.CONTROLLERS
-            ).strip("; ")
-            or "no cgroup hierarchy can be used",
+                self.host.why[f"cgroup.{c}"]
+                for c in host.CONTROLLERS
+                if f"cgroup.{c}" in self.host.why
+            ),
             hard_limits=tuple(
                 (name, value)
                 for name, value in hard.items()

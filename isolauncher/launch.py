@@ -185,10 +185,7 @@ async def launch(
         owner_start=records.start_time(os.getpid()),
         started=asyncio.get_running_loop().time(),
     )
-    activity.skipped += [
-        plan.Skipped(what=f"environment variable {name}", why=why)
-        for name, why in dropped
-    ]
+    activity.skipped += _not_kept(request, dropped)
     if why_exec:
         activity.skipped.append(plan.Skipped(what="tier fork", why=why_exec))
     daemon.add(activity)
@@ -237,6 +234,20 @@ async def launch(
         wire.close_all(held)
     activity.timings = clock.spans
     return activity
+
+
+def _not_kept(
+    request: Request, dropped: tuple[tuple[str, str], ...]
+) -> Iterator[plan.Skipped]:
+    """What was asked for by name, one by one; of the rest of a shell's, one line."""
+    others: dict[str, list[str]] = {}
+    for name, why in dropped:
+        if name in request.setenv:
+            yield plan.Skipped(what=f"environment variable {name}", why=why)
+        else:
+            others.setdefault(why, []).append(name)
+    for why, names in others.items():
+        yield plan.Skipped(what=f"environment variables {', '.join(names)}", why=why)
 
 
 def _policy(
@@ -518,8 +529,7 @@ def _build(
         hosts=views.hosts,
     )
     machine = daemon.machine(activity.id)
-    if machine.cgroup is not None:
-        activity.cgroups = tuple(path for _, path in machine.cgroup.paths)
+    activity.cgroups = tuple(place.path for place in machine.cgroups)
     number, arguments, errno_ = compiled.probe
     path = ""
     if request.program_kind == "file":

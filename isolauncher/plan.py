@@ -584,10 +584,12 @@ class Person:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cgroup:
-    """Where an activity's cgroup directories go: controller to path; "" is v2's."""
+class CgroupPlace:
+    """A directory to make for an activity, and the controllers that rule there."""
 
-    paths: tuple[tuple[str, str], ...]
+    version: Literal[1, 2]
+    controllers: tuple[str, ...]
+    path: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -595,7 +597,7 @@ class Machine:
     """The part of the host that changes a plan."""
 
     landlock_abi: int
-    cgroup: Cgroup | None
+    cgroups: tuple[CgroupPlace, ...]
     why_no_cgroup: str
     hard_limits: tuple[tuple[str, int], ...]
     root_over: str
@@ -754,46 +756,58 @@ def build(
 def _cgroup(
     policy: Policy, machine: Machine, skipped: list[Skipped]
 ) -> Iterator[JoinCgroup]:
-    if machine.cgroup is None:
+    ruled = {c for place in machine.cgroups for c in place.controllers}
+    missing = [c for c in CONTROLLERS if c not in ruled]
+    if missing:
+        why = f"no controller {', '.join(missing)}: {machine.why_no_cgroup}"
         if policy.limits.cgroup == "required":
             raise HostError(
-                f"the policy {policy.name} requires a cgroup: {machine.why_no_cgroup}",
+                f"the policy {policy.name} requires a cgroup: {why}",
                 code="cgroup-missing",
                 hint="run `isolauncher doctor`, or write limits.cgroup = "
                 '"if-possible"',
             )
-        skipped.append(Skipped(what="cgroup", why=machine.why_no_cgroup))
-        return
-    limits = policy.limits
-    # One more than the policy's count: init is in the cgroup too.
-    pids = ("pids.max", str(limits.processes + 1))
-    settings: dict[str, tuple[tuple[str, str], ...]] = {
-        "": (
-            ("memory.max", str(limits.memory)),
-            ("memory.swap.max", "0"),
-            pids,
-            ("cpu.weight", str(limits.cpu_weight)),
-        ),
-        "memory": (("memory.limit_in_bytes", str(limits.memory)),),
-        "pids": (pids,),
-        # cpu.weight 100 is cpu.shares 1024 (cgroup-v2.rst against cgroup-v1's cpu).
-        "cpu": (("cpu.shares", str(max(2, limits.cpu_weight * 1024 // 100))),),
-    }
-    directories = tuple(
-        CgroupDirectory(path=path, settings=settings[controller])
-        for controller, path in machine.cgroup.paths
-    )
-    yield JoinCgroup(directories=directories)
-    missing = {"memory", "pids", "cpu"} - {c for c, _ in machine.cgroup.paths}
-    if missing and not any(c == "" for c, _ in machine.cgroup.paths):
-        names = ", ".join(sorted(missing))
-        if policy.limits.cgroup == "required":
-            raise HostError(
-                f"the policy {policy.name} requires a cgroup: no controller {names}",
-                code="cgroup-missing",
-                hint='write limits.cgroup = "if-possible"',
+        skipped.append(Skipped(what="cgroup", why=why))
+    if machine.cgroups:
+        yield JoinCgroup(
+            directories=tuple(
+                CgroupDirectory(
+                    path=place.path,
+                    settings=tuple(
+                        setting
+                        for controller in place.controllers
+                        for setting in _settings(place.version, controller, policy)
+                    ),
+                )
+                for place in machine.cgroups
             )
-        skipped.append(Skipped(what=f"cgroup {names}", why="no such controller here"))
+        )
+
+
+CONTROLLERS = ("memory", "pids", "cpu")
+
+
+def _settings(
+    version: int, controller: str, policy: Policy
+) -> tuple[tuple[str, str], ...]:
+    """Files and values of one controller (cgroup-v2.rst, cgroup-v1/*.rst)."""
+    limits = policy.limits
+    match controller, version:
+        case "memory", 2:
+            return (
+                ("memory.max", str(limits.memory)),
+                ("memory.swap.max", "0"),
+            )
+        case "memory", _:
+            return (("memory.limit_in_bytes", str(limits.memory)),)
+        case "pids", _:
+            # One more than the policy's count: init is in the cgroup too.
+            return (("pids.max", str(limits.processes + 1)),)
+        case "cpu", 2:
+            return (("cpu.weight", str(limits.cpu_weight)),)
+        case _:
+            # cpu.weight 100 is cpu.shares 1024.
+            return (("cpu.shares", str(max(2, limits.cpu_weight * 1024 // 100))),)
 
 
 def _limits(policy: Policy, machine: Machine, skipped: list[Skipped]) -> SetLimits:
@@ -809,7 +823,7 @@ def _limits(policy: Policy, machine: Machine, skipped: list[Skipped]) -> SetLimi
     }
     if limits.cpu_seconds:
         wanted["cpu"] = limits.cpu_seconds
-    if machine.cgroup is None:
+    if not any("memory" in place.controllers for place in machine.cgroups):
         # Per process, where no cgroup can hold them all to it together.
         wanted["data"] = limits.memory
     hard = dict(machine.hard_limits)
@@ -1103,7 +1117,11 @@ def describe_policy(policy: Policy) -> tuple[str, ...]:
     )
     machine = Machine(
         landlock_abi=6,
-        cgroup=Cgroup(paths=(("", "/sys/fs/cgroup/isolauncher/ID"),)),
+        cgroups=(
+            CgroupPlace(
+                version=2, controllers=CONTROLLERS, path="/sys/fs/cgroup/isolauncher/ID"
+            ),
+        ),
         why_no_cgroup="",
         hard_limits=(),
         root_over="/run/isolauncher",

@@ -49,6 +49,11 @@ class Parser(argparse.ArgumentParser):
 
     usage_status = COULD_NOT_LAUNCH
 
+    def _get_formatter(self) -> argparse.HelpFormatter:
+        # With a width it need not import shutil, and all archivers, to find one:
+        # argparse makes a formatter for each option, whether help is asked or not.
+        return self.formatter_class(prog=self.prog, width=_width())  # type: ignore[call-arg]
+
     def error(self, message: str) -> NoReturn:
         hint = f"(see `{self.prog} --help`)"
         print(f"{self.prog}: {printable(message)} {hint}  [usage]", file=sys.stderr)
@@ -133,6 +138,13 @@ def _table() -> str:
 
 def _full(module: str) -> str:
     return f"{__package__}.{module}"
+
+
+def _width() -> int:
+    try:
+        return int(os.environ.get("COLUMNS") or os.get_terminal_size(1).columns) - 2
+    except (OSError, ValueError):
+        return 78
 
 
 def _have_standard_descriptors() -> None:

@@ -104,10 +104,10 @@ def _resident() -> int:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def _status() -> dict[str, str]:
-    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
-        pairs = (line.partition(":") for line in file)
-        return {key: value.strip() for key, _, value in pairs}
+def _status() -> list[bytes]:
+    with open("/proc/self/status", "rb") as file:
+        keys = (b"Umask:", b"SigBlk:", b"SigIgn:", b"SigCgt:")
+        return [line for line in file if line.startswith(keys)]
 
 
 def _fd_name(fd: int) -> str:
@@ -173,10 +173,7 @@ def _children() -> str:
 
 # Looked at before and after each entry; a difference is a fault under this name.
 _LOOKS: dict[str, Callable[[], object]] = {
-    "signal mask and dispositions": lambda: tuple(
-        _status()[key] for key in ("SigBlk", "SigIgn", "SigCgt")
-    ),
-    "umask": lambda: _status()["Umask"],
+    "umask, signal mask or dispositions": _status,
     "Python signal handlers": lambda: tuple(
         repr(signal.getsignal(number))
         for number in sorted(signal.valid_signals())
@@ -317,8 +314,8 @@ def preload(
     with _noting_exits(calls):
         before = _state(looks)
         for name in names:
-            entries.append(_measured(name, before, looks, time_limit_s))
-            before = _state(looks)
+            entry, before = _measured(name, before, looks, time_limit_s)
+            entries.append(entry)
     meta_path, path_hooks = tuple(sys.meta_path), tuple(sys.path_hooks)
     filters = tuple(_warnings.filters)
     sys.meta_path[:], sys.path_hooks[:] = finders, hooks
@@ -348,14 +345,14 @@ def _measured(
     before: _State,
     looks: Mapping[str, Callable[[], object]],
     limit: float,
-) -> Entry:
+) -> tuple[Entry, _State]:
     count, resident = len(sys.modules), _resident()
     start = time.perf_counter_ns()
     failure = _import_one(name, limit)
     took = time.perf_counter_ns() - start
     after = _state(looks)
     faults = ([failure] if failure else []) + _faults(before, after)
-    return Entry(
+    entry = Entry(
         name=name,
         microseconds=took // 1000,
         rss=_resident() - resident,
@@ -365,6 +362,7 @@ def _measured(
             f"changed {n}" for n in _NOTED if before.values[n] != after.values[n]
         ),
     )
+    return entry, after
 
 
 def _early_exits(names: set[str]) -> list[ExitCall]:
@@ -624,6 +622,7 @@ def scan_identity(
 
     Shallow: globals, and items of tuples, lists and dicts among them. Strings of
     fewer than three characters and numbers below 100 say nothing and are not sought.
+    Some constant may by chance be the process id: what two processes find is true.
     """
     strings = {v: k for k, v in values.items() if isinstance(v, str) and len(v) > 2}
     numbers = {v: k for k, v in values.items() if isinstance(v, int) and v >= 100}

@@ -37,7 +37,7 @@ def unseen_code(code: CodeType) -> CodeType:
 
 def hide(function: Callable[..., object]) -> None:
     """Make all later frames of ``function`` unseen."""
-    function.__code__ = unseen_code(function.__code__)  # type: ignore[attr-defined]
+    function.__code__ = unseen_code(function.__code__)
 
 
 def image(path: str) -> bytes:

@@ -109,9 +109,9 @@ def audit(place: Place, take: Take, **options: Any) -> None:
 def test_attack_68_thousands_of_leases_in_several_processes_and_none_twice(
     place: Place, take: Take, tmp_path: Path
 ) -> None:
-    """Forty uids for three processes: each is reused about a hundred times."""
+    """Forty uids for three processes: each is reused some fifty times."""
     (tmp_path / "claims").mkdir()
-    workers = [worker(tmp_path, f"w{n}", 1500, 170040) for n in range(3)]
+    workers = [worker(tmp_path, f"w{n}", 700, 170040) for n in range(3)]
     for one in workers:
         _, complaint = one.communicate()
         assert one.returncode == 0, complaint.decode()
@@ -150,8 +150,26 @@ def test_sigkill_at_any_instant_gives_no_uid_twice(
     audit(place, take, last=last)
 
 
+CHANGES = {
+    "fchmod",
+    "fsync",
+    "link",
+    "mkdir",
+    "open",
+    "pwrite",
+    "rename",
+    "rmdir",
+    "symlink",
+    "unlink",
+    "write",
+}
+
+
 class KillingOs:
-    """The module os, which ends the process before its n-th call."""
+    """The module os, which ends the process before its n-th call that changes a file.
+
+    To be killed before a call that only looks is to be killed before the next change.
+    """
 
     def __init__(self, real: ModuleType, calls: int) -> None:
         self._real = real
@@ -159,11 +177,12 @@ class KillingOs:
 
     def __getattr__(self, name: str) -> object:
         value = getattr(self._real, name)
-        if not callable(value) or isinstance(value, type):
+        if name not in CHANGES:
             return value
 
         def call(*arguments: object, **options: object) -> object:
-            self._left -= 1
+            if name != "open" or int(arguments[1]) & os.O_CREAT:  # type: ignore[call-overload]
+                self._left -= 1
             if self._left < 0:
                 self._real.kill(self._real.getpid(), signal.SIGKILL)
             return value(*arguments, **options)
@@ -210,6 +229,8 @@ def release_use(ledger: Ledger, take: Take) -> None:
 
 
 def collect_all(ledger: Ledger, take: Take) -> None:
+    ledger.release(170001, "one")
+    ledger.release(170002, "two")
     ledger.gc(lambda _: False, bundles=lambda _: True)
 
 
@@ -270,7 +291,7 @@ def test_sigkill_before_each_system_call_leaves_a_whole_ledger(
         if not killed:
             break
         number += 1
-    assert number > 10
+    assert number > 5
 
 
 def test_sigkill_while_the_ledger_is_first_opened_leaves_one_that_opens(
@@ -284,7 +305,7 @@ def test_sigkill_while_the_ledger_is_first_opened_leaves_one_that_opens(
         audit(here, take, last=170003)
         here.close()
         number += 1
-    assert number > 10
+    assert number > 5
 
 
 def test_sigkill_while_a_new_boot_is_met_leaves_constant_uids_alone(
@@ -306,7 +327,7 @@ def test_sigkill_while_a_new_boot_is_met_leaves_constant_uids_alone(
         here.close()
         monkeypatch.setattr(identity, "_boot_id", real)
         number += 1
-    assert number > 10
+    assert number > 5
 
 
 def test_a_reader_never_sees_half_a_name_outside(place: Place, take: Take) -> None:

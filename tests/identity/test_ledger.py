@@ -878,7 +878,7 @@ def test_ps_and_ls_can_name_a_uid_through_nss_systemd(
         text=True,
         cwd=Path(identity.__file__).parent.parent,
     ).stdout
-    line = "isolauncher-170001 isolauncher-170001\n70001\n"
+    line = "isolauncher-170001 isolauncher-170001\n170001\n"
     assert seen == f"{line}{line}gone\n"
 
 

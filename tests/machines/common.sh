@@ -79,6 +79,8 @@ bare_root() {
     fi
     mkdir -p "$1"
     tar -C "$1" --numeric-owner -xzf "$tarball"
+    # The archive's own top has mktemp's 0700, with which nobody but root gets anywhere.
+    chmod 0755 "$1"
     cat >"$1/etc/apt/sources.list" <<EOF
 deb $(mirror) $SUITE main
 deb $(mirror) $SUITE-updates main

@@ -504,6 +504,10 @@ BAD: dict[str, tuple[str, list[Wanted]]] = {
         '[bus]\nsession-own = ["org.sugarlabs.*"]\n',
         [(3, 16, "bus.session-own", "policy-grants-isolauncher")],
     ),
+    "what is below the launcher's own bus name": (
+        '[bus]\nsession-own = ["org.sugarlabs.IsoLauncher1.Activity1"]\n',
+        [(3, 16, "bus.session-own", "policy-grants-isolauncher")],
+    ),
     "accessibility": (
         "[bus]\naccessibility = true\n",
         [(3, 17, "bus.accessibility", "policy-not-enforced-yet")],

@@ -236,6 +236,12 @@ def test_keys_below_a_header_that_does_not_count_do_not_count() -> None:
     assert toml.plain(root) == {"a": {"x": 1}, "b": {"z": 4}}
 
 
+def test_true_is_not_one_and_one_is_not_a_fraction() -> None:
+    for one, other in ((1, True), (1, 1.0), ([0], [False]), ({"a": 1}, {"a": 1.0})):
+        assert not toml._same(one, other)
+    assert toml._same({"a": [float("nan")]}, {"a": [float("nan")]})
+
+
 def test_two_readers_that_disagree_are_an_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

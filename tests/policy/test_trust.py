@@ -303,6 +303,28 @@ def test_the_stores_own_directories_and_the_code_are_not_writable_either(
     assert shelf.store.refuse_write("/var/libre") is None
 
 
+def test_a_file_that_changes_while_it_is_read_is_refused(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = shelf.put("mine", MINIMAL)
+    read = os.read
+    changes = ["# more\n"]
+
+    def slow(descriptor: int, size: int) -> bytes:
+        data = read(descriptor, size)
+        if changes:
+            with open(path, "a") as opened:
+                opened.write(changes.pop())
+        return data
+
+    monkeypatch.setattr(trust.os, "read", slow)
+    (mistake,) = shelf.mistakes("mine")
+    monkeypatch.undo()
+    assert mistake.code == "policy-unreadable"
+    assert "changed while it was read" in mistake.message
+    assert shelf.store.get("mine").name == "mine"
+
+
 def test_no_descriptor_is_left_open(shelf: Shelf) -> None:
     shelf.store.get("untrusted")
     before = len(os.listdir("/proc/self/fd"))

@@ -112,7 +112,8 @@ def test_a_script_ends_as_in_a_cold_start(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["exit-3", "exception", "syntax-error", "stack", "raised-keyboard-interrupt"]
+    "name",
+    ["exit-3", "exception", "syntax-error", "stack", "raised-keyboard-interrupt"],
 )
 def test_a_module_ends_as_in_a_cold_start(name: str, tmp_path: Path) -> None:
     (tmp_path / "program.py").write_bytes(ENDINGS[name])

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``isolauncher bench``: a small table of launch times, and the figures as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from .. import bench
+from ..errors import HostError, RequestError
+from . import printable, tell
+
+if TYPE_CHECKING:
+    from .main import Parser
+
+
+def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
+    parser = subparsers.add_parser(
+        "bench",
+        description="Measure launches from the zygote, under the whole default "
+        "policy, against cold starts under bubblewrap. For root.",
+        epilog="It starts a daemon of its own, in directories of its own. "
+        "exit status: 0 when it has measured, whatever came of it; 125 when it cannot.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        required=True,
+        help="latency of a script that imports twenty modules (the one there is)",
+    )
+    parser.add_argument(
+        "--pairs",
+        metavar="N",
+        type=_pairs,
+        default=bench.PAIRS,
+        help=f"launches of each, in turns (default: {bench.PAIRS})",
+    )
+    parser.add_argument(
+        "--json", metavar="FILE", help="write every sample too; -: to standard output"
+    )
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    place = args.json
+    if place and place != "-":
+        # Said before the minute of measuring, not after it.
+        try:
+            with open(place, "a", encoding="ascii"):
+                pass
+        except OSError as error:
+            raise RequestError(
+                f"the figures cannot be written to {place}: {error.strerror}",
+                code="bench-not-writable",
+            ) from None
+    if sys.stderr.isatty():
+        tell(f"measuring {args.pairs} pairs of launches")
+    result = bench.quick(args.pairs)
+    table = "\n".join(lines(result))
+    if place == "-":
+        print(table, file=sys.stderr)
+        json.dump(result.as_data(), sys.stdout, indent=1)
+        print()
+        return 0
+    print(table)
+    if place:
+        try:
+            with open(place, "w", encoding="ascii") as file:
+                json.dump(result.as_data(), file, indent=1)
+                file.write("\n")
+        except OSError as error:
+            raise HostError(
+                f"{place}: {error.strerror}", code="bench-not-writable"
+            ) from None
+    return 0
+
+
+def lines(result: bench.Result) -> list[str]:
+    """The figures for a person."""
+    rows = [["launch (ms)", "median", "min", "max", "p90"]]
+    for name, spread in (
+        ("isolauncher, zygote", result.isolauncher),
+        ("bubblewrap, cold start", result.bubblewrap),
+    ):
+        numbers = (
+            spread.median,
+            min(spread.samples),
+            max(spread.samples),
+            spread.at(0.9),
+        )
+        rows.append([name, *(f"{number:.1f}" for number in numbers)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    told = []
+    for first, *others in rows:
+        cells = [
+            f"{cell:>{width}}" for cell, width in zip(others, widths[1:], strict=True)
+        ]
+        told.append("  ".join([f"{first:<{widths[0]}}", *cells]))
+    ratios = result.ratios
+    phases = "  ".join(f"{k} {v / 1000:.1f}" for k, v in result.phases().items())
+    machine = result.machine
+    skipped = result.reports[-1]["skipped"]
+    enforced = result.reports[-1]["enforced"]
+    told += [
+        "",
+        f"ratio of the medians   {result.ratio:.2f}",
+        f"ratio pair by pair     {ratios.median:.2f} (median), {ratios.at(0.1):.2f} "
+        f"to {ratios.at(0.9):.2f} (p10 to p90), {min(ratios.samples):.2f} to "
+        f"{max(ratios.samples):.2f} (all)",
+        f"ours in phases (ms)    {phases}",
+        f"machine                {machine['cpus']} × {machine['cpu']}"
+        f"{', virtual' if machine['virtual'] else ''}, Linux {machine['kernel']}, "
+        f"Python {machine['python']}",
+        f"load before            {machine['load']}",
+        f"in force               {_words(enforced)}",
+        f"skipped                {_words(skipped)}",
+    ]
+    return [printable(line) for line in told]
+
+
+def _words(values: object) -> str:
+    if not isinstance(values, list):
+        return "-"
+    words = [
+        f"{v.get('what')} ({v.get('why')})" if isinstance(v, dict) else str(v)
+        for v in values
+    ]
+    if len(words) > 30:
+        return f"{len(words)} things, see --json"
+    return ", ".join(words) or "nothing"
+
+
+def _pairs(text: str) -> int:
+    number = int(text)
+    if not 2 <= number <= 10_000:
+        raise ValueError
+    return number
+
+
+_pairs.__name__ = "number of pairs, 2 or more,"  # argparse names it in its complaint

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``daemon.py BOARD [OPTION…]``: ``isolauncher daemon OPTION…`` with a spoilt kernel."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+TOP = os.path.dirname(os.path.dirname(os.path.dirname(HERE)))
+sys.path[0] = TOP
+
+import isolauncher  # noqa: E402
+
+isolauncher.__path__.append(os.path.dirname(HERE))
+
+from isolauncher import config, daemon, pool  # noqa: E402
+from isolauncher.cli import main  # noqa: E402
+from isolauncher.spoilt.board import Board  # noqa: E402
+from isolauncher.spoilt.kernel import Spoilt  # noqa: E402
+
+
+def command(set_name: str) -> tuple[str, ...]:
+    return (pool.INTERPRETER, os.path.join(HERE, "zygote.py"), BOARD)
+
+
+def serve(settings: config.Config) -> int:
+    made = Spoilt(Board(BOARD), "daemon").as_kernel()
+    return real(settings, command=command, linux=made)
+
+
+BOARD = sys.argv.pop(1)
+real = daemon.main
+daemon.main = serve  # type: ignore[assignment]
+sys.exit(main.main(["daemon", *sys.argv[1:]]))
