@@ -399,7 +399,9 @@ class Linux:
     def mount_setattr(
         self, fd: int, *, set_: int, recursive: bool, userns: int = -1
     ) -> None:
-        attr = _MountAttr(attr_set=set_)
+        # A clone is a peer of what it was cloned from, where that is shared (as systemd
+        # makes "/"): what is mounted there later would show in the sandbox.
+        attr = _MountAttr(attr_set=set_, propagation=MS_PRIVATE)
         if userns >= 0:
             attr.attr_set |= MOUNT_ATTR_IDMAP
             attr.userns_fd = userns
