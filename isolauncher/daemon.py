@@ -56,11 +56,16 @@ class Daemon:
     """Everything that one daemon holds; one event loop, one thread."""
 
     def __init__(
-        self, config: Config, *, log: Log, command: pool.Command = pool.command
+        self,
+        config: Config,
+        *,
+        log: Log,
+        command: pool.Command = pool.command,
+        linux: kernel.Kernel | None = None,
     ) -> None:
         self.config = config
         self.log = log
-        self.kernel: kernel.Kernel = kernel.Linux()
+        self.kernel: kernel.Kernel = linux or kernel.Linux()
         self.run_dir = Path(config.run_dir)
         self.state_dir = Path(config.state_dir)
         vendor, etc = config.policy_dirs
@@ -574,7 +579,12 @@ def _may(caller: Caller, activity: Activity) -> bool:
 # --------------------------------------------------------------------------- serving
 
 
-def main(config: Config) -> int:
+def main(
+    config: Config,
+    *,
+    command: pool.Command = pool.command,
+    linux: kernel.Kernel | None = None,
+) -> int:
     """``isolauncher daemon``: serve until SIGTERM or SIGINT."""
     if os.geteuid() != 0:
         raise DaemonError(
@@ -587,7 +597,7 @@ def main(config: Config) -> int:
     _directories(config)
     listener = _listen(config.socket)
     try:
-        asyncio.run(_serve(config, listener))
+        asyncio.run(_serve(config, listener, command, linux))
     finally:
         with suppress(FileNotFoundError):
             os.unlink(config.socket)
@@ -595,8 +605,13 @@ def main(config: Config) -> int:
     return 0
 
 
-async def _serve(config: Config, listener: socket.socket) -> None:
-    daemon = Daemon(config, log=Log(journal=_journal()))
+async def _serve(
+    config: Config,
+    listener: socket.socket,
+    command: pool.Command,
+    linux: kernel.Kernel | None,
+) -> None:
+    daemon = Daemon(config, log=Log(journal=_journal()), command=command, linux=linux)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, daemon.closing.set)

@@ -29,7 +29,7 @@ from typing import NoReturn
 from . import plan, wire
 from .apply import Context, apply
 from .errors import IsolauncherError, StepError
-from .kernel import Kernel
+from .kernel import Kernel, title
 
 FAILED = 125
 
@@ -110,6 +110,8 @@ def main(channel: socket.socket, kernel: Kernel) -> Stem:
         wire.send(channel, {"event": "init"}, [own])
         os.close(own)
         whole, descriptors = receive_plan(channel)
+        # Else ps shows the zygote's words, and so does PID 1 to the program.
+        title(f"isolauncher: init({whole.id})")
         kernel.set_name(f"init({whole.id})"[:15])
         mine, theirs = socket.socketpair()
         record = descriptors["record"]

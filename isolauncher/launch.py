@@ -321,8 +321,10 @@ async def _both(
 async def _open(
     policy: Policy, request: Request, fds: Mapping[str, int], caller: Caller
 ) -> tuple[tuple[opener.Opened, ...], opener.Program | None]:
+    # The host's network is of little use without the names its resolver knows.
+    resolver = ("/etc/resolv.conf",) if policy.network == "host" else ()
     wants = (
-        *(opener.Want(path=p, writable=False) for p in policy.view.read),
+        *(opener.Want(path=p, writable=False) for p in (*policy.view.read, *resolver)),
         *(opener.Want(path=p, writable=True) for p in policy.view.write),
     )
     return await opener.open_as(caller, wants, fds.get("program"))

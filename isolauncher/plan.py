@@ -18,7 +18,7 @@ import dataclasses
 import posixpath
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 from . import kernel
 from .errors import HostError, StepError
@@ -65,8 +65,6 @@ NAMESPACES: Mapping[str, int] = {
 class NewSession:
     """Leave the daemon's session: no controlling terminal to push input into."""
 
-    enforces: ClassVar[tuple[str, ...]] = ()
-
     def describe(self) -> str:
         return "start a session of its own, without a terminal"
 
@@ -74,8 +72,6 @@ class NewSession:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JoinKeyring:
     """A session keyring is inherited over fork; a child could read our keys."""
-
-    enforces: ClassVar[tuple[str, ...]] = ("keyring",)
 
     def describe(self) -> str:
         return "join a new, empty session keyring"
@@ -94,7 +90,6 @@ class JoinCgroup:
     """Before the cgroup namespace, which shows as "/" the cgroup it is made in."""
 
     directories: tuple[CgroupDirectory, ...]
-    enforces: ClassVar[tuple[str, ...]] = ("cgroup",)
 
     def describe(self) -> str:
         limits = [f"{k}={v}" for d in self.directories for k, v in d.settings]
@@ -106,14 +101,6 @@ class Unshare:
     """All namespaces but pid (the zygote's fork) and user (the stem's, later)."""
 
     namespaces: tuple[str, ...]
-    enforces: ClassVar[tuple[str, ...]] = (
-        "mount",
-        "pid",
-        "net",
-        "ipc",
-        "uts",
-        "cgroupns",
-    )
 
     def describe(self) -> str:
         return "make new namespaces: pid " + " ".join(self.namespaces)
@@ -122,8 +109,6 @@ class Unshare:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MakePrivate:
     """First thing in a mount namespace: else mounts propagate back to the host."""
-
-    enforces: ClassVar[tuple[str, ...]] = ()
 
     def describe(self) -> str:
         return "cut mount propagation"
@@ -135,7 +120,6 @@ class NewRoot:
 
     over: str
     size: int
-    enforces: ClassVar[tuple[str, ...]] = ()
 
     def describe(self) -> str:
         return "mount an empty root"
@@ -145,7 +129,6 @@ class NewRoot:
 class Directory:
     path: str
     mode: int
-    enforces: ClassVar[tuple[str, ...]] = ()
 
     def describe(self) -> str:
         return f"make the directory {self.path}"
@@ -155,7 +138,6 @@ class Directory:
 class Symlink:
     path: str
     target: str
-    enforces: ClassVar[tuple[str, ...]] = ()
 
     def describe(self) -> str:
         return f"link {self.path} to {self.target}"
@@ -168,7 +150,6 @@ class WriteFile:
     path: str
     data: bytes
     mode: int
-    enforces: ClassVar[tuple[str, ...]] = ()
 
     def describe(self) -> str:
         return f"write {self.path}" if self.data else f"make the place {self.path}"
@@ -183,7 +164,6 @@ class MemoryFiles:
     inodes: int
     mode: int
     executable: bool
-    enforces: ClassVar[tuple[str, ...]] = ()
 
     def describe(self) -> str:
         return f"mount {self.size} bytes of memory on {self.path}"
@@ -204,7 +184,6 @@ class Attach:
     attributes: int
     mapped: int | None = None
     copy_mode: int | None = None
-    enforces: ClassVar[tuple[str, ...]] = ()
 
     def describe(self) -> str:
         how = "read" if self.attributes & kernel.MOUNT_ATTR_RDONLY else "write"
@@ -218,8 +197,6 @@ class Attach:
 class Pivot:
     """Make the new root the only one: the old is detached, not merely hidden."""
 
-    enforces: ClassVar[tuple[str, ...]] = ()
-
     def describe(self) -> str:
         return "pivot into the new root and let the old one go"
 
@@ -227,8 +204,6 @@ class Pivot:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MountProc:
     """A procfs of the sandbox's own PID namespace."""
-
-    enforces: ClassVar[tuple[str, ...]] = ()
 
     def describe(self) -> str:
         return "mount /proc of the new PID namespace"
@@ -238,8 +213,6 @@ class MountProc:
 class MountTerminals:
     """A devpts instance of its own, so that programs can make pseudo-terminals."""
 
-    enforces: ClassVar[tuple[str, ...]] = ()
-
     def describe(self) -> str:
         return "mount /dev/pts of its own"
 
@@ -248,8 +221,6 @@ class MountTerminals:
 class SealRoot:
     """Nothing is attached after this: the root itself becomes read-only."""
 
-    enforces: ClassVar[tuple[str, ...]] = ()
-
     def describe(self) -> str:
         return "make the root read-only"
 
@@ -257,7 +228,6 @@ class SealRoot:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetHostname:
     name: str
-    enforces: ClassVar[tuple[str, ...]] = ()
 
     def describe(self) -> str:
         return f"be called {self.name}"
@@ -265,8 +235,6 @@ class SetHostname:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoopbackUp:
-    enforces: ClassVar[tuple[str, ...]] = ()
-
     def describe(self) -> str:
         return "bring the loopback interface up"
 
@@ -275,7 +243,6 @@ class LoopbackUp:
 class Priority:
     nice: int
     oom_score_adj: int
-    enforces: ClassVar[tuple[str, ...]] = ()
 
     def describe(self) -> str:
         return f"run at nice {self.nice}, oom_score_adj {self.oom_score_adj}"
@@ -285,8 +252,6 @@ class Priority:
 class Stdio:
     """Descriptors 0, 1 and 2 become the caller's."""
 
-    enforces: ClassVar[tuple[str, ...]] = ()
-
     def describe(self) -> str:
         return "take the caller's stdin, stdout and stderr"
 
@@ -295,8 +260,6 @@ class Stdio:
 class ResetSignals:
     """Dispositions and the blocked mask survive fork, the mask even exec."""
 
-    enforces: ClassVar[tuple[str, ...]] = ()
-
     def describe(self) -> str:
         return "default signal dispositions, nothing blocked"
 
@@ -304,7 +267,6 @@ class ResetSignals:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetUmask:
     umask: int
-    enforces: ClassVar[tuple[str, ...]] = ()
 
     def describe(self) -> str:
         return f"umask {self.umask:04o}"
@@ -315,7 +277,6 @@ class SetLimits:
     """``limits``: name to value, soft and hard alike; getrlimit(2)'s units."""
 
     limits: tuple[tuple[str, int], ...]
-    enforces: ClassVar[tuple[str, ...]] = ("rlimits",)
 
     def describe(self) -> str:
         return "limits: " + ", ".join(f"{k}={v}" for k, v in self.limits)
@@ -324,8 +285,6 @@ class SetLimits:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClearGroups:
     """Before the user namespace: in it setgroups is denied for ever."""
-
-    enforces: ClassVar[tuple[str, ...]] = ("groups",)
 
     def describe(self) -> str:
         return "no supplementary groups"
@@ -339,8 +298,6 @@ class NewUserNamespace:
     have no power over those (user_namespaces(7)).
     """
 
-    enforces: ClassVar[tuple[str, ...]] = ("user",)
-
     def describe(self) -> str:
         return "make a user namespace that root owns"
 
@@ -353,7 +310,6 @@ class MapIdentity:
     uid: int
     inner_gid: int
     gid: int
-    enforces: ClassVar[tuple[str, ...]] = ()
 
     def describe(self) -> str:
         return (
@@ -366,8 +322,6 @@ class MapIdentity:
 class NoNestedUserNamespaces:
     """Needs CAP_SYS_RESOURCE in the new namespace, so before the capabilities go."""
 
-    enforces: ClassVar[tuple[str, ...]] = ()
-
     def describe(self) -> str:
         return "no user namespace may be made inside"
 
@@ -378,7 +332,6 @@ class BecomeUser:
 
     uid: int
     gid: int
-    enforces: ClassVar[tuple[str, ...]] = ("uid",)
 
     def describe(self) -> str:
         return f"become uid={self.uid} gid={self.gid}"
@@ -387,8 +340,6 @@ class BecomeUser:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DropCapabilities:
     """After the user namespace: making one refills the bounding set and all others."""
-
-    enforces: ClassVar[tuple[str, ...]] = ("capabilities", "securebits")
 
     def describe(self) -> str:
         return "empty the bounding set, lock securebits, give up every capability"
@@ -401,7 +352,6 @@ class ShowAs:
     argv: tuple[str, ...]
     environ: tuple[str, ...]
     name: str
-    enforces: ClassVar[tuple[str, ...]] = ("environment",)
 
     def describe(self) -> str:
         return f"show as {self.name!r} with {len(self.environ)} variables"
@@ -411,16 +361,12 @@ class ShowAs:
 class Dumpable:
     """The change of uid made /proc/self root's; the uid is its own, so give it back."""
 
-    enforces: ClassVar[tuple[str, ...]] = ()
-
     def describe(self) -> str:
         return "own its entries in /proc"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoNewPrivs:
-    enforces: ClassVar[tuple[str, ...]] = ("no_new_privs",)
-
     def describe(self) -> str:
         return "no_new_privs"
 
@@ -440,7 +386,6 @@ class Landlock:
     net: int
     scopes: int
     rules: tuple[LandlockRule, ...]
-    enforces: ClassVar[tuple[str, ...]] = ("landlock",)
 
     def describe(self) -> str:
         tcp = ", no TCP" if self.net else ""
@@ -449,8 +394,6 @@ class Landlock:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CloseDescriptors:
-    enforces: ClassVar[tuple[str, ...]] = ("descriptors",)
-
     def describe(self) -> str:
         return "close every descriptor but 0, 1, 2 and the way to the daemon"
 
@@ -464,7 +407,6 @@ class Seccomp:
     probe_number: int
     probe_arguments: tuple[int, ...]
     probe_errno: int
-    enforces: ClassVar[tuple[str, ...]] = ("seccomp",)
 
     def describe(self) -> str:
         return f"seccomp filter {self.name} ({len(self.program) // 8} instructions)"
@@ -478,7 +420,6 @@ class LeavePrivileges:
     """
 
     uid: int
-    enforces: ClassVar[tuple[str, ...]] = ()
 
     def describe(self) -> str:
         return f"init gives up everything and becomes uid={self.uid}"
@@ -521,6 +462,34 @@ Step = (
     | Seccomp
     | LeavePrivileges
 )
+
+
+ENFORCES: Mapping[type[Step], tuple[str, ...]] = {
+    JoinKeyring: ("keyring",),
+    JoinCgroup: ("cgroup",),
+    Unshare: (
+        "mount",
+        "pid",
+        "net",
+        "ipc",
+        "uts",
+        "cgroupns",
+    ),
+    SetLimits: ("rlimits",),
+    ClearGroups: ("groups",),
+    NewUserNamespace: ("user",),
+    BecomeUser: ("uid",),
+    DropCapabilities: (
+        "capabilities",
+        "securebits",
+    ),
+    ShowAs: ("environment",),
+    NoNewPrivs: ("no_new_privs",),
+    Landlock: ("landlock",),
+    CloseDescriptors: ("descriptors",),
+    Seccomp: ("seccomp",),
+}
+"""What the report's ``enforced`` calls a step that has been done."""
 
 
 def name_of(step: Step) -> str:
@@ -648,7 +617,7 @@ class Plan:
             for p in self.steps
         )
         for planned in self.steps:
-            for name in planned.step.enforces:
+            for name in ENFORCES.get(type(planned.step), ()):
                 if not (name == "net" and shared_net):
                     seen[name] = None
         return tuple(seen)
@@ -685,7 +654,9 @@ def build(
         Unshare(namespaces=tuple(n for n in NAMESPACES if n not in shared)),
         MakePrivate(),
     ]
-    init += _root(policy, person, view, machine)
+    late = _late(view.trees)
+    early = tuple(t for t in view.trees if t not in late)
+    init += _root(policy, person, early, view.links, machine)
     # /proc after the pivot: mounted before it would show beside the host's.
     init += [MountProc(), MountTerminals(), SetHostname(name=policy.hostname)]
     if policy.network == "loopback":
@@ -708,10 +679,11 @@ def build(
             gid=person.gid,
         )
     ]
+    # After the map: an id-mapped mount needs the user namespace to be finished.
     if view.program is not None:
-        # After the map: an id-mapped mount needs the user namespace to be finished.
-        mapped += _places((view.program,), known=_known(view))
-        mapped.append(_attach(view.program))
+        late = (*late, view.program)
+    mapped += _places(late, above=early, known=_known(early, view.links))
+    mapped += (_attach(tree) for tree in late)
     mapped.append(SealRoot())
 
     after: list[Step] = [
@@ -844,8 +816,18 @@ def _limits(policy: Policy, machine: Machine, skipped: list[Skipped]) -> SetLimi
 ETC = ("passwd", "group", "nsswitch.conf", "hosts", "hostname")
 
 
+def _late(trees: tuple[Tree, ...]) -> tuple[Tree, ...]:
+    """Trees that are id-mapped, and those below them, which they would hide."""
+    mapped = tuple(t for t in trees if t.owned_by is not None)
+    return tuple(t for t in trees if t in mapped or below(t.path, mapped))
+
+
 def _root(
-    policy: Policy, person: Person, view: View, machine: Machine
+    policy: Policy,
+    person: Person,
+    trees: tuple[Tree, ...],
+    links: tuple[Link, ...],
+    machine: Machine,
 ) -> Iterator[Step]:
     # Room for the skeleton only; what fills up is /tmp and /dev/shm, with own sizes.
     yield NewRoot(over=machine.root_over, size=1 << 20)
@@ -892,17 +874,16 @@ def _root(
     )
     for name, data in zip(ETC, contents, strict=True):
         yield WriteFile(path=f"/etc/{name}", data=data, mode=0o444)
-    yield Symlink(path="/var/tmp", target="/tmp")  # noqa: S108
-    yield from _places(view.trees, known=_BUILT)
-    for tree in view.trees:
+    yield from _places(trees, above=(), known=_BUILT)
+    for tree in trees:
         yield _attach(tree)
-    directories = set(_directories(view.trees)) | _BUILT
-    for link in view.links:
+    directories = set(_directories(trees)) | _BUILT
+    for link in links:
         for parent in _parents(link.path):
-            if parent not in directories and not below(parent, view.trees):
+            if parent not in directories and not below(parent, trees):
                 directories.add(parent)
                 yield Directory(path=parent, mode=0o755)
-        if not below(posixpath.dirname(link.path), view.trees):
+        if not below(posixpath.dirname(link.path), trees):
             yield Symlink(path=link.path, target=link.target)
     yield Pivot()
 
@@ -944,24 +925,26 @@ def _directories(trees: tuple[Tree, ...]) -> Iterator[str]:
             yield tree.path
 
 
-def _known(view: View) -> frozenset[str]:
-    links = {p for link in view.links for p in _parents(link.path)}
-    return _BUILT | set(_directories(view.trees)) | links
+def _known(trees: tuple[Tree, ...], links: tuple[Link, ...]) -> frozenset[str]:
+    of_links = {p for link in links for p in _parents(link.path)}
+    return _BUILT | set(_directories(trees)) | of_links
 
 
-def _places(trees: tuple[Tree, ...], *, known: frozenset[str]) -> Iterator[Step]:
+def _places(
+    trees: tuple[Tree, ...], *, above: tuple[Tree, ...], known: frozenset[str]
+) -> Iterator[Step]:
     """Mount points for what is attached, where nothing attached provides them.
 
     Shallow before deep, as the trees themselves are: /usr, then /usr/local/games.
     """
     made = set(known)
     for number, tree in enumerate(trees):
-        above = trees[:number]
+        before = (*above, *trees[:number])
         for parent in _parents(tree.path):
-            if parent not in made and not below(parent, above):
+            if parent not in made and not below(parent, before):
                 made.add(parent)
                 yield Directory(path=parent, mode=0o755)
-        if tree.path in made or below(posixpath.dirname(tree.path), above):
+        if tree.path in made or below(posixpath.dirname(tree.path), before):
             continue
         made.add(tree.path)
         if tree.kind == "directory":

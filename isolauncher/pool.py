@@ -206,7 +206,7 @@ class Pool:
                 if not changed:
                     return known
                 self._retire(known, f"changed: {', '.join(changed[:3])}")
-            started = await self._start(set_name)
+            started = await self._start_fit(set_name)
             self._zygotes[set_name] = started
             return started
 
@@ -216,7 +216,29 @@ class Pool:
             self._log.event("zygote-retired", set=zygote.set_name, why=why)
         zygote.stop()
 
-    async def _start(self, set_name: str) -> Zygote:
+    async def _start_fit(self, set_name: str) -> Zygote:
+        """A zygote without the modules that would make it unfit to fork.
+
+        What an import did cannot be undone in the process that did it, so the next
+        one leaves the culprits out; each round finds at least one.
+        """
+        left_out: set[str] = set()
+        while True:
+            zygote = await self._start(set_name, left_out)
+            unfit = zygote.report.get("unfit")
+            if not isinstance(unfit, dict) or not unfit:
+                return zygote
+            zygote.stop()
+            for name, why in unfit.items():
+                self._log.event("module-unfit", set=set_name, module=name, why=why)
+            if set(unfit) <= left_out:
+                raise ZygoteError(
+                    f"the zygote {set_name} stays unfit: {', '.join(unfit)}",
+                    code="zygote-unfit",
+                )
+            left_out |= set(unfit)
+
+    async def _start(self, set_name: str, left_out: set[str]) -> Zygote:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         # Nothing of our own environment: GTK_MODULES, GI_TYPELIB_PATH and their like
         # are foreign code. LC_CTYPE keeps the interpreter out of UTF-8 mode, which a
@@ -237,7 +259,8 @@ class Pool:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         try:
-            zygote.channel.sock.send(set_name.encode())
+            words = [set_name, *sorted(left_out)]
+            zygote.channel.sock.send(" ".join(words).encode())
             async with asyncio.timeout(START_S):
                 zygote.report = await self._report(zygote)
         except (OSError, TimeoutError, WireError) as e:
@@ -254,7 +277,7 @@ class Pool:
             set=set_name,
             pid=process.pid,
             generation=self.generations[set_name],
-            unfit=zygote.report.get("unfit") or None,
+            left_out=sorted(left_out) or None,
         )
         return zygote
 

@@ -600,18 +600,25 @@ class Trace:
 
 
 def own_values() -> dict[str, str | int]:
-    """What a child must not find anywhere: this process's own identity."""
-    import platform
-    import pwd
+    """What a child must not find anywhere: this process's own identity.
 
+    Asks neither `pwd` nor `platform`: the one would have the C library settle on this
+    machine's nsswitch.conf, which it does not read again once the root directory is
+    another; the other would note the host's name.
+    """
+    uid = os.getuid()
     values: dict[str, str | int] = {
         "process id": os.getpid(),
-        "host name": platform.node(),
+        "host name": os.uname().nodename,
         "working directory": os.getcwd(),
+        "user id": uid,
     }
-    with contextlib.suppress(KeyError):
-        entry = pwd.getpwuid(os.getuid())
-        values |= {"home": entry.pw_dir, "user id": entry.pw_uid}
+    with open("/etc/passwd", encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            fields = line.rstrip("\n").split(":")
+            if len(fields) == 7 and fields[2] == str(uid):
+                values["home"] = fields[5]
+                break
     return values
 
 

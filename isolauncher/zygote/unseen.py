@@ -61,9 +61,7 @@ def become(path: str) -> NoReturn:
     while written < len(data):
         written += os.write(fd, data[written:])
     os.set_inheritable(fd, True)
-    os.execv(  # noqa: S606 - the interpreter that runs this, on our own file
-        sys.executable, [sys.executable, f"/proc/self/fd/{fd}", *sys.argv[1:]]
-    )
+    os.execv(sys.executable, [sys.executable, f"/proc/self/fd/{fd}", *sys.argv[1:]])
 
 
 def is_image(argv0: str) -> bool:

@@ -4,8 +4,8 @@
 Started as the real one is. Its one argument is a JSON file: ``start`` (the fields of
 `Start`), ``preload``, ``path`` (more entries of sys.path for planted modules),
 ``plant`` (code run in the zygote before it settles: what it spoils the hand-over must
-mend), ``without`` (modules of the hand-over left out), ``children`` (how many, one after the
-other). The last child's status is passed on.
+mend), ``without`` (modules of the hand-over left out), ``children`` (how many, one
+after the other). The last child's status is passed on.
 """
 
 import sys

@@ -186,6 +186,19 @@ def test_h39_values_that_name_the_zygote_are_found(tmp_path: Path) -> None:
     assert not [t for t in traces if t[1] == "innocent"]
 
 
+def test_looking_for_identity_leaves_none_behind(tmp_path: Path) -> None:
+    script = tmp_path / "p.py"
+    script.write_text("import platform; print(platform._uname_cache)")
+    looks = (
+        "from isolauncher.zygote import preload as p\n"
+        "import platform; platform._uname_cache = None\n"
+        "p.scan_identity(p.own_values(), ())"
+    )
+    # Left out is what would put it back.
+    forked = twins.forked(str(script), plant=looks, without=["stdlib_caches"])
+    assert forked.out == b"None\n", forked.err
+
+
 def test_exit_handlers_of_preloaded_modules_are_noted(tmp_path: Path) -> None:
     (tmp_path / "planted.py").write_text("import atexit; atexit.register(print)")
     report = ask(tmp_path, "planted", "logging")

@@ -23,7 +23,8 @@ ENDINGS = {
     b"t = threading.Thread(target=sys.exit, args=(4,)); t.start(); t.join()",
     "os-_exit": b"import os; os._exit(9)",
     "exception": b"def f():\n    return 1 / 0\nf()\n",
-    "chained": b"try:\n    {}['x']\nexcept KeyError as e:\n    raise ValueError('y') from e",
+    "chained": b"try:\n    {}['x']\n"
+    b"except KeyError as e:\n    raise ValueError('y') from e",
     "syntax-error": b"x = 1\nif x\n    pass\n",
     "indentation-error": b"def f():\nreturn 1\n",
     "null-byte": b"x = 1\0\n",
@@ -64,7 +65,8 @@ ENDINGS = {
     "warning": b"import warnings\n"
     b"def f(): warnings.warn('look', stacklevel=2)\nf()\n"
     b"warnings.warn('far', stacklevel=5)\nwarnings.warn('d', DeprecationWarning)",
-    "logging-caller": b"import logging\nlogging.basicConfig(format='%(pathname)s %(lineno)d"
+    "logging-caller": b"import logging\n"
+    b"logging.basicConfig(format='%(pathname)s %(lineno)d"
     b" %(funcName)s %(processName)s %(threadName)s')\nlogging.error('x')",
     "thread-excepthook": b"import threading\n"
     b"threading.Thread(target=lambda: 1 / 0, name='T').start()",
@@ -77,7 +79,8 @@ ENDINGS = {
     b"print(C(1), typing.get_type_hints(C))",
     "future-flag-does-not-leak": b"def f(x: int): pass\nprint(f.__annotations__)",
     "debug": b"print(__debug__, __doc__)\n",
-    "docstring": b"'''words'''\nprint(__doc__, __annotations__, __builtins__)\nx: int = 1\n"
+    "docstring": b"'''words'''\nprint(__doc__, __annotations__, __builtins__)\n"
+    b"x: int = 1\n"
     b"print(__annotations__)",
     "imports-main": b"import __main__\nprint(__main__.__file__, __main__ is not None)",
     "asyncio": b"import asyncio\nasync def f():\n"
@@ -87,7 +90,8 @@ ENDINGS = {
     b"print(sys.argv[1:], sys.orig_argv)",
     "interactive-flag": b"import sys\nprint(hasattr(sys, 'ps1'), sys.flags)",
     "unraisable": b"class C:\n    def __del__(self): 1 / 0\nC()\n",
-    "finalizing": b"import sys\nclass C:\n    def __del__(self): print('gone', sys.is_finalizing())\nc = C()",
+    "finalizing": b"import sys\nclass C:\n"
+    b"    def __del__(self): print('gone', sys.is_finalizing())\nc = C()",
 }
 
 

@@ -66,20 +66,29 @@ class Pristine:
         path: tuple[str, ...],
         importers: tuple[str, ...],
     ) -> Pristine:
-        """``path`` is ``sys.path`` without the zygote's own first entry."""
+        """``path`` is ``sys.path`` without the zygote's own first entry.
+
+        Finders and hooks count only if a module that was there then made them:
+        importing our own (pyroute2 is one) has added others.
+        """
         import _warnings
+
+        def then(thing: object) -> bool:
+            return getattr(thing, "__module__", None) in modules
 
         return cls(
             modules=modules,
             path=path,
             # Without the zygote's own script, which is no directory.
             importers=tuple(n for n in importers if not n.startswith("/proc/")),
-            meta_path=tuple(sys.meta_path),
-            path_hooks=tuple(sys.path_hooks),
+            meta_path=tuple(finder for finder in sys.meta_path if then(finder)),
+            path_hooks=tuple(hook for hook in sys.path_hooks if then(hook)),
             # Importing `warnings` adds no filter; it adopts this list.
             warning_filters=tuple(_warnings.filters),
-            displayhook=sys.displayhook,
-            excepthook=sys.excepthook,
+            displayhook=(
+                sys.displayhook if then(sys.displayhook) else sys.__displayhook__
+            ),
+            excepthook=sys.excepthook if then(sys.excepthook) else sys.__excepthook__,
             dont_write_bytecode=bool(sys.flags.dont_write_bytecode),
         )
 

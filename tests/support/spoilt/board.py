@@ -43,6 +43,7 @@ class Board:
     """The mapping. It keeps no descriptor: a zygote with one more is not fit."""
 
     def __init__(self, path: str) -> None:
+        self.path = path
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             os.truncate(fd, SIZE)

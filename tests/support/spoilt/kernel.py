@@ -30,8 +30,7 @@ class Spoilt(kernel.Recorder):
         self.pid = os.getpid()
 
     def __getattr__(self, name: str) -> Callable[..., object]:
-        # Not `super()`: a class with slots is made twice, and it knows the first.
-        recorded = kernel.Recorder.__getattr__(self, name)
+        recorded = super().__getattr__(name)
 
         def call(*args: object, **keywords: object) -> object:
             # Nothing is kept in the process: its memory is what a test measures.

@@ -1,0 +1,324 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A test's side of the spoilt daemon: launches, what is left of them, who to kill.
+
+`spoilt_service` is a `Service` whose daemon, zygotes and sandboxes look at a board
+before every call. `Run` is one launch as a bare client, whose words come one by one:
+what a command prints is made of them. `recorded` says every call of a launch.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import isolauncher
+from isolauncher import wire
+from isolauncher.errors import WireError
+from support.daemons import PATIENCE_S, Service, service
+
+HERE = Path(__file__).resolve().parent
+if str(HERE) not in isolauncher.__path__:
+    isolauncher.__path__.append(str(HERE))
+
+from isolauncher.spoilt import board as boards  # noqa: E402
+from isolauncher.spoilt.kernel import SEPARATOR  # noqa: E402
+
+ALICE = 12345
+"""A caller who is not root, so that ids inside and outside differ."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a recorded launch; ``step`` is empty outside the plan's steps."""
+
+    actor: str
+    number: int
+    name: str
+    step: str
+    about: str
+
+    def __str__(self) -> str:
+        at = f" of {self.step}" if self.step else ""
+        return f"{self.actor} {self.number}: {self.name}({self.about}){at}"
+
+
+@dataclass
+class Spoilt:
+    """A service and the board that its processes look at."""
+
+    service: Service
+    board: boards.Board
+
+    def record(self) -> None:
+        self.board.set(boards.RECORD)
+
+    def calls(self, actors: Iterable[str] = boards.ACTORS) -> list[Call]:
+        """Everything since the board was last set."""
+        return [
+            Call(actor, number, *line.split(SEPARATOR, 2))
+            for actor in actors
+            for number, line in enumerate(self.board.calls(actor))
+        ]
+
+
+@contextmanager
+def spoilt_service(*, config: str = "") -> Iterator[Spoilt]:
+    # In memory, where files can be mapped to another owner on every kernel we know.
+    place = Path(f"/dev/shm/isolauncher-board-{os.getpid()}-{time.monotonic_ns()}")
+    board = boards.Board(str(place))
+    daemon = HERE / "spoilt" / "daemon.py"
+    try:
+        with service(
+            command=(sys.executable, str(daemon), str(place)), config=config
+        ) as made:
+            yield Spoilt(made, board)
+    finally:
+        place.unlink()
+
+
+# ------------------------------------------------------------------------ one launch
+
+
+@dataclass
+class Run:
+    """A client of one launch: its connection, the program's output, the daemon's words."""
+
+    sock: socket.socket
+    output: int
+    words: list[dict[str, object]] = field(default_factory=list)
+
+    def hear(self) -> dict[str, object] | None:
+        """The next message; None when the daemon has closed the connection."""
+        try:
+            fields = wire.recv(self.sock).fields
+        except WireError as error:
+            if error.code != "wire-closed":
+                raise
+            return None
+        self.words.append(fields)
+        return fields
+
+    def started(self) -> str:
+        """Wait for the program to run; its id."""
+        said = self.hear()
+        assert said is not None
+        assert said["event"] == "started", said
+        return str(said["id"])
+
+    def end(self) -> dict[str, object] | None:
+        """The last word: exited or refused; None if the connection ended without."""
+        while (said := self.hear()) is not None:
+            if said["event"] in ("exited", "refused"):
+                return said
+        return None
+
+    def printed(self) -> bytes:
+        """Everything that the program wrote, to the end of its output."""
+        data = b""
+        while block := _read(self.output):
+            data += block
+        return data
+
+    def first_line(self) -> bytes:
+        data = b""
+        while not data.endswith(b"\n"):
+            block = _read(self.output)
+            assert block, f"the output ended: {data!r}"
+            data += block
+        return data
+
+    def attach(self, where: Service, activity_id: str) -> None:
+        """Connect again, as a client does after the daemon was restarted."""
+        self.sock.close()
+        self.sock = connect(where, self.uid)
+        wire.send(self.sock, {"version": 1, "verb": "attach", "id": activity_id})
+
+    def close(self) -> None:
+        self.sock.close()
+        os.close(self.output)
+
+    uid: int = 0
+
+
+def _read(fd: int) -> bytes:
+    if not select.select([fd], [], [], PATIENCE_S)[0]:
+        raise AssertionError("no output and no end of it")
+    return os.read(fd, 65536)
+
+
+def connect(where: Service, uid: int = 0) -> socket.socket:
+    """A connection of ``uid``'s: the kernel notes who connects (SO_PEERCRED)."""
+    os.setegid(uid)
+    os.seteuid(uid)
+    try:
+        return where.client()
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+
+
+def launch(
+    where: Service,
+    *words: str,
+    uid: int = 0,
+    policy: str | None = None,
+    tier: str | None = None,
+    activity_id: str | None = None,
+    environment: Mapping[str, str] | None = None,
+    umask: int = 0o022,
+) -> Run:
+    """Send one request, with a pipe for stdout, and do not wait."""
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    opened = [os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC), writer]
+    names = ["stdin", "stdout", "stderr"]
+    fds = [opened[0], writer, opened[0]]
+    try:
+        kind = "file" if "/" in words[0] else "name"
+        if kind == "file":
+            opened.append(os.open(words[0], os.O_PATH | os.O_CLOEXEC))
+            fds.append(opened[-1])
+            names.append("program")
+        sock = connect(where, uid)
+        message = {
+            "version": 1,
+            "verb": "run",
+            "id": activity_id,
+            "program_kind": kind,
+            "argv": list(words),
+            "policy": policy,
+            "tier": tier,
+            "environment": dict(environment or {}),
+            "setenv": {},
+            "umask": umask,
+            "tied": True,
+            "descriptors": names,
+        }
+        wire.send(sock, message, fds)
+    except BaseException:
+        os.close(reader)
+        raise
+    finally:
+        wire.close_all(opened)
+    return Run(sock, reader, uid=uid)
+
+
+# --------------------------------------------------------------- what a launch leaves
+
+
+@dataclass(frozen=True)
+class Trace:
+    """All that one daemon's launches can leave, whoever is its parent by now.
+
+    ``processes`` have the board in their memory or are in one of its cgroups; the
+    daemon itself and its zygotes are not counted.
+    """
+
+    processes: frozenset[int]
+    mounts: frozenset[str]
+    cgroups: frozenset[str]
+    records: frozenset[str]
+    leases: frozenset[str]
+
+    @classmethod
+    def now(cls, of: Spoilt) -> Trace:
+        where = of.service
+        groups = list(cgroups(where))
+        members = {pid for path in groups for pid in _members(path)}
+        return cls(
+            processes=frozenset(members | sandboxed(of)),
+            mounts=frozenset(Path("/proc/self/mountinfo").read_text().splitlines()),
+            cgroups=frozenset(groups),
+            records=frozenset(_names(where.run_dir / "activities")),
+            leases=frozenset(_names(where.state_dir / "identity" / "uids")),
+        )
+
+
+def nothing_left(of: Spoilt, before: Trace, what: object = "") -> None:
+    """Assert that all is as before; the kernel may need a moment to be done."""
+    deadline = time.monotonic() + 10
+    while (now := Trace.now(of)) != before and time.monotonic() < deadline:
+        select.select([], [], [], 0.01)
+    for name in Trace.__dataclass_fields__:
+        was, is_ = getattr(before, name), getattr(now, name)
+        assert is_ == was, f"{what}: {name}: left {is_ - was}, gone {was - is_}"
+
+
+def cgroups(where: Service) -> Iterator[str]:
+    """The activities' directories below this daemon's own, in every hierarchy."""
+    status = os.stat(where.run_dir)
+    own = f"isolauncher-{status.st_dev:x}-{status.st_ino:x}"
+    for directory, names, _ in os.walk("/sys/fs/cgroup"):
+        if directory.endswith("/" + own):
+            yield from (os.path.join(directory, name) for name in names)
+
+
+def _members(path: str) -> Iterator[int]:
+    with suppress(FileNotFoundError):
+        yield from map(int, Path(f"{path}/cgroup.procs").read_text().split())
+
+
+def _names(directory: Path) -> list[str]:
+    return os.listdir(directory) if directory.is_dir() else []
+
+
+def sandboxed(of: Spoilt) -> set[int]:
+    """Processes in a PID namespace of their own that the spoilt zygotes forked."""
+    return {
+        pid for pid, inner in _boarded(of).items() if len(inner) > 1
+    }
+
+
+def find(of: Spoilt, actor: str, *, not_in: Iterable[int] = ()) -> int:
+    """The host pid of the launch's init or stem."""
+    known = set(not_in)
+    found = {
+        inner[-1]: pid
+        for pid, inner in _boarded(of).items()
+        if len(inner) > 1 and pid not in known
+    }
+    return found[1] if actor == "init" else found[max(found)]
+
+
+def _boarded(of: Spoilt) -> dict[int, list[int]]:
+    """Pid → its pids from outermost to innermost, of all who share the board."""
+    place = of.board.path
+    found = {}
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or int(name) == os.getpid():
+            continue
+        try:
+            if place in Path(f"/proc/{name}/maps").read_text():
+                status = Path(f"/proc/{name}/status").read_text()
+                line = status.partition("NSpid:")[2].partition("\n")[0]
+                found[int(name)] = [int(n) for n in line.split()]
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+    return found
+
+
+def zygote(of: Spoilt, set_name: str) -> int:
+    """The pid of the daemon's living zygote of a set, from its log."""
+    mark = f'zygote-started set="{set_name}" pid='
+    return int(of.service.log.rpartition(mark)[2].split()[0])
+
+
+def kill(pid: int, number: int = signal.SIGKILL) -> None:
+    """Send it, and for SIGKILL wait until the process is gone."""
+    fd = os.pidfd_open(pid)
+    try:
+        signal.pidfd_send_signal(fd, number)
+        if number == signal.SIGKILL:
+            assert select.select([fd], [], [], PATIENCE_S)[0], f"{pid} does not end"
+    finally:
+        os.close(fd)
+
+
+__all__ = ["ALICE", "Call", "Run", "Sequence", "Spoilt", "Trace", "spoilt_service"]
