@@ -78,7 +78,7 @@ def _apply(step: plan.Step, c: Context) -> None:
                 k.mkdir(directory.path, 0o755)
                 for name, value in directory.settings:
                     _write_setting(f"{directory.path}/{name}", value, c)
-                k.write_file(f"{directory.path}/cgroup.procs", b"0")
+                k.write_file(f"{directory.path}/{directory.members}", b"0")
         case plan.Unshare():
             flags = 0
             for name in step.namespaces:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Mapping, Sequence
 
@@ -40,8 +41,12 @@ async def readable(fd: int) -> None:
         if not future.done():
             future.set_result(None)
 
-    loop.add_reader(fd, ready)
+    # A loop has one reader for a number: a second waiter would take the first one's
+    # place, which then waits for ever. Each gets a number of its own.
+    own = os.dup(fd)
+    loop.add_reader(own, ready)
     try:
         await future
     finally:
-        loop.remove_reader(fd)
+        loop.remove_reader(own)
+        os.close(own)

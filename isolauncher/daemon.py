@@ -17,6 +17,7 @@ import resource
 import signal
 import socket
 import stat
+import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -24,7 +25,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import assert_never
 
-from . import cgroups, cleanup, host, kernel, launch, plan, pool, records, wire
+from . import cgroups, cleanup, host, kernel, launch, paths, plan, pool, records, wire
 from .channel import Channel, readable
 from .config import Config
 from .errors import (
@@ -80,7 +81,7 @@ class Daemon:
             first=config.uids.first,
             last=config.uids.last,
             quota=config.quotas.uids,
-            userdb_dir=USERDB if USERDB.parent.is_dir() else None,
+            userdb_dir=self._userdb(),
         )
         self.outside = launch.new_outside()
         self.parents = self._cgroup_parents()
@@ -88,9 +89,15 @@ class Daemon:
         self.activities: dict[str, Activity] = {}
         self._connections: Counter[int] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._undoing: set[asyncio.Task[None]] = set()
         self.closing = asyncio.Event()
 
     # ------------------------------------------------------------------- what it has
+
+    def _userdb(self) -> Path:
+        """The machine's, for the machine's daemon; another must not name its uids."""
+        ours = self.config.run_dir == paths.RUN_DIR
+        return USERDB if ours else self.run_dir / "userdb"
 
     def _cgroup_parents(self) -> cgroups.Parents:
         if not self.host.cgroups:
@@ -98,7 +105,7 @@ class Daemon:
         # One directory per daemon, so that two (a test's, --standalone's) do not
         # clean up after each other; the same after a restart, to find what is left.
         name = "isolauncher"
-        if self.config.run_dir != "/run/isolauncher":
+        if self.config.run_dir != paths.RUN_DIR:
             status = os.stat(self.run_dir)
             name += f"-{status.st_dev:x}-{status.st_ino:x}"
         return cgroups.prepare(self.host.cgroups, name)
@@ -192,12 +199,21 @@ class Daemon:
         self.activities[activity.id] = activity
 
     async def abandon(self, activity: Activity) -> None:
-        """Give back all that a failed launch had taken; the sandbox ends first."""
+        """Give back all that a failed launch had taken; the sandbox ends first.
+
+        Whoever waits for it may be cut short (its client goes away): it goes on.
+        """
+        undoing = asyncio.create_task(self._abandon(activity))
+        self._undoing.add(undoing)
+        undoing.add_done_callback(self._undoing.discard)
+        await asyncio.shield(undoing)
+
+    async def _abandon(self, activity: Activity) -> None:
         sandbox = activity.sandbox
         if sandbox is not None:
             sandbox.kill()
-            await asyncio.shield(sandbox.ended())
-        await asyncio.shield(self._give_back(activity))
+            await sandbox.ended()
+        await self._give_back(activity)
         self.activities.pop(activity.id, None)
         activity.state = "exited"
         activity.ended.set()
@@ -252,11 +268,18 @@ class Daemon:
 
     async def stop(self, activity: Activity, grace_s: float) -> None:
         """SIGTERM to its main process, then the end of its init."""
-        sandbox = activity.sandbox
-        if sandbox is None or activity.state == "exited":
+        if activity.state == "exited":
             return
-        if activity.state == "running":
-            activity.state = "stopping"
+        sandbox = activity.sandbox
+        if activity.state == "starting":
+            # Nothing of it runs that could end of its own accord.
+            activity.stop_asked = True
+            if sandbox is not None:
+                sandbox.kill()
+            await activity.ended.wait()
+            return
+        assert sandbox is not None  # noqa: S101 (for the type checker)
+        activity.state = "stopping"
         if sandbox.stem >= 0:
             pool.send_signal(sandbox.stem, signal.SIGTERM)
             # A stopped program gets no signal but SIGKILL and SIGCONT.
@@ -324,6 +347,11 @@ class Daemon:
         except IsolauncherError as e:
             if e.code != "wire-closed":
                 self._refuse(channel, caller, e)
+        except Exception as e:
+            # Ours, or the machine's (a full disk): the peer hears of it all the same.
+            text = f"{type(e).__name__}: {e}"
+            self.log.event("internal-error", error=text, where=_where(e))
+            self._refuse(channel, caller, DaemonError(text, code="internal"))
         finally:
             if counted and caller is not None:
                 self._connections[caller.uid] -= 1
@@ -424,16 +452,19 @@ class Daemon:
                 (launching, watching), return_when=asyncio.FIRST_COMPLETED
             )
             if not launching.done():
+                self.log.event("client-gone", caller=caller.uid, id=request.id)
+                raise WireError("the client went away", code="wire-closed")
+            activity = launching.result()
+        finally:
+            watching.cancel()
+            if not launching.done():
+                # To its end, before what it works with is closed under its hands.
                 launching.cancel()
                 with suppress(asyncio.CancelledError, IsolauncherError):
                     activity = await launching
                     # It had just got through.
                     self.spawn(asyncio.create_task(self.attend(activity)))
                     await self.stop(activity, 0)
-                raise WireError("the client went away", code="wire-closed")
-            activity = launching.result()
-        finally:
-            watching.cancel()
         # The activity has its own by now: a pipe's reader must see its end.
         wire.close_all(received)
         received.clear()
@@ -460,8 +491,9 @@ class Daemon:
             channel.send({"event": "started", "id": activity.id, "pid": activity.pid})
             await asyncio.wait((ended, hearing), return_when=asyncio.FIRST_COMPLETED)
             if not activity.ended.is_set():
-                # The client has gone, or talks nonsense.
-                if activity.tied and not self.closing.is_set():
+                # The client has gone, or talks nonsense; another may be attached.
+                last = activity.clients == 1
+                if activity.tied and last and not self.closing.is_set():
                     self.log.event("client-gone", id=activity.id)
                     grace = self.config.limits.grace_ms / 1000
                     await self.stop(activity, grace)
@@ -556,6 +588,8 @@ class Daemon:
         for task in connections:
             task.cancel()
         await asyncio.gather(*connections, return_exceptions=True)
+        if self._undoing:
+            await asyncio.wait(self._undoing, timeout=5)
         await self.pool.close()
         self.ledger.close()
         self.store.close()
@@ -566,6 +600,12 @@ class Daemon:
 def _activity_id(report: Mapping[str, object] | None) -> object:
     activity = (report or {}).get("activity")
     return activity.get("id") if isinstance(activity, dict) else None
+
+
+def _where(error: BaseException) -> str:
+    """The innermost line of ours, for the log."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
 
 
 def _starting(activities: list[Activity]) -> int:

@@ -93,7 +93,7 @@ class Activity:
     timings: dict[str, int] = field(default_factory=dict)
     status: int | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
-    stopping: asyncio.Task[None] | None = None
+    stop_asked: bool = False
 
     def exit(self) -> tuple[int | None, int | None]:
         """(what isolauncher returns, the signal that ended it), getopt-style 128+N."""
@@ -300,21 +300,32 @@ async def _both(
     forking: object, opening: object, activity: Activity
 ) -> tuple[pool.Sandbox, tuple[tuple[opener.Opened, ...], opener.Program | None]]:
     """Fork and open at once; if either fails, what the other brought is given back."""
-    sandbox, found = await asyncio.gather(
+    both = asyncio.gather(
         forking,
         opening,
         return_exceptions=True,  # type: ignore[call-overload]
     )
+    cut_short: BaseException | None = None
+    try:
+        sandbox, found = await asyncio.shield(both)
+    except asyncio.CancelledError as e:
+        # To their ends all the same: a zygote's answer that nobody took would be
+        # the next launch's, and what they bring must become somebody's to close.
+        cut_short = e
+        sandbox, found = await both
     if isinstance(sandbox, pool.Sandbox):
         activity.sandbox = sandbox
     if isinstance(found, BaseException):
-        raise found
+        raise cut_short or found
     opened, program = found
-    if isinstance(sandbox, BaseException):
+    failed_ = sandbox if isinstance(sandbox, BaseException) else cut_short
+    if failed_ is None and activity.stop_asked:
+        failed_ = StepError("it was stopped", step="launch", code="stopped")
+    if failed_ is not None:
         wire.close_all(o.fd for o in opened if o.fd >= 0)
         if program is not None and program.fd >= 0:
             os.close(program.fd)
-        raise sandbox
+        raise failed_
     return sandbox, (opened, program)
 
 

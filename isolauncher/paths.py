@@ -69,4 +69,4 @@ def activities(run_dir: str = RUN_DIR) -> str:
 
 def activity_record(id: str, run_dir: str = RUN_DIR) -> str:
     """The record of one activity; ``id`` has passed the grammar of ids."""
-    return os.path.join(activities(run_dir), f"{id}.json")
+    return os.path.join(activities(run_dir), id)

@@ -79,10 +79,17 @@ class JoinKeyring:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CgroupDirectory:
-    """One directory to make, what to write into its files, and then to join."""
+    """One directory to make, what to write into its files, and then to join.
+
+    ``members`` is the file to join by. Version 1 has ``tasks``, where a thread that
+    moves itself waits for nobody; by ``cgroup.procs`` the kernel stops every fork and
+    exec of the machine first, and waits milliseconds for that
+    (kernel/cgroup/cgroup.c, cgroup_procs_write_start). Init has one thread.
+    """
 
     path: str
     settings: tuple[tuple[str, str], ...]
+    members: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -750,6 +757,7 @@ def _cgroup(
                         for controller in place.controllers
                         for setting in _settings(place.version, controller, policy)
                     ),
+                    members="tasks" if place.version == 1 else "cgroup.procs",
                 )
                 for place in machine.cgroups
             )

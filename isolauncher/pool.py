@@ -31,6 +31,7 @@ BARE = "bare"
 """The set of sandboxes whose program is exec'ed: nothing but what init needs."""
 
 START_S = 30
+FORK_S = 5
 PADDING = "ISOLAUNCHER_PADDING"
 MAX_REPORT = 8 << 20
 
@@ -121,9 +122,12 @@ class Zygote:
                 try:
                     with theirs:
                         socket.send_fds(self.channel.sock, [b"f"], [theirs.fileno()])
-                    answer = await self._answer()
-                except (OSError, WireError) as e:
+                    async with asyncio.timeout(FORK_S):
+                        answer = await self._answer()
+                except (OSError, WireError, TimeoutError) as e:
+                    # One that was stopped does not see its channel's end either.
                     self.dead = True
+                    self.process.kill()
                     raise ZygoteError(
                         f"the zygote {self.set_name} has died",
                         code="zygote-died",
@@ -179,6 +183,8 @@ class Pool:
         self._zygotes: dict[str, Zygote] = {}
         self._starting: dict[str, asyncio.Lock] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._ending: list[Zygote] = []
+        """Alive, retired ones included."""
         self.generations: dict[str, int] = {}
 
     def zygotes(self) -> Mapping[str, Zygote]:
@@ -306,10 +312,12 @@ class Pool:
     async def _attend(self, zygote: Zygote) -> None:
         """Reap it when it ends, and let those in flight know."""
         pidfd = os.pidfd_open(zygote.process.pid)
+        self._ending.append(zygote)
         try:
             await readable(pidfd)
         finally:
             os.close(pidfd)
+        self._ending.remove(zygote)
         status = zygote.process.wait()
         zygote.dead = True
         if status != 0:
@@ -322,7 +330,11 @@ class Pool:
         for zygote in list(self._zygotes.values()):
             self._retire(zygote, "the daemon ends")
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=5)
+            _, stuck = await asyncio.wait(self._tasks, timeout=5)
+            if stuck:
+                for zygote in self._ending:
+                    zygote.process.kill()
+                await asyncio.wait(stuck, timeout=5)
 
 
 __all__ = ["BARE", "Pool", "Sandbox", "Zygote", "command", "pid_of", "wire"]

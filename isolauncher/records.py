@@ -8,7 +8,8 @@
     {"event": "go", …}        from here on the activity runs
     {"event": "exited", …}    written by init, whatever became of the daemon
 
-The file is made with O_EXCL, so an id cannot run twice; a line is one write(2) to a
+The file gets its name when its first line is in it, and link(2) refuses a name that is
+there: so no record is empty and no id runs twice. A line is one write(2) to a
 file opened with O_APPEND, so a reader sees whole lines or, after a crash, a last one
 cut short, which does not count.
 """
@@ -51,17 +52,23 @@ class Record:
 def create(run_dir: Path, activity_id: str, fields: Mapping[str, object]) -> Record:
     """Make the record of a new activity; RequestError if the id is taken."""
     path = run_dir / "activities" / activity_id
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+    flags = os.O_RDWR | os.O_TMPFILE | os.O_APPEND | os.O_CLOEXEC
+    record = Record(path, os.open(path.parent, flags, 0o600))
     try:
-        fd = os.open(path, flags, 0o600)
+        record.append("planned", {"id": activity_id, **fields})
+        # A directory descriptor, unused, makes this linkat(2), which can follow.
+        magic = f"/proc/self/fd/{record.fd}"
+        os.link(magic, path, src_dir_fd=record.fd, follow_symlinks=True)
     except FileExistsError:
+        record.close()
         raise RequestError(
             f"an activity {activity_id!r} is already running",
             code="id-taken",
             hint="stop it, or choose another --id",
         ) from None
-    record = Record(path, fd)
-    record.append("planned", {"id": activity_id, **fields})
+    except BaseException:
+        record.close()
+        raise
     return record
 
 

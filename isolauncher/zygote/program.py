@@ -26,7 +26,7 @@ from typing import Literal
 
 from isolauncher.errors import ProgramNotExecutable, ProgramNotFound
 from isolauncher.zygote import unseen
-from isolauncher.zygote.handover import Start, World
+from isolauncher.zygote.handover import Start, World, interpreter, modules
 
 Kind = Literal["python", "executable"]
 
@@ -281,6 +281,8 @@ def load(prepared: Prepared) -> Callable[[], object]:
     interpreter runs, whose globals become the program's. A syntax error in the
     program is raised from here, as the program's.
     """
+    if interpreter.add_user_site(prepared.world):
+        modules.give_way(prepared.world)
     if prepared.source is None:
         namespace = _fresh_main(sys.modules["__main__"])
         import runpy

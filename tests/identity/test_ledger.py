@@ -301,7 +301,7 @@ def test_attack_28_a_recorded_uid_is_not_given_again(
     ledger = place.open(first=170000, last=170001)
     take(ledger, "a")
     ledger.release(170001, "a")
-    path = place.run / "activities" / "a.json"
+    path = place.run / "activities" / "a"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(record))
     with refused("identity-exhausted") as caught:
@@ -317,7 +317,7 @@ def test_attack_28_a_record_of_nobody_stops_reuse_and_names_itself(
 ) -> None:
     ledger = place.open(first=170000, last=170002)
     ledger.release(take(ledger, "a").uid, "a")
-    path = place.run / "activities" / "a.json"
+    path = place.run / "activities" / "a"
     path.parent.mkdir(parents=True)
     path.write_text(record)
     take(ledger, "b")  # never used: nothing to look for

@@ -218,7 +218,9 @@ class Trace:
     """All that one daemon's launches can leave, whoever is its parent by now.
 
     ``processes`` have the board in their memory or are in one of its cgroups; the
-    daemon itself and its zygotes are not counted.
+    daemon itself and its zygotes are not counted. ``namespaces`` are those that these
+    are in or will fork into; one more can only be kept alive by a process or, like
+    anything else of the kernel's, by one of the daemon's ``descriptors``.
     """
 
     processes: frozenset[int]
@@ -226,14 +228,23 @@ class Trace:
     cgroups: frozenset[str]
     records: frozenset[str]
     leases: frozenset[str]
+    namespaces: frozenset[str]
+    descriptors: frozenset[str]
 
     @classmethod
     def now(cls, of: Spoilt) -> Trace:
         where = of.service
         groups = list(cgroups(where))
         members = {pid for path in groups for pid in _members(path)}
+        boarded = _boarded(of)
+        inside = {pid for pid, numbers in boarded.items() if len(numbers) > 1}
+        assert where.process is not None
         return cls(
-            processes=frozenset(members | sandboxed(of)),
+            processes=frozenset(members | inside),
+            namespaces=frozenset(
+                link for pid in set(boarded) - inside for link in _links(pid, "ns")
+            ),
+            descriptors=frozenset(_links(where.process.pid, "fd")),
             mounts=frozenset(Path("/proc/self/mountinfo").read_text().splitlines()),
             cgroups=frozenset(groups),
             records=frozenset(_names(where.run_dir / "activities")),
@@ -263,6 +274,14 @@ def cgroups(where: Service) -> Iterator[str]:
 def _members(path: str) -> Iterator[int]:
     with suppress(FileNotFoundError):
         yield from map(int, Path(f"{path}/cgroup.procs").read_text().split())
+
+
+def _links(pid: int, directory: str) -> Iterator[str]:
+    place = f"/proc/{pid}/{directory}"
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for name in os.listdir(place):
+            with suppress(FileNotFoundError):
+                yield os.readlink(f"{place}/{name}")
 
 
 def _names(directory: Path) -> list[str]:

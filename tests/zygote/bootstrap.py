@@ -5,7 +5,7 @@ Started as the real one is. Its one argument is a JSON file: ``start`` (the fiel
 `Start`), ``preload``, ``path`` (more entries of sys.path for planted modules),
 ``plant`` (code run in the zygote before it settles: what it spoils the hand-over must
 mend), ``without`` (modules of the hand-over left out), ``children`` (how many, one
-after the other). The last child's status is passed on.
+after the other), ``stop`` (end where a launch would wait for its "go"). The last child's status is passed on.
 """
 
 import sys
@@ -62,7 +62,10 @@ def zygote():
         pid = os.fork()
         if not pid:
             handover.run(start, world)
-            return program.prepare(start, world)
+            prepared = program.prepare(start, world)
+            if told.get("stop"):
+                os._exit(0)
+            return prepared
         _, status = os.waitpid(pid, 0)
         code = os.waitstatus_to_exitcode(status)
     if code < 0:

@@ -207,9 +207,14 @@ def test_h15_user_site_is_the_programs_and_its_pth_files_run(tmp_path: Path) -> 
     (site / "mine.py").write_text("x = 5")
     (tmp_path / "more").mkdir()
     (site / "a.pth").write_text(f"{tmp_path}/more\nimport sys; sys.seen = 'pth'\n")
+    (site / "usercustomize.py").write_text("import sys; sys.before = list(sys.path)")
+    # Comes after the standard library, and so does not count; nor does the other.
+    (site / "json.py").write_text("mine = 1")
+    (tmp_path / "more" / "decimal.py").write_text("mine = 1")
     script = tmp_path / "p.py"
     script.write_text(
         "import site, sys, mine\n"
+        "import json, decimal; print(json.__file__, decimal.__file__, sys.before)\n"
         "print(mine.x, sys.seen, sys.path, site.USER_SITE, site.USER_BASE)"
     )
     how: dict[str, Any] = {"environment": {**twins.ENVIRONMENT, "HOME": str(tmp_path)}}
@@ -217,6 +222,27 @@ def test_h15_user_site_is_the_programs_and_its_pth_files_run(tmp_path: Path) -> 
     assert cold.status == 0, cold.err
     assert twins.forked(str(script), **how) == cold
     assert twins.forked(str(script), without=["interpreter"], **how) != cold
+
+
+@pytest.mark.parametrize("kind", ["script", "module"])
+def test_nothing_of_the_programs_runs_before_it_may(kind: str, tmp_path: Path) -> None:
+    site = tmp_path / ".local/lib/python3.11/site-packages"
+    site.mkdir(parents=True)
+    seen = tmp_path / "seen"
+    trap = f"open({str(seen)!r}, 'w')"
+    (site / "a.pth").write_text(f"import sys; {trap}\n")
+    (site / "usercustomize.py").write_text(trap)
+    for name in ("program", "runpy", "site", "array", "importlib", "encodings", "json"):
+        (tmp_path / f"{name}.py").write_text(trap)
+    argv = ["program.py"] if kind == "script" else ["-m", "program"]
+    how: dict[str, Any] = {
+        "environment": {**twins.ENVIRONMENT, "HOME": str(tmp_path)},
+        "cwd": str(tmp_path),
+    }
+    assert twins.forked(*argv, stop=True, **how).status == 0
+    assert not seen.exists()
+    assert twins.forked(*argv, **how).status == 0
+    assert seen.exists()
 
 
 SIBLING = """
@@ -340,6 +366,10 @@ CLASHES = {
     "threading.py": "import threading; print(threading.__file__)",
     "token.py": "import tokenize; print(tokenize.token)",
     "signal.py": "import signal; print(signal.__file__)",
+    "resource.py": "import resource; print(resource.mine)",
+    "mmap.py": "import mmap; print(mmap.mine)",
+    "array.py": "import array; print(array)",
+    "_json.py": "import json; print(json.loads('[1]'))",
     "math.py": "import math; print(math)",
     "time.py": "import time; print(time)",
     "logging.py": "import logging; print(logging.__file__)",

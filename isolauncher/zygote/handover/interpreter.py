@@ -49,13 +49,9 @@ def _search_path(start: Start, world: World) -> None:
     import site
 
     base, index = world.pristine.path, world.site_index
-    sys.path = list(base[:index])
+    sys.path = [*base[:index], *(p for p in base[index:] if os.path.exists(p))]
     site.USER_BASE = site.USER_SITE = None
-    user_site = site.getusersitepackages()
-    if site.ENABLE_USER_SITE and os.path.isdir(user_site):
-        # Runs the .pth files a cold start would run, as the program's own identity.
-        site.addusersitepackages({os.path.normcase(p) for p in sys.path})
-    sys.path += [p for p in base[index:] if os.path.exists(p)]
+    site.getusersitepackages()
     if start.kind == "script":
         sys.path.insert(0, os.path.dirname(os.path.realpath(start.program)))
     else:
@@ -69,6 +65,27 @@ def _search_path(start: Start, world: World) -> None:
         else:
             del importers[entry]
             PathFinder._path_importer_cache(entry)  # type: ignore[attr-defined]
+
+
+def add_user_site(world: World) -> bool:
+    """What `site` does for a user's own directory, if there is one; whether there was.
+
+    Not part of `apply`, because .pth files and ``usercustomize`` are the user's code,
+    which may run only when the program may.
+    """
+    import site
+
+    if not site.ENABLE_USER_SITE or not os.path.isdir(site.getusersitepackages()):
+        return False
+    # They run before the script's directory is in the path, and put theirs between
+    # the standard library and the system's packages.
+    first, rest = sys.path[:1], sys.path[1:]
+    sys.path[:] = rest[: world.site_index]
+    site.addusersitepackages({os.path.normcase(p) for p in sys.path})
+    sys.path += rest[world.site_index :]
+    site.execusercustomize()
+    sys.path[:0] = first
+    return True
 
 
 def _hooks(world: World) -> None:

@@ -10,7 +10,7 @@ one of them, directly or through others. They are imported again, from where a c
 start would import them, when the program asks. Modules the interpreter itself had
 loaded before it looked at the program (``site``, ``os``, ``codecs``, …) are never
 replaced, as in a cold start; nor are compiled-in and frozen ones, which are found
-before any path. Extension modules are kept: they are initialised once per process.
+before any path.
 """
 
 from __future__ import annotations
@@ -52,10 +52,16 @@ def apply(start: Start, world: World) -> None:
     if len(sys.modules) == world.module_count:
         gone = set(world.hidden)
     else:
-        # Something was imported since: by us, or by a .pth file of the program's user.
+        # We have imported something since.
         gone = {n for n in sys.modules if _is_ours(n) or n in world.hidden}
-    gone |= _clashing(world)
     for name in gone:
+        _take_out(name, world)
+    give_way(world)
+
+
+def give_way(world: World) -> None:
+    """Take out what the path, as it is now, has elsewhere; again if it changes."""
+    for name in _clashing(world):
         _take_out(name, world)
 
 
@@ -139,12 +145,11 @@ def _with_dependents(tops: set[str], world: World) -> set[str]:
         more -= gone | fixed
         grew = bool(more)
         gone |= more
-    kept = {
-        name
-        for name in gone
-        if isinstance(getattr(sys.modules.get(name), "__loader__", None), _ONCE)
-    }
-    return {name for name in gone - kept if name in sys.modules}
+    # An extension module is initialised once per process, so that one which is only
+    # part of a package stays for the package's next import.
+    return {name for name in gone if name in sys.modules and not _stays(name)}
 
 
-_ONCE = (ExtensionFileLoader,)
+def _stays(name: str) -> bool:
+    loader = getattr(sys.modules[name], "__loader__", None)
+    return "." in name and isinstance(loader, ExtensionFileLoader)
