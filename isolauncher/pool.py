@@ -137,7 +137,8 @@ class Zygote:
                 raise ZygoteError(
                     answer[1:].decode("utf-8", "replace"), code="zygote-unfit"
                 )
-            hello = await channel.recv(max_fds=1)
+            async with asyncio.timeout(FORK_S):
+                hello = await channel.recv(max_fds=1)
         except WireError as e:
             channel.close()
             raise ZygoteError(
@@ -183,7 +184,7 @@ class Pool:
         self._zygotes: dict[str, Zygote] = {}
         self._starting: dict[str, asyncio.Lock] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._ending: list[Zygote] = []
+        self._alive: list[Zygote] = []
         """Alive, retired ones included."""
         self.generations: dict[str, int] = {}
 
@@ -312,12 +313,12 @@ class Pool:
     async def _attend(self, zygote: Zygote) -> None:
         """Reap it when it ends, and let those in flight know."""
         pidfd = os.pidfd_open(zygote.process.pid)
-        self._ending.append(zygote)
+        self._alive.append(zygote)
         try:
             await readable(pidfd)
         finally:
             os.close(pidfd)
-        self._ending.remove(zygote)
+        self._alive.remove(zygote)
         status = zygote.process.wait()
         zygote.dead = True
         if status != 0:
@@ -332,7 +333,7 @@ class Pool:
         if self._tasks:
             _, stuck = await asyncio.wait(self._tasks, timeout=5)
             if stuck:
-                for zygote in self._ending:
+                for zygote in self._alive:
                     zygote.process.kill()
                 await asyncio.wait(stuck, timeout=5)
 

@@ -100,7 +100,7 @@ def test_gc_takes_back_what_has_no_record(
     assert os.waitpid(child, 0)[1] == 0
     records = place.run / "activities"
     records.mkdir(parents=True)
-    (records / "runs.json").write_text('{"uid": 170001}')
+    (records / "runs").write_text('{"uid": 170001}')
     assert identity(place, "gc", "--json") == 0
     done = json.loads(capsys.readouterr().out)
     assert {one["activity_id"]: one["what"] for one in done} == {

@@ -110,7 +110,16 @@ def full_for(of: Spoilt) -> Iterator[Full]:
             path.chmod(mode)
         for name, inner in (("every", "caller"), ("same", "same")):
             of.service.policy(name, EVERY.format(inner=inner, write=directory))
-        yield Full(of, directory, str(program))
+        made = Full(of, directory, str(program))
+        for name in ("every", "same"):
+            # The first launch of a policy opens its directory, for good.
+            run = made.launch(name)
+            said = run.end()
+            run.close()
+            assert said is not None, of.service.log
+            assert said.get("status") == 0, said
+        assert made.ran()
+        yield made
     finally:
         shutil.rmtree(top)
 

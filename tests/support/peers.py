@@ -51,9 +51,9 @@ def peer(
     where: Service, uid: int = 0, gid: int | None = None, groups: Sequence[int] = ()
 ) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
-        sock.settimeout(PATIENCE_S)
         with identity(uid, gid, groups):
             sock.connect(str(where.socket))
+        sock.settimeout(PATIENCE_S)
         yield sock
 
 
