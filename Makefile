@@ -59,7 +59,11 @@ tools: setup
 		chmod 755 $(VENV)/bin/$$module; done
 
 demo: setup ## Launches a small program that prints what it can see, and the report on it.
-	$(VENV)/bin/isolauncher run --standalone --report - -- integration/demo/what_i_see.py
+	@report=$$(mktemp) && trap 'rm -f "$$report"' EXIT \
+		&& $(VENV)/bin/isolauncher run --standalone --report "$$report" -- \
+			integration/demo/what_i_see.py \
+		&& printf '\nthe launch report\n' \
+		&& $(PYTHON) -m json.tool --indent 2 "$$report"
 
 test: tools ## Runs every test but the long ones; as root, within ten minutes.
 	$(VENV)/bin/python3 -m pytest $(ARGS)

@@ -333,14 +333,18 @@ def _mapping(owner: int, c: Context) -> int:
         try:
             os.close(done_write)
             c.kernel.unshare(CLONE_NEWUSER)
-            os.write(ready_write, b"u")
+            os.write(ready_write, b"0")
             os.read(done_read, 1)
+        except OSError as e:
+            os.write(ready_write, b"%d" % (e.errno or errno.EPERM))
         finally:
             os._exit(0)
     try:
         os.close(ready_write)
-        if os.read(ready_read, 1) != b"u":
-            raise OSError(errno.EPERM, "no user namespace for an id-mapped mount")
+        refused = int(os.read(ready_read, 16) or b"%d" % errno.ECHILD)
+        if refused:
+            why = os.strerror(refused)
+            raise OSError(refused, f"no user namespace to map its owner with: {why}")
         line = b"%d %d 1\n" % (owner, outer)
         c.kernel.write_file(f"/proc/{child}/setgroups", b"deny")
         c.kernel.write_file(f"/proc/{child}/gid_map", line)

@@ -49,8 +49,11 @@ class Gone(Exception):
     """The other end went away: whoever it was, the launch has ended."""
 
 
-def failure(error: BaseException) -> dict[str, object]:
-    """An error as a message: bytes up a pipe, no pickle."""
+def failure(error: BaseException, who: str) -> dict[str, object]:
+    """An error as a message: bytes up a pipe, no pickle.
+
+    ``who`` stands for the step where it belongs to none.
+    """
     if isinstance(error, IsolauncherError):
         return {
             "event": "failed",
@@ -63,7 +66,7 @@ def failure(error: BaseException) -> dict[str, object]:
     text = "".join(traceback.format_exception(error))[-2000:]
     return {
         "event": "failed",
-        "step": "internal",
+        "step": who,
         "code": "internal",
         "message": f"{type(error).__name__}: {error}",
         "hint": text,
@@ -190,6 +193,6 @@ def wait_for(stem: int, record: int, channel: socket.socket) -> NoReturn:
 
 def _give_up(channel: socket.socket, error: BaseException) -> NoReturn:
     try:
-        wire.send(channel, failure(error))
+        wire.send(channel, failure(error, "init"))
     finally:
         os._exit(FAILED)

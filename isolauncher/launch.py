@@ -659,10 +659,8 @@ async def _sealed(
         sandbox.stem_pid = pool.pid_of(sandbox.stem)
         from_init = asyncio.create_task(_said(sandbox.channel, "left"))
         try:
-            # The stem's own words first: init only knows that it has gone.
-            await asyncio.wait(
-                (from_stem, from_init), return_when=asyncio.FIRST_EXCEPTION
-            )
+            # Where one fails the other ends with it, and only the one knows why.
+            await _first_reason(from_stem, from_init)
             sealed, left = await from_stem, await from_init
         finally:
             from_init.cancel()
@@ -673,6 +671,21 @@ async def _sealed(
     if not isinstance(probes, dict):
         raise StepError("no probes came", step="verify", code="verify-no-probes")
     return notes, {str(k): v for k, v in probes.items() if isinstance(v, int)}
+
+
+async def _first_reason(*heard: asyncio.Task[wire.Message]) -> None:
+    """Wait for all; raise what one says of its failure, not that another is gone."""
+    await asyncio.wait(heard, return_when=asyncio.FIRST_EXCEPTION)
+    gone = None
+    for task in sorted(heard, key=lambda t: not t.done()):
+        try:
+            await task
+        except StepError as e:
+            if e.code != "sandbox-died":
+                raise
+            gone = gone or e
+    if gone is not None:
+        raise gone
 
 
 def _notes(fields: Mapping[str, object]) -> Iterator[plan.Skipped]:

@@ -22,7 +22,7 @@ from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, NoReturn, TypeVar
 
-from . import wire
+from . import kernel, wire
 from .errors import (
     IsolauncherError,
     ProgramNotExecutable,
@@ -35,6 +35,8 @@ from .request import Caller
 PATIENCE_S = 5
 MAX_LINKS = 40
 MAX_OPENED = 200
+
+_LINUX = kernel.Linux()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,10 +96,21 @@ async def open_as(
         message = await _message(ours)
     finally:
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        os.close(pidfd)
-        os.waitpid(child, 0)
+        _reap_later(child, pidfd)
         ours.close()
     return _read_answer(message)
+
+
+def _reap_later(child: int, pidfd: int) -> None:
+    """When it has ended: the kernel takes its time, for which a launch need not wait."""
+    loop = asyncio.get_running_loop()
+
+    def reap() -> None:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
+        os.waitpid(child, 0)
+
+    loop.add_reader(pidfd, reap)
 
 
 async def _message(sock: socket.socket) -> wire.Message:
@@ -215,12 +228,27 @@ def _once(entries: list[Opened]) -> list[Opened]:
 def _follow(want: Want) -> Iterator[Opened]:
     """The links on the way to a path, then what is there."""
     path = want.path
+    fd = _straight(path)
+    if fd >= 0:
+        yield _final(path, fd, want)
+        return
     for _ in range(MAX_LINKS):
         link = yield from _walk(path, want)
         if link is None:
             return
         path = link
     yield Opened(path=want.path, kind="absent", why="too many symbolic links")
+
+
+def _straight(path: str) -> int:
+    """The path in one call when no link is on the way, which is most of them; or -1."""
+    if posixpath.normpath(path) != path:
+        return -1
+    resolve = kernel.RESOLVE_NO_SYMLINKS | kernel.RESOLVE_NO_MAGICLINKS
+    try:
+        return _LINUX.openat2(kernel.AT_FDCWD, path, os.O_PATH, resolve)
+    except OSError:
+        return -1  # a link, or it cannot be opened: the walk says which and why
 
 
 def _walk(path: str, want: Want) -> Generator[Opened, None, str | None]:

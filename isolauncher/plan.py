@@ -1044,30 +1044,39 @@ _CLASSES: Mapping[str, type] = {
 }
 
 
+_FIELDS: Mapping[type, tuple[str, ...]] = {
+    c: tuple(f.name for f in dataclasses.fields(c)) for c in _CLASSES.values()
+}
+# Most values of a plan are these, and a launch waits for every one of them.
+_PLAIN = frozenset((str, int, bool, type(None)))
+
+
 def pack(value: object) -> object:
     """A plan or a part of it as JSON values; bytes as base64."""
+    kind = type(value)
+    if kind in _PLAIN:
+        return value
     if isinstance(value, bytes):
         return {"bytes": base64.b64encode(value).decode("ascii")}
     if isinstance(value, tuple):
-        return [pack(v) for v in value]
-    if dataclasses.is_dataclass(value):
-        fields = {
-            f.name: pack(getattr(value, f.name)) for f in dataclasses.fields(value)
-        }
-        return {"class": type(value).__name__, **fields}
-    return value
+        return [v if type(v) in _PLAIN else pack(v) for v in value]
+    names = _FIELDS[kind]
+    return {"class": kind.__name__, **{n: pack(getattr(value, n)) for n in names}}
 
 
 def unpack(value: object) -> object:
     """The reverse of `pack`; StepError for what `pack` cannot have written."""
     if isinstance(value, list):
-        return tuple(unpack(v) for v in value)
+        return tuple([v if type(v) in _PLAIN else unpack(v) for v in value])
     if isinstance(value, dict):
         try:
-            if set(value) == {"bytes"}:
+            name = value.pop("class", None)
+            if name is None:
                 return base64.b64decode(value["bytes"], validate=True)
-            fields = {k: unpack(v) for k, v in value.items() if k != "class"}
-            made: object = _CLASSES[value["class"]](**fields)
+            for key, item in value.items():
+                if type(item) not in _PLAIN:
+                    value[key] = unpack(item)
+            made: object = _CLASSES[name](**value)
             return made
         except (KeyError, TypeError, binascii.Error) as e:
             raise StepError(f"not a plan: {e}", step="plan", code="not-a-plan") from e

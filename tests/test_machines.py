@@ -7,6 +7,7 @@ be run by hand and say how.
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -16,6 +17,11 @@ from support import powers
 MACHINES = Path(__file__).resolve().parent / "machines"
 
 pytestmark = pytest.mark.long
+
+ENFORCED = set(
+    "uid groups capabilities no_new_privs securebits mount pid net ipc uts cgroupns "
+    "user rlimits cgroup seccomp landlock keyring descriptors environment".split()
+)
 
 
 def on(script: str, *command: str) -> subprocess.CompletedProcess[str]:
@@ -48,4 +54,11 @@ def test_a_launch_of_each_tier_is_enforced_in_full_under_debian_s_own_kernel() -
     done = on("debian-kernel-qemu.sh", "sh", "-c", script)
     assert done.returncode == 0, done.stdout[-8000:]
     assert "6.1." in done.stdout
-    assert done.stdout.count('"skipped": []') == 2, done.stdout[-8000:]
+    reports = [
+        json.loads(line)
+        for line in done.stdout.splitlines()
+        if line.startswith('{"version"')
+    ]
+    assert [r["activity"]["tier"] for r in reports] == ["exec", "fork"]
+    for report in reports:
+        assert set(report["enforced"]) == ENFORCED, report["skipped"]

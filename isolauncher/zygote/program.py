@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import builtins
 import ctypes
+import importlib
 import os
 import re
 import stat
@@ -29,6 +30,8 @@ from isolauncher.zygote import unseen
 from isolauncher.zygote.handover import Start, World, interpreter, modules
 
 Kind = Literal["python", "executable"]
+
+_IMPORTLIB = importlib.__path__[0]
 
 _FIRST_LINE_LIMIT = 256
 _PYTHON_LINE = re.compile(rb"#!.*\bpython3(\.[0-9]+)?(\s|$)")
@@ -233,7 +236,6 @@ def prepare(start: Start, world: World) -> Prepared:
     ProgramNotFound and ProgramNotExecutable if it cannot be read.
     """
     if start.kind == "module":
-        _have_runpy()
         return Prepared(
             start=start, world=world, filename="", source=None, module=start.program
         )
@@ -257,7 +259,6 @@ def prepare(start: Start, world: World) -> Prepared:
     if importer is not None:
         # In place of the script's directory.
         sys.path[0] = filename
-        _have_runpy()
         return Prepared(
             start=start, world=world, filename="", source=None, module="__main__"
         )
@@ -267,11 +268,13 @@ def prepare(start: Start, world: World) -> Prepared:
 
 
 def _have_runpy() -> None:
-    """As `python3 -m` leaves things: runpy imported, from importlib's directory too."""
-    import importlib
+    """As `python3 -m` leaves things: runpy imported, from importlib's directory too.
+
+    Not before "go": a program's own ``importlib.py`` would run.
+    """
     import runpy  # noqa: F401
 
-    PathFinder._path_importer_cache(importlib.__path__[0])  # type: ignore[attr-defined]
+    PathFinder._path_importer_cache(_IMPORTLIB)  # type: ignore[attr-defined]
 
 
 def load(prepared: Prepared) -> Callable[[], object]:
@@ -285,10 +288,12 @@ def load(prepared: Prepared) -> Callable[[], object]:
         modules.give_way(prepared.world)
     if prepared.source is None:
         namespace = _fresh_main(sys.modules["__main__"])
+        _have_runpy()
         import runpy
 
         named = prepared.start.kind == "module"
         call = partial(runpy._run_module_as_main, prepared.module, named)  # type: ignore[attr-defined]
+        call.__dict__["kept"] = prepared.world.kept
         return call
     filename = prepared.filename
     namespace = _fresh_main(sys.modules["__main__"])
@@ -358,5 +363,5 @@ def _fresh_main(module: ModuleType) -> dict[str, object]:
 
 
 # What they raise is the program's own mistake, and has no place of ours in it.
-for _function in (load, _as_from_file):
+for _function in (load, _as_from_file, _have_runpy):
     unseen.hide(_function)

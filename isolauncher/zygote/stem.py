@@ -95,7 +95,7 @@ def give_up(channel: socket.socket, error: BaseException) -> NoReturn:
     """The one door of a stem that cannot become an activity."""
     try:
         if not isinstance(error, Gone):
-            wire.send(channel, init.failure(error))
+            wire.send(channel, init.failure(error, "stem"))
     finally:
         os._exit(init.FAILED)
 

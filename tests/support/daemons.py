@@ -272,7 +272,7 @@ class Leftovers:
         return cls(
             processes=frozenset(_sandbox_processes(where)),
             mounts=frozenset(Path("/proc/self/mountinfo").read_text().splitlines()),
-            cgroups=frozenset(_cgroups()),
+            cgroups=frozenset(_cgroups(where)),
             namespaces=frozenset(_namespaces(where)),
             records=frozenset(os.listdir(where.run_dir / "activities")),
             leases=frozenset(_files(where.state_dir / "identity" / "uids")),
@@ -314,13 +314,13 @@ def _sandbox_processes(where: Service) -> Iterator[str]:
             yield str(pid)
 
 
-def _cgroups() -> Iterator[str]:
+def _cgroups(where: Service) -> Iterator[str]:
+    """The groups below this daemon's own; other daemons may be at work as well."""
+    status = os.stat(where.run_dir)
+    own = f"isolauncher-{status.st_dev:x}-{status.st_ino:x}"
     for directory, names, _ in os.walk("/sys/fs/cgroup"):
-        for name in names:
-            path = os.path.join(directory, name)
-            # Its own directory belongs to the daemon; below it are the activities'.
-            if "isolauncher" in directory and "process_api" not in path:
-                yield path
+        if own in directory.split("/"):
+            yield from (os.path.join(directory, name) for name in names)
 
 
 def _namespaces(where: Service) -> Iterator[str]:

@@ -5,7 +5,8 @@ Started as the real one is. Its one argument is a JSON file: ``start`` (the fiel
 `Start`), ``preload``, ``path`` (more entries of sys.path for planted modules),
 ``plant`` (code run in the zygote before it settles: what it spoils the hand-over must
 mend), ``without`` (modules of the hand-over left out), ``children`` (how many, one
-after the other), ``stop`` (end where a launch would wait for its "go"). The last child's status is passed on.
+after the other), ``stop`` (end where a launch would
+wait for its "go"). The last child's status is passed on.
 """
 
 import sys
