@@ -83,9 +83,18 @@ def _apply(step: plan.Step, c: Context) -> None:
             flags = 0
             for name in step.namespaces:
                 flags |= plan.NAMESPACES[name]
+            before = {n: os.readlink(f"/proc/self/ns/{n}") for n in step.namespaces}
             k.unshare(flags)
+            # Everything after this is done to the host if it is still the host's:
+            # proved by looking, not by the call's word (openssh proves a drop so).
+            for name, old in before.items():
+                if os.readlink(f"/proc/self/ns/{name}") == old:
+                    raise OSError(errno.EPERM, f"the {name} namespace is the same")
         case plan.MakePrivate():
             k.make_private()
+            with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as f:
+                if any("shared:" in line.partition(" - ")[0] for line in f):
+                    raise OSError(errno.EPERM, "a mount is still shared with the host")
         case plan.NewRoot():
             # Mounted in a namespace nobody else is in; the directory below is ours.
             c.root = k.detached_mount(

@@ -107,6 +107,13 @@ def walk(
 def main(channel: socket.socket, kernel: Kernel) -> Stem:
     """Run as init; returns only in the stem. Never returns in init."""
     try:
+        if os.getpid() != 1:
+            # Another sandbox's PID namespace, or the host's: never go on in it.
+            raise StepError(
+                f"this is process {os.getpid()} of a PID namespace, not its first",
+                step="init",
+                code="not-pid-1",
+            )
         os.umask(0)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         own = os.pidfd_open(os.getpid())

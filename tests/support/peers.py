@@ -32,7 +32,9 @@ STANDARD = ["stdin", "stdout", "stderr"]
 
 
 @contextmanager
-def identity(uid: int, gid: int | None = None, groups: Sequence[int] = ()) -> Iterator[None]:
+def identity(
+    uid: int, gid: int | None = None, groups: Sequence[int] = ()
+) -> Iterator[None]:
     """This process as another for a moment: what the kernel says of it is all true."""
     kept = os.getgroups()
     os.setgroups(list(groups))
@@ -193,7 +195,9 @@ class Watch:
         """``code``: the refusal that the log must name, in ``lines`` lines."""
         if code is not None:
             found = self.lines(f'code="{code}"')
-            assert lines is None or len(found) == lines, read_log(self.where, self.since)
+            assert lines is None or len(found) == lines, read_log(
+                self.where, self.since
+            )
             assert found, read_log(self.where, self.since)
             assert all(line.startswith("isolauncher: ") for line in found)
         assert not self.lines("internal-error"), self.lines("internal-error")
@@ -214,9 +218,7 @@ def normal_launch(where: Service, uid: int = BOB) -> None:
         try:
             said = ask(
                 where,
-                run_message(
-                    program_kind="module", argv=["this"], tier=tier, setenv={}
-                ),
+                run_message(program_kind="module", argv=["this"], tier=tier, setenv={}),
                 [null, writer, null],
                 uid=uid,
             )

@@ -73,7 +73,9 @@ _kept = []
 def inside():
     """Refuse to go on anywhere but in a sandbox of isolauncher's."""
     with open("/proc/self/status") as file:
-        status = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
+        status = dict(
+            line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line
+        )
     with open("/proc/1/cmdline", "rb") as file:
         first = file.read()
     if not (
