@@ -32,7 +32,6 @@ BARE = "bare"
 
 START_S = 30
 FORK_S = 5
-PADDING = "ISOLAUNCHER_PADDING"
 MAX_REPORT = 8 << 20
 
 Command = Callable[[str], tuple[str, ...]]
@@ -249,8 +248,9 @@ class Pool:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         # Nothing of our own environment: GTK_MODULES, GI_TYPELIB_PATH and their like
         # are foreign code. LC_CTYPE keeps the interpreter out of UTF-8 mode, which a
-        # child could not leave; the rest is room for what ps shows.
-        environment = {"LC_CTYPE": "C.UTF-8", PADDING: "x" * 4096}
+        # child could not leave; HOME keeps `site` from asking NSS for one, and there is
+        # no user site in it.
+        environment = {"LC_CTYPE": "C.UTF-8", "HOME": "/nonexistent"}
         with theirs:
             process = subprocess.Popen(
                 self._command(set_name),

@@ -39,6 +39,7 @@ def main(
     """Be the zygote. ``cold`` is what the interpreter was before our imports."""
     try:
         unseen.close_image(argv[0])
+        unseen.prove()
         channel = _take_channel()
         name, *left_out = channel.recv(65536).decode().split()
         kernel.title(f"isolauncher: zygote({name})")
@@ -76,7 +77,6 @@ def _preload(
     _ = netlink
     pristine = Pristine.capture(*cold)
     sys.path[:] = list(cold[1])
-    sys.path.insert(0, "")
     os.setgroups([])
     os.setresgid(-1, NOBODY, -1)
     kernel.set_effective_ids(NOBODY)
