@@ -47,7 +47,7 @@ class Context:
     keep: frozenset[int]
     stem: int = 0
     root: int = -1
-    identity: tuple[int, int] = (-1, -1)
+    identity: tuple[int, int, int] = (-1, -1, -1)
     notes: list[plan.Skipped] = field(default_factory=list)
 
 
@@ -83,18 +83,17 @@ def _apply(step: plan.Step, c: Context) -> None:
             flags = 0
             for name in step.namespaces:
                 flags |= plan.NAMESPACES[name]
-            before = {n: os.readlink(f"/proc/self/ns/{n}") for n in step.namespaces}
+            before = {n: k.namespace(n) for n in step.namespaces}
             k.unshare(flags)
             # Everything after this is done to the host if it is still the host's:
             # proved by looking, not by the call's word (openssh proves a drop so).
             for name, old in before.items():
-                if os.readlink(f"/proc/self/ns/{name}") == old:
+                if k.namespace(name) == old:
                     raise OSError(errno.EPERM, f"the {name} namespace is the same")
         case plan.MakePrivate():
             k.make_private()
-            with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as f:
-                if any("shared:" in line.partition(" - ")[0] for line in f):
-                    raise OSError(errno.EPERM, "a mount is still shared with the host")
+            if k.shares_mounts():
+                raise OSError(errno.EPERM, "a mount is still shared with the host")
         case plan.NewRoot():
             # Mounted in a namespace nobody else is in; the directory below is ours.
             c.root = k.detached_mount(
@@ -184,7 +183,7 @@ def _apply(step: plan.Step, c: Context) -> None:
             k.write_file(
                 f"{process}/uid_map", b"%d %d 1\n" % (step.inner_uid, step.uid)
             )
-            c.identity = (step.inner_uid, step.uid)
+            c.identity = (step.inner_uid, step.uid, step.gid)
         case plan.NoNestedUserNamespaces():
             try:
                 k.write_file("/proc/sys/user/max_user_namespaces", b"0")
@@ -286,7 +285,7 @@ def _attach(step: plan.Attach, c: Context) -> None:
     userns = -1
     try:
         if step.mapped is not None:
-            userns = _mapping(step.mapped, c)
+            userns = _mapping(step, step.mapped, c)
         try:
             c.kernel.mount_setattr(
                 fd,
@@ -326,14 +325,16 @@ def _copy_in(step: plan.Attach, c: Context) -> None:
     c.kernel.create_file(_inside(step.path), bytes(data), step.copy_mode)
 
 
-def _mapping(owner: int, c: Context) -> int:
+def _mapping(step: plan.Attach, owner: int, c: Context) -> int:
     """A user namespace in which the file system's ``owner`` is the activity's uid.
 
-    The stem's own serves when it maps just that; else one is made for the purpose by a
-    child that lives no longer than it takes to open it.
+    The stem's own serves for reading when it maps just that. It maps nobody else, and
+    what has an owner or a group that is not mapped cannot be written (EACCES); so for
+    writing one is made in which all others stay who they are, by a child that lives no
+    longer than it takes to open it.
     """
-    inner, outer = c.identity
-    if inner == owner:
+    inner, uid, gid = c.identity
+    if inner == owner and step.attributes & MOUNT_ATTR_RDONLY:
         return os.open(f"/proc/{c.stem}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     ready_read, ready_write = os.pipe2(os.O_CLOEXEC)
     done_read, done_write = os.pipe2(os.O_CLOEXEC)
@@ -354,13 +355,25 @@ def _mapping(owner: int, c: Context) -> int:
         if refused:
             why = os.strerror(refused)
             raise OSError(refused, f"no user namespace to map its owner with: {why}")
-        line = b"%d %d 1\n" % (owner, outer)
         c.kernel.write_file(f"/proc/{child}/setgroups", b"deny")
-        c.kernel.write_file(f"/proc/{child}/gid_map", line)
-        c.kernel.write_file(f"/proc/{child}/uid_map", line)
+        c.kernel.write_file(f"/proc/{child}/gid_map", _exchange(step.mapped_gid, gid))
+        c.kernel.write_file(f"/proc/{child}/uid_map", _exchange(owner, uid))
         return os.open(f"/proc/{child}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     finally:
         os.close(ready_read)
         os.close(done_read)
         os.close(done_write)
         os.waitpid(child, 0)
+
+
+def _exchange(inside: int, outside: int) -> bytes:
+    """An id map: ``inside`` becomes ``outside``, every other id stays what it is.
+
+    What the file system says belongs to ``outside`` belongs to nobody.
+    """
+    low, high = sorted((inside, outside))
+    lines = [(inside, outside, 1)]
+    for first, end in ((0, low), (low + 1, high), (high + 1, 2**32 - 1)):
+        if first < end:
+            lines.append((first, first, end - first))
+    return b"".join(b"%d %d %d\n" % line for line in lines)

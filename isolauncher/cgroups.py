@@ -89,6 +89,32 @@ def left_behind(parents: Parents) -> dict[str, tuple[str, ...]]:
     return found
 
 
+def of_ended(parents: Parents) -> tuple[str, ...]:
+    """What standalone daemons beside this one left when they were killed; leaves first.
+
+    ``alone`` made their names.
+    """
+    found: list[str] = []
+    for place in parents.places:
+        above, _, own = place.path.rpartition("/")
+        for entry in os.scandir(above):
+            pid = entry.name.removeprefix(alone(own))
+            if pid == entry.name or os.path.exists(f"/proc/{pid}"):
+                continue
+            found += (e.path for e in os.scandir(entry.path) if e.is_dir())
+            found.append(entry.path)
+    return tuple(found)
+
+
+def alone(name: str, pid: int | None = None) -> str:
+    """The name of a standalone daemon's directory, or how all of them begin.
+
+    Not the daemon's of the same run directory: each removes its own when it ends, and
+    would take it from under the other.
+    """
+    return f"{name}.alone-{'' if pid is None else pid}"
+
+
 def _make(path: str) -> None:
     with suppress(FileExistsError):
         os.mkdir(path, 0o755)

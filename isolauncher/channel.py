@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 from collections.abc import Mapping, Sequence
+from weakref import WeakKeyDictionary
 
 from . import wire
 
@@ -32,21 +32,34 @@ class Channel:
         self.sock.close()
 
 
+_waiting: WeakKeyDictionary[
+    asyncio.AbstractEventLoop, dict[int, list[asyncio.Future[None]]]
+] = WeakKeyDictionary()
+
+
 async def readable(fd: int) -> None:
-    """Until ``fd`` is readable, as a pidfd is when its process ends (pidfd_open(2))."""
+    """Until ``fd`` is readable, as a pidfd is when its process ends (pidfd_open(2)).
+
+    Any number may wait for the same one. A loop keeps a single reader for a number:
+    a second one would silently take the first one's place.
+    """
     loop = asyncio.get_running_loop()
+    waiting = _waiting.setdefault(loop, {})
     future: asyncio.Future[None] = loop.create_future()
-
-    def ready() -> None:
-        if not future.done():
-            future.set_result(None)
-
-    # A loop has one reader for a number: a second waiter would take the first one's
-    # place, which then waits for ever. Each gets a number of its own.
-    own = os.dup(fd)
-    loop.add_reader(own, ready)
+    futures = waiting.setdefault(fd, [])
+    futures.append(future)
+    if len(futures) == 1:
+        loop.add_reader(fd, _wake, futures)
     try:
         await future
     finally:
-        loop.remove_reader(own)
-        os.close(own)
+        futures.remove(future)
+        if not futures:
+            del waiting[fd]
+            loop.remove_reader(fd)
+
+
+def _wake(futures: list[asyncio.Future[None]]) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(None)

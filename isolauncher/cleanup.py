@@ -217,7 +217,9 @@ def _ledger(daemon: Daemon) -> None:
 async def _cgroups(daemon: Daemon) -> None:
     """Directories of ours that no activity has."""
     known = set(daemon.activities) | set(records.names(daemon.run_dir))
-    for name, paths in cgroups.left_behind(daemon.parents).items():
+    left = cgroups.left_behind(daemon.parents)
+    left["standalone"] = cgroups.of_ended(daemon.parents)
+    for name, paths in left.items():
         if name in known:
             continue
         for path in paths:

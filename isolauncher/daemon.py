@@ -12,6 +12,7 @@ child. What runs does not end with the daemon: a new one adopts it (see cleanup.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import resource
 import signal
@@ -47,6 +48,7 @@ from .zygote.program import available_locales
 
 REMEMBER_S = 60
 """How long the end of an adopted activity waits for its client to ask."""
+ACCEPT_AGAIN_S = 0.2
 RECONNECT_S = 10
 """How long a client has to come back after the daemon was restarted."""
 BACKLOG = 128
@@ -107,7 +109,11 @@ class Daemon:
         name = "isolauncher"
         if self.config.run_dir != paths.RUN_DIR:
             status = os.stat(self.run_dir)
-            name += f"-{status.st_dev:x}-{status.st_ino:x}"
+            # The path too: an inode's number is soon another directory's.
+            what = f"{status.st_dev} {status.st_ino} {self.run_dir.absolute()}"
+            name += f"-{hashlib.sha256(what.encode()).hexdigest()[:12]}"
+        if not self.config.socket:
+            name = cgroups.alone(name, os.getpid())
         return cgroups.prepare(self.host.cgroups, name)
 
     def machine(self, activity_id: str) -> plan.Machine:
@@ -324,9 +330,17 @@ class Daemon:
                     (ready, closing), return_when=asyncio.FIRST_COMPLETED
                 )
                 ready.cancel()
-                with suppress(BlockingIOError, ConnectionAbortedError):
+                try:
                     sock, _ = listener.accept()
-                    self.spawn(asyncio.create_task(self.connection(sock)))
+                except (BlockingIOError, ConnectionAbortedError):
+                    continue
+                except OSError as e:
+                    # EMFILE, ENFILE, ENOMEM (accept(2)): they wait in the queue until
+                    # something of ours has ended.
+                    self.log.event("cannot-accept", why=e.strerror)
+                    await self._or_closing(ACCEPT_AGAIN_S)
+                    continue
+                self.spawn(asyncio.create_task(self.connection(sock)))
         finally:
             closing.cancel()
 
@@ -399,8 +413,14 @@ class Daemon:
         }
         if error.report is not None:
             message["report"] = error.report
-        with suppress(WireError):  # who has gone needs no answer
+        try:
             channel.send(message)
+        except WireError as e:
+            if e.code == "wire-too-large":
+                message.pop("report", None)
+                with suppress(WireError):
+                    channel.send(message)
+            # Who has gone needs no answer.
 
     async def _answer(self, channel: Channel, caller: Caller, received_us: int) -> None:
         try:
@@ -488,7 +508,10 @@ class Daemon:
         ended = asyncio.create_task(activity.ended.wait())
         hearing = asyncio.create_task(self._hear(channel, activity))
         try:
-            channel.send({"event": "started", "id": activity.id, "pid": activity.pid})
+            with suppress(WireError):  # who has gone already is not heard either
+                channel.send(
+                    {"event": "started", "id": activity.id, "pid": activity.pid}
+                )
             await asyncio.wait((ended, hearing), return_when=asyncio.FIRST_COMPLETED)
             if not activity.ended.is_set():
                 # The client has gone, or talks nonsense; another may be attached.
@@ -499,14 +522,16 @@ class Daemon:
                     await self.stop(activity, grace)
                 return
             status, number = activity.exit()
-            channel.send(
-                {
-                    "event": "exited",
-                    "status": status,
-                    "signal": number,
-                    "report": activity.report(),
-                }
-            )
+            end = {"event": "exited", "status": status, "signal": number}
+            try:
+                channel.send(end | {"report": activity.report()})
+            except WireError as e:
+                if e.code != "wire-too-large":
+                    raise
+                # It repeats the words and the variables of the largest request.
+                less = plan.Skipped(what="report", why="it does not fit one message")
+                small = replace(activity, program=activity.program[:1], skipped=[less])
+                channel.send(end | {"report": small.report()})
         finally:
             activity.clients -= 1
             ended.cancel()
@@ -514,17 +539,16 @@ class Daemon:
 
     async def _hear(self, channel: Channel, activity: Activity) -> None:
         """Signals for the main process, until the connection ends."""
-        with suppress(WireError):
+        try:
             while True:
                 message = await channel.recv()
-                try:
-                    asked: Signal = read_signal(message.fields, len(message.fds))
-                except IsolauncherError as e:
-                    self.log.event("refused", id=activity.id, code=e.code)
-                    return
+                asked: Signal = read_signal(message.fields, len(message.fds))
                 sandbox = activity.sandbox
                 if sandbox is not None and activity.state in ("running", "stopping"):
                     pool.send_signal(sandbox.stem, signal.Signals[f"SIG{asked.name}"])
+        except IsolauncherError as e:
+            if e.code != "wire-closed":
+                self.log.event("refused", id=activity.id, code=e.code)
 
     async def _attach(self, channel: Channel, asked: Attach, caller: Caller) -> None:
         activity = self.activities.get(asked.id)
@@ -634,6 +658,10 @@ def main(
         )
     os.umask(0o022)
     kernel.title("isolauncher: daemon")
+    # Six descriptors a sandbox and as many a connection: the usual soft limit of 1024
+    # is for programs that use select(2).
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     _directories(config)
     listener = _listen(config.socket)
     try:
@@ -687,6 +715,12 @@ def _directories(config: Config) -> None:
         (f"{config.run_dir}/activities", 0o700),
         (config.state_dir, 0o700),
     ):
+        # What is there is looked at before anything is made below it: else a link
+        # would have us make directories where it leads.
+        there = path
+        while not os.path.lexists(there):
+            there = os.path.dirname(os.path.abspath(there))
+        _refuse_foreign(there)
         os.makedirs(path, mode=mode, exist_ok=True)
         _refuse_foreign(path)
 

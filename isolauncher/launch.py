@@ -283,6 +283,9 @@ def _check_stream(name: str, fd: int) -> None:
     mode = status.st_mode
     if kernel.access_mode(fd) & os.O_PATH:
         what = "a path, not an open file"
+    elif stat.S_ISREG(mode) and not os.readlink(f"/proc/self/fd/{fd}").startswith("/"):
+        # "mnt:[4026531841]": as far as fstat(2) says, a file like any other.
+        what = "a namespace"
     elif stat.S_ISREG(mode) or stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
         return
     elif stat.S_ISCHR(mode):
@@ -426,6 +429,7 @@ def _view(
                     kind=entry.kind,
                     writable=entry.writable,
                     owned_by=_owner(entry, activity),
+                    group=activity.caller_gid,
                 )
             )
     for name in plan.DEVICES:
@@ -434,6 +438,11 @@ def _view(
     if program is not None:
         path = _program_path(fds["program"])
         opener.check_program(program, path)
+        if path in plan.MADE_FILES:
+            raise ProgramNotExecutable(
+                f"{path}: the sandbox has a file of its own there",
+                code="program-not-a-file",
+            )
         inside = tuple(t for t in trees if t.kind == "directory")
         if not plan.below(path, inside):
             clone("program", fds["program"], recursive=False, shown=path)
@@ -445,6 +454,7 @@ def _view(
                 kind="file",
                 writable=False,
                 owned_by=None if program.public else program.owner,
+                group=activity.caller_gid,
                 copy_mode=0o555 if program.executable else 0o444,
             )
     view = plan.View(trees=tuple(trees), links=tuple(links), program=shown)
@@ -462,10 +472,13 @@ def _covered(entry: opener.Opened, trees: list[plan.Tree]) -> bool:
 
 
 def _owner(entry: opener.Opened, activity: Activity) -> int | None:
-    """Whose files become the activity's own: the caller's, where it needs them so."""
-    if entry.owner == activity.caller_uid and (entry.writable or not entry.public):
-        return activity.caller_uid
-    return None
+    """Whose files become the activity's own: the caller's, where it needs them so.
+
+    Wherever it may write, whoever owns the directory: what it makes must not be left
+    to its own uid, which another activity gets one day.
+    """
+    private = entry.owner == activity.caller_uid and not entry.public
+    return activity.caller_uid if entry.writable or private else None
 
 
 def _device(daemon: Daemon, name: str, clone: object) -> None:
@@ -619,7 +632,7 @@ async def _road(
         verify.Sealed(
             init=sandbox.pid,
             stem=sandbox.stem_pid,
-            descriptors=sent,
+            descriptors=sent | {"record": record.fd},
             probes=probes,
             notes=tuple(notes),
         ),
@@ -676,7 +689,7 @@ async def _sealed(
 async def _first_reason(*heard: asyncio.Task[wire.Message]) -> None:
     """Wait for all; raise what one says of its failure, not that another is gone."""
     await asyncio.wait(heard, return_when=asyncio.FIRST_EXCEPTION)
-    gone = None
+    gone: StepError | None = None
     for task in sorted(heard, key=lambda t: not t.done()):
         try:
             await task

@@ -23,8 +23,10 @@ from dataclasses import dataclass
 from typing import Literal, NoReturn, TypeVar
 
 from . import kernel, wire
+from .channel import readable
 from .errors import (
     IsolauncherError,
+    NotAllowed,
     ProgramNotExecutable,
     RequestError,
     StepError,
@@ -35,6 +37,11 @@ from .request import Caller
 PATIENCE_S = 5
 MAX_LINKS = 40
 MAX_OPENED = 200
+MAX_STUCK = 32
+
+# The caller's uid for each child that was killed and has not ended: a file system of
+# the caller's own (FUSE) can hold one beyond SIGKILL, for as long as it likes.
+_ending: dict[int, int] = {}
 
 _LINUX = kernel.Linux()
 
@@ -84,10 +91,16 @@ async def open_as(
     ``program`` is an O_PATH descriptor that came from the caller. Raises StepError
     when the child fails or takes longer than PATIENCE_S (a file system that hangs).
     """
+    stuck = sum(uid == caller.uid for uid in _ending.values())
+    if caller.uid != 0 and stuck >= MAX_STUCK:
+        raise NotAllowed(
+            f"{stuck} earlier attempts of yours still wait for a file system",
+            code="open-stuck",
+            hint="find out which file system does not answer",
+        )
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     child = os.fork()
     if child == 0:
-        ours.close()
         _child(theirs, caller, wants, program)
     theirs.close()
     pidfd = os.pidfd_open(child)
@@ -96,29 +109,28 @@ async def open_as(
         message = await _message(ours)
     finally:
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        _reap_later(child, pidfd)
+        _reap_later(child, pidfd, caller)
         ours.close()
     return _read_answer(message)
 
 
-def _reap_later(child: int, pidfd: int) -> None:
-    """When it has ended: the kernel takes its time, for which a launch need not wait."""
+def _reap_later(child: int, pidfd: int, caller: Caller) -> None:
+    """When it has ended, which takes the kernel a time no launch need wait for."""
     loop = asyncio.get_running_loop()
 
     def reap() -> None:
         loop.remove_reader(pidfd)
         os.close(pidfd)
         os.waitpid(child, 0)
+        del _ending[child]
 
+    _ending[child] = caller.uid
     loop.add_reader(pidfd, reap)
 
 
 async def _message(sock: socket.socket) -> wire.Message:
-    loop = asyncio.get_running_loop()
-    readable = asyncio.Event()
-    loop.add_reader(sock, readable.set)
     try:
-        await asyncio.wait_for(readable.wait(), PATIENCE_S)
+        await asyncio.wait_for(readable(sock.fileno()), PATIENCE_S)
         return wire.recv(sock, max_fds=MAX_OPENED + 1)
     except TimeoutError:
         raise StepError(
@@ -133,8 +145,6 @@ async def _message(sock: socket.socket) -> wire.Message:
             step="open-as-caller",
             code="open-failed",
         ) from e
-    finally:
-        loop.remove_reader(sock)
 
 
 def _read_answer(
@@ -179,10 +189,24 @@ def _child(
     sock: socket.socket, caller: Caller, wants: tuple[Want, ...], program: int | None
 ) -> NoReturn:
     try:
+        # From `become` on the caller may signal this process, and the daemon's
+        # handlers would write the number into the event loop's own pipe, which the
+        # fork shares: a caller's SIGTERM would end the daemon.
+        _LINUX.reset_signals()
+        # What other callers sent, the listener, the ledger: not with this uid.
+        named = {program} if program is not None else set()
+        _LINUX.close_except(frozenset({0, 1, 2, sock.fileno()} | named))
         signal.alarm(PATIENCE_S + 1)
         become(caller)
-        opened = [entry for want in wants for entry in _follow(want)][:MAX_OPENED]
-        opened = _once(opened)
+        # The change of uid did that, unless fs.suid_dumpable says otherwise: nobody
+        # with this uid may look into a copy of the daemon's memory, core dumps
+        # included.
+        _LINUX.set_dumpable(dumpable=False)
+        opened = _once([entry for want in wants for entry in _follow(want)])
+        if len(opened) > MAX_OPENED:
+            raise RequestError(
+                f"the policy shows more than {MAX_OPENED} paths", code="open-too-many"
+            )
         answers: list[Mapping[str, object]] = []
         fds: list[int] = []
         for entry in opened:

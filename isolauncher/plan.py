@@ -181,8 +181,8 @@ class Attach:
     """Attach a detached mount that the daemon made from a descriptor.
 
     ``mapped`` says whose files become the activity's own through an id-mapped mount
-    (mount_setattr(2)); None: as they are. ``copy`` allows a copy of a file where the
-    file system refuses the mapping.
+    (mount_setattr(2)), ``mapped_gid`` of which group; None: as they are. ``copy``
+    allows a copy of a file where the file system refuses the mapping.
     """
 
     path: str
@@ -190,6 +190,7 @@ class Attach:
     kind: Literal["directory", "file", "device"]
     attributes: int
     mapped: int | None = None
+    mapped_gid: int = -1
     copy_mode: int | None = None
 
     def describe(self) -> str:
@@ -518,7 +519,8 @@ class Planned:
 class Tree:
     """Something of the host to show at ``path``, opened with the caller's rights.
 
-    ``owned_by`` is the uid whose files shall be the activity's, None: leave them.
+    ``owned_by`` is the uid whose files shall be the activity's, None: leave them;
+    ``group`` the gid of what it makes.
     ``copy_mode`` is set for a program's file: how a copy of it would be made.
     """
 
@@ -527,6 +529,7 @@ class Tree:
     kind: Literal["directory", "file"]
     writable: bool
     owned_by: int | None = None
+    group: int = -1
     copy_mode: int | None = None
 
 
@@ -822,6 +825,7 @@ def _limits(policy: Policy, machine: Machine, skipped: list[Skipped]) -> SetLimi
 
 
 ETC = ("passwd", "group", "nsswitch.conf", "hosts", "hostname")
+MADE_FILES = frozenset(f"/etc/{n}" for n in ETC) | {f"/dev/{n}" for n in DEVICES}
 
 
 def _late(trees: tuple[Tree, ...]) -> tuple[Tree, ...]:
@@ -968,6 +972,7 @@ def _attach(tree: Tree) -> Attach:
         kind=tree.kind,
         attributes=READ_WRITE if tree.writable else READ_ONLY,
         mapped=tree.owned_by,
+        mapped_gid=tree.group,
         copy_mode=tree.copy_mode,
     )
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 from . import kernel, wire
 from .channel import Channel, readable
-from .errors import WireError, ZygoteError
+from .errors import StepError, WireError, ZygoteError
 from .log import Log
 from .zygote.preload import Fingerprint
 from .zygote.watch import Watch
@@ -146,6 +146,13 @@ class Zygote:
         except BaseException:
             channel.close()
             raise
+        if len(hello.fds) != 1:
+            channel.close()
+            raise StepError(
+                str(hello.fields.get("message")),
+                step=str(hello.fields.get("step")),
+                code=str(hello.fields.get("code")),
+            )
         pidfd = hello.fds[0]
         sandbox = Sandbox(channel=channel, init=pidfd, pid=pid_of(pidfd), zygote=self)
         self.in_flight.add(sandbox.pid)

@@ -24,7 +24,8 @@ from pathlib import Path
 
 from .errors import RequestError
 
-MAX_RECORD = 256 * 1024
+MAX_RECORD = 2 << 20
+"""Two lines hold the arguments (96 KiB), each byte of them six characters of JSON."""
 
 
 @dataclass(slots=True)

@@ -285,6 +285,16 @@ def _descriptors(sealed: Sealed) -> Iterator[str]:
     kind = os.readlink(f"/proc/{sealed.stem}/fd/{extra[0]}")
     if not kind.startswith("socket:"):
         yield f"descriptor {extra[0]} is {kind}"
+    # Init keeps its ways to the daemon and the stem, and the record it ends with.
+    record = os.fstat(sealed.descriptors["record"])
+    for number in os.listdir(f"/proc/{sealed.init}/fd"):
+        try:
+            kept = os.stat(f"/proc/{sealed.init}/fd/{number}")
+        except FileNotFoundError:
+            continue  # its end of the baton, closed just now
+        same = (kept.st_dev, kept.st_ino) == (record.st_dev, record.st_ino)
+        if not (same or stat.S_ISSOCK(kept.st_mode)):
+            yield f"init keeps the descriptor {number}"
 
 
 def _limits(steps: list[plan.Step], sealed: Sealed) -> Iterator[str]:
@@ -299,6 +309,8 @@ def _limits(steps: list[plan.Step], sealed: Sealed) -> Iterator[str]:
     priority = _one(steps, plan.Priority)
     if fields[16] != str(priority.nice):
         yield f"nice is {fields[16]}, not {priority.nice}"
+    if fields[3] != str(sealed.init):
+        yield f"its session is {fields[3]}, not init's"
     if fields[4] != "0":
         yield "it has a controlling terminal"
     score = _read(sealed.stem, "oom_score_adj").strip()

@@ -364,6 +364,37 @@ def test_a_large_message_is_refused_in_little_memory_and_time(
     watch.settled(str(first["code"]), lines=31)
 
 
+@pytest.mark.parametrize("tier", ["fork", "exec"])
+@pytest.mark.parametrize(
+    "word",
+    ["x" * 90_000, "\u00e9" * 45_000, "\udcff" * 90_000, "\x01" * 90_000],
+    ids=["ascii", "two-bytes", "no-text", "control"],
+)
+def test_the_largest_arguments_do_not_cost_the_exit_status(
+    daemon: Service, watch: Watch, tier: str, word: str
+) -> None:
+    """Row 3: what the limits let in is kept whole to the end, whatever its spelling."""
+    message = run_message(argv=["sh", "-c", "exit 3", word], tier=tier)
+    said = ask(daemon, message, uid=BOB)
+    assert (said["event"], said["status"]) == ("exited", 3)
+    watch.settled()
+
+
+def test_the_largest_request_has_a_report_that_fits(
+    daemon: Service, watch: Watch
+) -> None:
+    """Row 3: a report repeats the words and the variables that were dropped."""
+    variables = {f"V{n:024}": "" for n in range(2000)} | {"LANG": "C.UTF-8"}
+    for argv, status in ((["sh", "-c", "exit 3"], 3), (["nothing"], 127)):
+        message = run_message(argv=[*argv, "x" * 60_000], environment=variables)
+        said = ask(daemon, message, uid=BOB)
+        assert said.get("status", said.get("exit_status")) == status
+        report = said["report"]
+        assert isinstance(report, dict)
+        assert report["skipped"]
+    watch.settled("program-not-found")
+
+
 def test_sixty_four_megabytes_do_not_fit_a_packet(
     daemon: Service, watch: Watch
 ) -> None:
@@ -558,10 +589,8 @@ def test_no_code_of_ours_can_unpickle() -> None:
                 names = [node.module or ""]
             if banned & {name.partition(".")[0] for name in names}:
                 found.append(f"{path.name}:{node.lineno}")
-    # What an activity may use is reset for it by the hand-over, in the child.
-    assert [f for f in found if "handover" not in f] == [
-        f for f in found if f.startswith("randomness.py")
-    ]
+    # The zygote keeps code of its own as bytes, between two execs of itself.
+    assert [f for f in found if not f.startswith("unseen.py")] == []
 
 
 @pytest.mark.parametrize(
@@ -859,13 +888,13 @@ def test_a_daemon_that_runs_out_of_descriptors_goes_on() -> None:
                     break
                 if number % 10 == 0:
                     wire.send(sock, run_message(argv=["sleep", "9"]), [null] * 3)
-            assert until(
-                lambda: watch.lines("out-of-descriptors") or where.process is None
-            )
+            assert until(lambda: watch.lines("cannot-accept"))
         os.close(null)
         assert where.process is not None
         assert where.process.poll() is None
-        watch.settled()
+        # What was under way then was refused, as the machine's fault.
+        assert all("Errno 24" in line for line in watch.lines("internal-error"))
+        watch.settled(faults=True)
 
 
 def _start(where: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -1098,8 +1127,7 @@ def test_a_good_id_is_only_a_name(daemon: Service, watch: Watch, name: str) -> N
     watch.settled()
 
 
-def test_pids_are_as_they_were(daemon: Service) -> None:
-    """All rows: not one zygote died of any of this."""
+def test_no_zygote_died_of_any_of_this(daemon: Service) -> None:
+    """All rows."""
     assert len(pids(daemon)) == 3
-    generations = [line for line in read_log(daemon) if "zygote-started" in line]
-    assert len(generations) == 2
+    assert not [line for line in read_log(daemon) if "zygote-ended" in line]

@@ -40,6 +40,7 @@ write = ["{write}"]
 
 [limits]
 nice = 5
+cpu-weight = 50
 cpu-seconds = 1000
 """
 

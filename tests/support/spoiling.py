@@ -71,6 +71,7 @@ class Spoilt:
 
 @contextmanager
 def spoilt_service(*, config: str = "") -> Iterator[Spoilt]:
+    _refuse_the_machines_mounts()
     # In memory, where files can be mapped to another owner on every kernel we know.
     place = Path(f"/dev/shm/isolauncher-board-{os.getpid()}-{time.monotonic_ns()}")
     board = boards.Board(str(place))
@@ -84,6 +85,18 @@ def spoilt_service(*, config: str = "") -> Iterator[Spoilt]:
         place.unlink()
 
 
+def _refuse_the_machines_mounts() -> None:
+    """A kernel that leaves out `unshare` would have the rest done to its surroundings.
+
+    tests/conftest.py takes pytest into namespaces of its own, so whoever started it is
+    in others.
+    """
+    for name in ("mnt", "uts"):
+        own = os.readlink(f"/proc/self/ns/{name}")
+        if own == os.readlink(f"/proc/{os.getppid()}/ns/{name}"):
+            raise RuntimeError(f"a spoilt kernel must not run in the {name} of others")
+
+
 # ------------------------------------------------------------------------ one launch
 
 
@@ -93,6 +106,8 @@ class Run:
 
     sock: socket.socket
     output: int
+    input: int = -1
+    uid: int = 0
     words: list[dict[str, object]] = field(default_factory=list)
 
     def hear(self) -> dict[str, object] | None:
@@ -135,6 +150,10 @@ class Run:
             data += block
         return data
 
+    def tell(self, data: bytes) -> None:
+        """Write to the program's standard input."""
+        os.write(self.input, data)
+
     def attach(self, where: Service, activity_id: str) -> None:
         """Connect again, as a client does after the daemon was restarted."""
         self.sock.close()
@@ -144,8 +163,8 @@ class Run:
     def close(self) -> None:
         self.sock.close()
         os.close(self.output)
-
-    uid: int = 0
+        if self.input >= 0:
+            os.close(self.input)
 
 
 def _read(fd: int) -> bytes:
@@ -174,12 +193,21 @@ def launch(
     activity_id: str | None = None,
     environment: Mapping[str, str] | None = None,
     umask: int = 0o022,
+    stdin: bool = False,
 ) -> Run:
-    """Send one request, with a pipe for stdout, and do not wait."""
+    """Send one request, with pipes for stdin and stdout, and do not wait.
+
+    ``stdin``: `Run.tell` writes to it; else it is at its end.
+    """
     reader, writer = os.pipe2(os.O_CLOEXEC)
-    opened = [os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC), writer]
+    # Not /dev/null: what a zygote has there could not be told from it.
+    source, teller = os.pipe2(os.O_CLOEXEC)
+    if not stdin:
+        os.close(teller)
+        teller = -1
+    opened = [source, writer, os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)]
     names = ["stdin", "stdout", "stderr"]
-    fds = [opened[0], writer, opened[0]]
+    fds = list(opened)
     try:
         kind = "file" if "/" in words[0] else "name"
         if kind == "file":
@@ -207,7 +235,7 @@ def launch(
         raise
     finally:
         wire.close_all(opened)
-    return Run(sock, reader, uid=uid)
+    return Run(sock, reader, teller, uid=uid)
 
 
 # --------------------------------------------------------------- what a launch leaves

@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What runs goes on, nothing else is left: whoever is killed, after whichever call.
+
+The table is a recording of one launch times who is there to be killed at each call.
+The launch stops after the call, the victim gets SIGKILL, the rest goes on: that
+launch is gone without a trace, one that ran before is not touched, and the next works.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from isolauncher.spoilt import board as boards
+from spoilt.conftest import Full, every, full_for
+from spoilt.test_refused import record
+from support.powers import landlock, need, sandboxes
+from support.spoiling import (
+    Call,
+    Run,
+    Spoilt,
+    Trace,
+    find,
+    kill,
+    launch,
+    nothing_left,
+    sandboxed,
+    spoilt_service,
+    zygote,
+)
+
+WAITS = "import sys\nprint('runs', flush=True)\nsys.exit(int(input()))\n"
+
+
+@pytest.fixture(scope="module")
+def doomed() -> Iterator[Full]:
+    """A daemon of this module's own: it will be killed."""
+    need(sandboxes(), landlock())
+    with spoilt_service() as made:
+        yield from full_for(made)
+
+
+def steady(of: Spoilt) -> tuple[Run, str]:
+    """A running activity that ends with the status it is told."""
+    of.record()
+    script = of.service.script("waits.py", WAITS)
+    run = launch(of.service, script, stdin=True)
+    name = run.started()
+    assert run.first_line() == b"runs\n"
+    return run, name
+
+
+def ends_with(run: Run, status: int) -> None:
+    run.tell(b"%d\n" % status)
+    said = run.end()
+    run.close()
+    assert said is not None
+    assert (said["event"], said["status"]) == ("exited", status), said
+
+
+def restart(of: Spoilt, *clients: tuple[Run, str]) -> None:
+    """A new daemon in the place of a dead one; its clients come back."""
+    of.service.start()
+    for run, name in clients:
+        run.attach(of.service, name)
+        assert run.started() == name
+
+
+# ------------------------------------------------------------- while a launch goes on
+
+
+def table(calls: list[Call]) -> list[tuple[Call, str]]:
+    """Every call with everyone who is there when it has been made."""
+    mapped = next(
+        c.number for c in calls if (c.actor, c.step) == ("init", "map-identity")
+    )
+    pairs = []
+    for call in calls:
+        victims = ["daemon", "zygote"]
+        if call.actor in ("init", "stem", "mapper"):
+            victims.append("init")
+        if call.actor == "stem" or (call.actor == "init" and call.number >= mapped):
+            victims.append("stem")
+        pairs += [(call, victim) for victim in victims]
+    return pairs
+
+
+def interrupt(
+    full: Full, call: Call, victim: str, bystander: tuple[Run, str]
+) -> Iterator[str]:
+    """One row of the table; yields what is not as promised."""
+    of = full.of
+    what = f"{victim} killed after {call}"
+    before = Trace.now(of)
+    if victim in ("daemon", "zygote"):
+        before = replace(before, descriptors=None)
+    of.board.set(boards.PAUSE, call.actor, call.number)
+    run = full.launch()
+    if not of.board.wait_paused(30):
+        of.board.go_on()
+        yield f"{what}: it was not made"
+        return
+    if victim == "daemon":
+        of.service.stop(signal.SIGKILL)
+    elif victim == "zygote":
+        kill(zygote(of, "python"))
+    else:
+        kill(find(of, victim, not_in=before.processes))
+    of.board.go_on()
+    said = run.end()
+    printed, ran = run.printed(), full.ran()
+    run.close()
+    if victim == "daemon":
+        if said is not None:
+            yield f"{what}: the client heard {said}"
+        restart(of, bystander)
+    elif said is None or (said["event"], said["exit_status"]) != ("refused", 125):
+        yield f"{what}: the client heard {said}"
+    if printed or ran:
+        yield f"{what}: the program ran"
+    try:
+        nothing_left(of, before, what)
+    except AssertionError as e:
+        yield str(e)
+    of.record()
+    run = full.launch()
+    said = run.end()
+    run.close()
+    if said is None or said.get("status") != 0 or not full.ran():
+        yield f"{what}: the next launch: {said}"
+
+
+def interrupt_all(full: Full, pairs: Iterator[tuple[Call, str]]) -> int:
+    faults: list[str] = []
+    tried = 0
+    bystander = steady(full.of)
+    for call, victim in pairs:
+        tried += 1
+        faults += interrupt(full, call, victim, bystander)
+    try:
+        ends_with(bystander[0], 42)
+    except AssertionError as e:
+        faults.append(f"the activity that ran: {e}")
+    assert not faults, "\n".join(faults)
+    return tried
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("victim", ["daemon", "zygote", "init", "stem"])
+def test_a_launch_whose_helper_is_killed_leaves_nothing(
+    doomed: Full, victim: str
+) -> None:
+    pairs = [p for p in table(record(doomed)) if p[1] == victim]
+    assert interrupt_all(doomed, every(pairs, len(pairs) // 12)) >= 12
+
+
+@pytest.mark.long
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("victim", ["daemon", "zygote", "init", "stem"])
+def test_a_launch_whose_helper_is_killed_after_any_call_leaves_nothing(
+    doomed: Full, victim: str
+) -> None:
+    pairs = [p for p in table(record(doomed)) if p[1] == victim]
+    assert interrupt_all(doomed, iter(pairs)) == len(pairs)
+
+
+# ---------------------------------------------------------------------- while it runs
+
+
+def test_an_activity_outlives_its_daemon_and_its_status_arrives(doomed: Full) -> None:
+    before = replace(Trace.now(doomed.of), descriptors=None)
+    run, name = steady(doomed.of)
+    doomed.of.service.stop(signal.SIGKILL)
+    assert run.end() is None
+    restart(doomed.of, (run, name))
+    ends_with(run, 77)
+    nothing_left(doomed.of, before)
+
+
+def test_an_activity_outlives_a_daemon_that_is_told_to_end(doomed: Full) -> None:
+    before = replace(Trace.now(doomed.of), descriptors=None)
+    run, name = steady(doomed.of)
+    doomed.of.service.stop(signal.SIGTERM)
+    assert run.end() is None
+    restart(doomed.of, (run, name))
+    ends_with(run, 3)
+    nothing_left(doomed.of, before)
+
+
+def test_the_next_daemon_tells_how_it_ended_while_there_was_none(doomed: Full) -> None:
+    before = replace(Trace.now(doomed.of), descriptors=None)
+    run, name = steady(doomed.of)
+    init = find(doomed.of, "init")
+    doomed.of.service.stop(signal.SIGKILL)
+    run.tell(b"55\n")
+    assert run.printed() == b""
+    _gone(init)
+    doomed.of.service.start()
+    run.attach(doomed.of.service, name)
+    said = run.end()
+    run.close()
+    assert said is not None
+    assert (said["event"], said["status"]) == ("exited", 55), said
+    nothing_left(doomed.of, before)
+
+
+def test_the_next_daemon_ends_what_has_lost_its_client(doomed: Full) -> None:
+    before = replace(Trace.now(doomed.of), descriptors=None)
+    script = doomed.of.service.script("waits.py", WAITS)
+    doomed.of.record()
+    client = doomed.of.service.start_client("run", "--", script, stdin=-1)
+    assert client.stdout is not None
+    assert client.stdout.readline() == b"runs\n"
+    doomed.of.service.stop(signal.SIGKILL)
+    client.kill()
+    client.communicate()
+    doomed.of.service.start()
+    nothing_left(doomed.of, before)
+
+
+def test_what_runs_does_not_notice_that_its_zygote_is_killed(doomed: Full) -> None:
+    before = replace(Trace.now(doomed.of), descriptors=None)
+    run, _ = steady(doomed.of)
+    kill(zygote(doomed.of, "python"))
+    other, _ = steady(doomed.of)
+    ends_with(run, 7)
+    ends_with(other, 8)
+    nothing_left(doomed.of, before)
+
+
+def test_what_runs_does_not_notice_that_its_zygote_is_stopped(doomed: Full) -> None:
+    before = replace(Trace.now(doomed.of), descriptors=None)
+    run, _ = steady(doomed.of)
+    stopped = zygote(doomed.of, "python")
+    kill(stopped, signal.SIGSTOP)
+    ends_with(run, 9)
+    # Whoever asks now waits for it a while; then it is replaced.
+    other, _ = steady(doomed.of)
+    assert zygote(doomed.of, "python") != stopped
+    ends_with(other, 10)
+    nothing_left(doomed.of, before)
+
+
+def test_an_activity_whose_init_is_killed_was_killed(doomed: Full) -> None:
+    before = Trace.now(doomed.of)
+    run, _ = steady(doomed.of)
+    kill(find(doomed.of, "init"))
+    said = run.end()
+    run.close()
+    assert said is not None
+    assert (said["event"], said["status"], said["signal"]) == ("exited", 137, 9), said
+    nothing_left(doomed.of, before)
+
+
+def test_an_activity_whose_init_is_killed_while_no_daemon_runs_was_killed(
+    doomed: Full,
+) -> None:
+    before = replace(Trace.now(doomed.of), descriptors=None)
+    run, name = steady(doomed.of)
+    init = find(doomed.of, "init")
+    doomed.of.service.stop(signal.SIGKILL)
+    kill(init)
+    doomed.of.service.start()
+    run.attach(doomed.of.service, name)
+    said = run.end()
+    run.close()
+    assert said is not None
+    assert (said["event"], said["status"], said["signal"]) == ("exited", 137, 9), said
+    nothing_left(doomed.of, before)
+
+
+def test_an_activity_that_is_stopped_is_adopted_and_can_be_ended(doomed: Full) -> None:
+    before = replace(Trace.now(doomed.of), descriptors=None)
+    run, name = steady(doomed.of)
+    kill(find(doomed.of, "stem"), signal.SIGSTOP)
+    doomed.of.service.stop(signal.SIGKILL)
+    restart(doomed.of, (run, name))
+    done = doomed.of.service.isolauncher("stop", "--grace", "1", name)
+    assert done.status == 0, done.errors
+    said = run.end()
+    run.close()
+    assert said is not None
+    assert said["signal"] == signal.SIGTERM, said
+    nothing_left(doomed.of, before)
+
+
+def _gone(pid: int) -> None:
+    import os
+    import select
+
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        assert select.select([fd], [], [], 10)[0], f"{pid} does not end"
+    finally:
+        os.close(fd)
+
+
+__all__ = ["sandboxed"]
