@@ -218,7 +218,7 @@ async def _cgroups(daemon: Daemon) -> None:
     """Directories of ours that no activity has."""
     known = set(daemon.activities) | set(records.names(daemon.run_dir))
     left = cgroups.left_behind(daemon.parents)
-    left["standalone"] = cgroups.of_ended(daemon.parents)
+    left[cgroups.alone("")] = cgroups.of_ended(daemon.parents)
     for name, paths in left.items():
         if name in known:
             continue

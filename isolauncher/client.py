@@ -26,14 +26,13 @@ from types import FrameType, TracebackType
 
 from . import paths, wire
 from .errors import (
-    NOT_EXECUTABLE,
-    NOT_FOUND,
     DaemonError,
     IsolauncherError,
     ProgramNotExecutable,
     ProgramNotFound,
     RequestError,
     WireError,
+    from_fields,
 )
 
 # What passes through to the program, and which of them ask a waiting client to end.
@@ -216,16 +215,7 @@ def converse(
 
 def refusal(reply: Mapping[str, object]) -> IsolauncherError:
     """The error that a ``refused`` event tells of."""
-    error = DaemonError(
-        _string(reply, "message", "refused"),
-        code=_string(reply, "code", "refused"),
-        hint=_string(reply, "hint", ""),
-        step=_string(reply, "step", "launch"),
-    )
-    status = reply.get("exit_status")
-    if isinstance(status, int) and status in (NOT_EXECUTABLE, NOT_FOUND):
-        error.exit_status = status
-    return error
+    return from_fields({"message": "refused", "step": "launch", **reply})
 
 
 @dataclass(slots=True)

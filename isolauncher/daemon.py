@@ -403,14 +403,7 @@ class Daemon:
             message=error.message,
             id=_activity_id(error.report),
         )
-        message: dict[str, object] = {
-            "event": "refused",
-            "exit_status": error.exit_status,
-            "step": error.step,
-            "code": error.code,
-            "message": error.message,
-            "hint": error.hint,
-        }
+        message = {"event": "refused", **error.as_fields()}
         if error.report is not None:
             message["report"] = error.report
         try:
@@ -817,14 +810,7 @@ def _become_standalone() -> None:
 
 
 def _tell(sock: socket.socket, error: IsolauncherError) -> None:
-    message = {
-        "event": "refused",
-        "exit_status": error.exit_status,
-        "step": error.step,
-        "code": error.code,
-        "message": error.message,
-        "hint": error.hint,
-    }
+    message = {"event": "refused", **error.as_fields()}
     with suppress(WireError, OSError):
         sock.setblocking(True)
         wire.send(sock, message)

@@ -21,6 +21,7 @@ child turn them into an exit status.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 COULD_NOT_LAUNCH = 125
@@ -57,6 +58,31 @@ class IsolauncherError(Exception):
 
     def __str__(self) -> str:
         return self.line()
+
+    def as_fields(self) -> dict[str, object]:
+        """For a message to another process; `from_fields` is the way back."""
+        return {
+            "step": self.step,
+            "code": self.code,
+            "message": self.message,
+            "hint": self.hint,
+            "exit_status": self.exit_status,
+        }
+
+
+def from_fields(fields: Mapping[str, object]) -> IsolauncherError:
+    """The error that another process told of; its class is told by exit status."""
+    words = {
+        name: str(fields.get(name, "")) for name in ("step", "code", "message", "hint")
+    }
+    kinds: dict[object, type[IsolauncherError]] = {
+        NOT_EXECUTABLE: ProgramNotExecutable,
+        NOT_FOUND: ProgramNotFound,
+    }
+    kind = kinds.get(fields.get("exit_status"), IsolauncherError)
+    return kind(
+        words["message"], code=words["code"], hint=words["hint"], step=words["step"]
+    )
 
 
 class RequestError(IsolauncherError):

@@ -55,14 +55,7 @@ def failure(error: BaseException, who: str) -> dict[str, object]:
     ``who`` stands for the step where it belongs to none.
     """
     if isinstance(error, IsolauncherError):
-        return {
-            "event": "failed",
-            "step": error.step,
-            "code": error.code,
-            "message": error.message,
-            "hint": error.hint,
-            "exit_status": error.exit_status,
-        }
+        return {"event": "failed", **error.as_fields()}
     text = "".join(traceback.format_exception(error))[-2000:]
     return {
         "event": "failed",

@@ -40,6 +40,7 @@ from .errors import (
     RequestError,
     StepError,
     WireError,
+    from_fields,
 )
 from .policy import choose, environment
 from .policy.model import Policy
@@ -721,7 +722,7 @@ async def _said(channel: Channel, event: str, *, max_fds: int = 0) -> wire.Messa
         ) from e
     fields = message.fields
     if fields.get("event") == "failed":
-        raise failed(fields)
+        raise from_fields(fields)
     if fields.get("event") != event:
         message.close()
         raise StepError(
@@ -732,21 +733,6 @@ async def _said(channel: Channel, event: str, *, max_fds: int = 0) -> wire.Messa
     return message
 
 
-def failed(fields: Mapping[str, object]) -> IsolauncherError:
-    """The error that a sandbox process reported."""
-    words = {
-        name: str(fields.get(name, "")) for name in ("step", "code", "message", "hint")
-    }
-    kinds = {126: ProgramNotExecutable, 127: ProgramNotFound}
-    status = fields.get("exit_status")
-    kind = kinds.get(status) if isinstance(status, int) else None
-    if kind is not None:
-        return kind(words["message"], code=words["code"], hint=words["hint"])
-    return StepError(
-        words["message"], step=words["step"], code=words["code"], hint=words["hint"]
-    )
-
-
 async def _executed(stem: Channel) -> None:
     """The channel closes when the program has taken over; a refusal comes before."""
     try:
@@ -755,7 +741,7 @@ async def _executed(stem: Channel) -> None:
         if e.code == "wire-closed":
             return
         raise
-    raise failed(message.fields)
+    raise from_fields(message.fields)
 
 
 def new_outside() -> int:

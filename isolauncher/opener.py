@@ -31,6 +31,7 @@ from .errors import (
     RequestError,
     StepError,
     WireError,
+    from_fields,
 )
 from .request import Caller
 
@@ -152,9 +153,8 @@ def _read_answer(
 ) -> tuple[tuple[Opened, ...], Program | None]:
     fields = message.fields
     try:
-        error = fields.get("error")
-        if error is not None:
-            raise StepError(str(error), step="open-as-caller", code="open-failed")
+        if "opened" not in fields:
+            raise from_fields(fields)
         fds = message.fds
         opened = tuple(_typed(Opened, e, fds) for e in _entries(fields["opened"]))
         programs = [_typed(Program, e, fds) for e in _entries(fields["program"])]
@@ -214,8 +214,10 @@ def _child(
         programs = [] if program is None else [_fields(_program(program), fds)]
         wire.send(sock, {"opened": answers, "program": programs}, fds)
     except BaseException as e:
-        text = e.message if isinstance(e, IsolauncherError) else f"{e}"
-        wire.send(sock, {"error": f"{text} ({type(e).__name__})"})
+        if not isinstance(e, IsolauncherError):
+            text = f"{type(e).__name__}: {e}"
+            e = StepError(text, step="open-as-caller", code="open-failed")
+        wire.send(sock, e.as_fields())
     finally:
         os._exit(0)
 
@@ -357,7 +359,9 @@ def _final(path: str, fd: int, want: Want) -> Opened:
 def _program(fd: int) -> Program:
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
-        raise RequestError("the program is not a file", code="program-not-a-file")
+        raise ProgramNotExecutable(
+            "the program is not a file", code="program-not-a-file"
+        )
     magic = f"/proc/self/fd/{fd}"
     reader = -1
     try:

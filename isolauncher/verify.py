@@ -287,14 +287,14 @@ def _descriptors(sealed: Sealed) -> Iterator[str]:
         yield f"descriptor {extra[0]} is {kind}"
     # Init keeps its ways to the daemon and the stem, and the record it ends with.
     record = os.fstat(sealed.descriptors["record"])
-    for number in os.listdir(f"/proc/{sealed.init}/fd"):
+    for held in os.listdir(f"/proc/{sealed.init}/fd"):
         try:
-            kept = os.stat(f"/proc/{sealed.init}/fd/{number}")
+            kept = os.stat(f"/proc/{sealed.init}/fd/{held}")
         except FileNotFoundError:
             continue  # its end of the baton, closed just now
         same = (kept.st_dev, kept.st_ino) == (record.st_dev, record.st_ino)
         if not (same or stat.S_ISSOCK(kept.st_mode)):
-            yield f"init keeps the descriptor {number}"
+            yield f"init keeps the descriptor {held}"
 
 
 def _limits(steps: list[plan.Step], sealed: Sealed) -> Iterator[str]:

@@ -18,7 +18,7 @@ from support.attacks import NOWHERE, TIERS, attack, finish, script, source, unre
 from support.daemons import Service
 
 CALLERS = (12345, 0)
-FIXED = frozenset(("EROFS", "EACCES", "EPERM", "ENOENT", "EXDEV"))
+FIXED = frozenset(("EROFS", "EACCES", "EPERM", "ENOENT", "EXDEV", "EISDIR"))
 
 # Devices that drop bytes or mix them in without counting them, terminals of its own,
 # and the files of Linux' pressure alarms, which wake nobody but their writer.
