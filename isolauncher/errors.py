@@ -75,11 +75,12 @@ def from_fields(fields: Mapping[str, object]) -> IsolauncherError:
     words = {
         name: str(fields.get(name, "")) for name in ("step", "code", "message", "hint")
     }
-    kinds: dict[object, type[IsolauncherError]] = {
-        NOT_EXECUTABLE: ProgramNotExecutable,
-        NOT_FOUND: ProgramNotFound,
-    }
-    kind = kinds.get(fields.get("exit_status"), IsolauncherError)
+    kind = IsolauncherError
+    match fields.get("exit_status"):
+        case 126:
+            kind = ProgramNotExecutable
+        case 127:
+            kind = ProgramNotFound
     return kind(
         words["message"], code=words["code"], hint=words["hint"], step=words["step"]
     )
