@@ -41,6 +41,9 @@ TERMINATING = frozenset({"HUP", "INT", "QUIT", "TERM"})
 
 FIRST_RETRY = 0.05
 LAST_RETRY = 1.0
+HESITATION = 0.5
+"""How long one who is told to end waits for a launch that may have succeeded: the
+program can be heard of, by what it writes, before the daemon's word has come."""
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -233,6 +236,7 @@ class _Conversation:
     retry_at: float = 0.0
     retry_after: float = FIRST_RETRY
     lost: bool = False
+    give_up_at: float | None = None
 
     def until_the_end(self) -> End:
         while True:
@@ -241,6 +245,9 @@ class _Conversation:
                 self._take(name)
             if self.sock is None:
                 self._try_again()
+            elif self.give_up_at is not None and time.monotonic() >= self.give_up_at:
+                name = next(n for n in self.waiting if n in TERMINATING)
+                raise self._interrupted(name)
             else:
                 try:
                     message = wire.try_recv(self.sock)
@@ -266,13 +273,17 @@ class _Conversation:
         if self.sock is None:
             timeout = max(0.0, self.retry_at - time.monotonic()) * 1000
         else:
+            if self.give_up_at is not None:
+                timeout = max(0.0, self.give_up_at - time.monotonic()) * 1000
             full = self.listening and bool(self.waiting)
             poll.register(self.sock, select.POLLIN | (select.POLLOUT if full else 0))
         poll.poll(timeout)
 
     def _take(self, name: str) -> None:
-        if name in TERMINATING and (self.sock is None or not self.listening):
-            raise self._interrupted(name)
+        if name in TERMINATING and not self.listening:
+            if self.sock is None or self.lost or self.give_up_at is not None:
+                raise self._interrupted(name)
+            self.give_up_at = time.monotonic() + HESITATION
         if name not in self.waiting:  # as the kernel: one of a kind is pending
             self.waiting.append(name)
 
@@ -301,6 +312,7 @@ class _Conversation:
         if event == "started":
             self.id = _string(fields, "id", "")
             self.listening = True
+            self.give_up_at = None
             return None
         if event == "exited":
             return End(_status(fields), found)
@@ -343,6 +355,7 @@ class _Conversation:
             self.tell(f"the daemon went away; {self.id} runs on, waiting for it")
         self.lost = True
         self.listening = False
+        self.give_up_at = None
         self._later()
 
     def _later(self) -> None:

@@ -26,7 +26,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import assert_never
 
-from . import cgroups, cleanup, host, kernel, launch, paths, plan, pool, records, wire
+from . import (
+    cgroups,
+    cleanup,
+    foreign,
+    host,
+    kernel,
+    launch,
+    paths,
+    plan,
+    pool,
+    records,
+    wire,
+)
 from .channel import Channel, readable
 from .config import Config
 from .errors import (
@@ -442,7 +454,9 @@ class Daemon:
                 case _:
                     assert_never(asked)
         finally:
-            wire.close_all(received)
+            # The connection counts until they are closed, so that nobody can pile
+            # up descriptors whose end does not come.
+            await foreign.close(received)
 
     async def _run(
         self,
@@ -479,8 +493,8 @@ class Daemon:
                     self.spawn(asyncio.create_task(self.attend(activity)))
                     await self.stop(activity, 0)
         # The activity has its own by now: a pipe's reader must see its end.
-        wire.close_all(received)
-        received.clear()
+        theirs, received[:] = list(received), []
+        closing = asyncio.create_task(foreign.close(theirs))
         self.log.event(
             "launched",
             id=activity.id,
@@ -493,7 +507,10 @@ class Daemon:
             program=activity.program[:1],
         )
         self.spawn(asyncio.create_task(self.attend(activity)))
-        await self._accompany(channel, activity)
+        try:
+            await self._accompany(channel, activity)
+        finally:
+            await closing
 
     async def _accompany(self, channel: Channel, activity: Activity) -> None:
         """A client's connection while its activity runs: signals in, the end out."""

@@ -471,9 +471,7 @@ class Linux:
         default = ctypes.create_string_buffer(32)
         for number in range(1, 65):
             if number not in (signal.SIGKILL, signal.SIGSTOP):
-                _syscall(
-                    "rt_sigaction", ctypes.c_int(number), default, None, _ulong(8)
-                )
+                _syscall("rt_sigaction", ctypes.c_int(number), default, None, _ulong(8))
         empty = ctypes.create_string_buffer(128)
         result = _libc.sigprocmask(ctypes.c_int(2), empty, None)  # SIG_SETMASK
         _check(result, "sigprocmask")
@@ -482,7 +480,11 @@ class Linux:
         os.umask(mask)
 
     def setrlimit(self, name: str, soft: int, hard: int) -> None:
-        resource.setrlimit(RLIMITS[name], (soft, hard))
+        try:
+            resource.setrlimit(RLIMITS[name], (soft, hard))
+        except ValueError as e:
+            # What the module makes of EINVAL and EPERM.
+            raise OSError(errno.EPERM, f"limit {name}: {e}") from None
 
     def setgroups(self, groups: tuple[int, ...]) -> None:
         os.setgroups(list(groups))
@@ -697,6 +699,23 @@ def access_mode(fd: int) -> int:
     return fcntl.fcntl(fd, fcntl.F_GETFL)
 
 
+# statfs(2), f_type: ext2 to ext4, tmpfs, btrfs, xfs, f2fs, ramfs, squashfs, overlayfs
+# and hugetlbfs.
+_LOCAL = frozenset(
+    {
+        *(0xEF53, 0x01021994, 0x9123683E, 0x58465342, 0xF2F52010, 0x858458F6),
+        *(0x73717368, 0x794C7630, 0x958458F6),
+    }
+)
+
+
+def is_local(fd: int) -> bool:
+    """Whether the file system is one that only this kernel's own disks answer for."""
+    room = (ctypes.c_long * 32)()  # struct statfs: 120 bytes, f_type first
+    _check(_libc.fstatfs(ctypes.c_int(fd), room), "fstatfs")
+    return (room[0] & 0xFFFFFFFF) in _LOCAL
+
+
 def peer_groups(sock: socket.socket) -> tuple[int, ...]:
     """Supplementary groups of the peer when it connected (SO_PEERGROUPS, socket(7))."""
     size = 64
@@ -715,11 +734,17 @@ def monotonic_us() -> int:
     return time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
 
 
+_GIVE_DESCRIPTORS = frozenset(
+    ("detached_mount", "open_tree", "openat2", "landlock_ruleset")
+)
+
+
 @dataclass(slots=True, kw_only=True)
 class Recorder:
     """Writes down every call; `refuse` may raise to stand in for the kernel's no.
 
-    Without ``real`` every call succeeds and returns a plausible nothing.
+    Without ``real`` every call succeeds and returns a plausible nothing; where a
+    descriptor is expected, a new one of the root directory that only names it.
     """
 
     real: Kernel | None = None
@@ -741,6 +766,8 @@ class Recorder:
                 return ProbeAnswer(errno=errno.EPERM)
             if name == "namespace":
                 return f"another every time: {number}"
+            if name in _GIVE_DESCRIPTORS:
+                return os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             return 0
 
         return call

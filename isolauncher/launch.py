@@ -17,12 +17,14 @@ import pwd
 import secrets
 import stat
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from . import (
     filters,
+    foreign,
     identity,
     kernel,
     opener,
@@ -164,7 +166,7 @@ async def launch(
     variables, dropped = environment.build(policy, request.environment, request.setenv)
     compiled = filters.compile(policy.kernel.syscalls)
     for name in ("stdin", "stdout", "stderr"):
-        _check_stream(name, fds[name])
+        _check_stream(name, fds[name], network=policy.network == "host")
     activity_id = request.id or secrets.token_hex(8)
     daemon.refuse_taken(activity_id)
     tier, why_exec = _tier(daemon, request, policy, variables)
@@ -275,20 +277,33 @@ def _tier(
     return ("exec", why) if why else ("fork", "")
 
 
-def _check_stream(name: str, fd: int) -> None:
-    """A standard stream is a file, pipe, socket, terminal or memory device.
+def _check_stream(name: str, fd: int, *, network: bool) -> None:
+    """A standard stream is a file, pipe, connected socket, terminal or memory device.
 
     A directory, or a descriptor opened with O_PATH, would be a way around the view.
     """
-    status = os.fstat(fd)
+    try:
+        status = os.fstat(fd)
+    except OSError as e:
+        # A file system in user space that shows itself to its owner alone.
+        raise RequestError(
+            f"{name} is a file that root may not look at: {e.strerror}",
+            code="request-bad-stream",
+            hint="pass it through a pipe",
+        ) from e
     mode = status.st_mode
     if kernel.access_mode(fd) & os.O_PATH:
         what = "a path, not an open file"
     elif stat.S_ISREG(mode) and not os.readlink(f"/proc/self/fd/{fd}").startswith("/"):
         # "mnt:[4026531841]": as far as fstat(2) says, a file like any other.
         what = "a namespace"
-    elif stat.S_ISREG(mode) or stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
+    elif stat.S_ISREG(mode) or stat.S_ISFIFO(mode):
         return
+    elif stat.S_ISSOCK(mode):
+        why = foreign.refuse_socket(fd, network=network)
+        if why is None:
+            return
+        what = why
     elif stat.S_ISCHR(mode):
         if status.st_rdev in _MEMORY_DEVICES or kernel.is_tty(fd):
             return
@@ -445,7 +460,10 @@ def _view(
                 code="program-not-a-file",
             )
         inside = tuple(t for t in trees if t.kind == "directory")
-        if not plan.below(path, inside):
+        if plan.below(path, inside):
+            # Named by its path inside: it must be that very file there.
+            _refuse_other(linux, path, fds["program"], inside, descriptors)
+        else:
             clone("program", fds["program"], recursive=False, shown=path)
             if program.fd >= 0:
                 descriptors["program:read"] = program.fd
@@ -454,7 +472,10 @@ def _view(
                 descriptor="program",
                 kind="file",
                 writable=False,
-                owned_by=None if program.public else program.owner,
+                # Its owner's rights include reading: only to one who may.
+                owned_by=None
+                if program.public or not program.readable
+                else program.owner,
                 group=activity.caller_gid,
                 copy_mode=0o555 if program.executable else 0o444,
             )
@@ -499,10 +520,53 @@ def _device(daemon: Daemon, name: str, clone: object) -> None:
         os.close(fd)
 
 
+def _refuse_other(
+    linux: kernel.Kernel,
+    path: str,
+    fd: int,
+    inside: tuple[plan.Tree, ...],
+    descriptors: Mapping[str, int],
+) -> None:
+    """RequestError unless ``path`` in the trees shown is the file of ``fd``.
+
+    The kernel tells the path as it is in the mount namespace of the file: another
+    file may have that name here, or be mounted over it.
+    """
+    tree = max((t for t in inside if plan.below(path, (t,))), key=lambda t: len(t.path))
+    below = path.removeprefix(tree.path).lstrip("/")
+    resolve = (
+        kernel.RESOLVE_IN_ROOT
+        | kernel.RESOLVE_NO_SYMLINKS
+        | kernel.RESOLVE_NO_MAGICLINKS
+    )
+    found = (-1, -1)
+    with suppress(FileNotFoundError, NotADirectoryError):
+        shown = linux.openat2(descriptors[tree.descriptor], below, os.O_PATH, resolve)
+        try:
+            status = os.fstat(shown)
+            found = (status.st_dev, status.st_ino)
+        finally:
+            os.close(shown)
+    sent = os.fstat(fd)
+    if found != (sent.st_dev, sent.st_ino):
+        raise RequestError(
+            f"{path} is another file here than the one that was sent",
+            code="foreign-mount",
+            hint="name a file that this machine's root sees under the same name",
+        )
+
+
 def _program_path(fd: int) -> str:
     """Where the kernel says the caller's descriptor lies."""
     path = os.readlink(f"/proc/self/fd/{fd}")
-    status = os.fstat(fd)
+    try:
+        status = os.fstat(fd)
+    except OSError as e:
+        raise ProgramNotExecutable(
+            f"{path}: root may not look at it: {e.strerror}",
+            code="program-not-reachable",
+            hint="copy it out of its file system",
+        ) from e
     if status.st_nlink == 0 or not path.startswith("/"):
         raise ProgramNotFound(
             f"{path}: the program has no name any more", code="program-deleted"

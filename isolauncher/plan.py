@@ -784,8 +784,9 @@ def _settings(
         case "memory", _:
             return (("memory.limit_in_bytes", str(limits.memory)),)
         case "pids", _:
-            # One more than the policy's count: init is in the cgroup too.
-            return (("pids.max", str(limits.processes + 1)),)
+            # Two more than the policy's count, which RLIMIT_NPROC keeps exactly: init is
+            # in the cgroup, and so is what lends an id-mapped mount its user namespace.
+            return (("pids.max", str(limits.processes + 2)),)
         case "cpu", 2:
             return (("cpu.weight", str(limits.cpu_weight)),)
         case _:

@@ -241,20 +241,30 @@ def _ioctl() -> Iterator[Rule]:
 # --- sockets -------------------------------------------------------------------------
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
 _FAMILIES = 0x3F  # enough for every family there is; beyond, the list's own answer
+# By default, ICMP (ping), TCP, UDP, ICMPv6, raw (the kernel's own EPERM), MPTCP.
+_PROTOCOLS = (0, 1, 6, 17, 58, 255, 262)
 
 
 def _sockets() -> Iterator[Rule]:
     """Local and IP sockets, and of netlink what getaddrinfo asks for interfaces.
 
     The other families (packet, vsock, alg, bluetooth, can, tipc, …) reach past the
-    network namespace or are kernel code that a desktop program never calls.
+    network namespace or are kernel code that a desktop program never calls. So are
+    the rarer protocols of IP: the kernel loads a module for whoever asks (SCTP, DCCP,
+    L2TP, SMC).
     """
-    plain = (_AF_UNIX, _AF_INET, _AF_INET6)
-    yield from _one_of("socket", 0, plain, answer=LET_THROUGH)
+    yield from _one_of("socket", 0, (_AF_UNIX,), answer=LET_THROUGH)
+    for family in (_AF_INET, _AF_INET6):
+        ip = When(arg=0, mask=LOW_32, value=family)
+        for protocol in _PROTOCOLS:
+            known = When(arg=2, mask=LOW_32, value=protocol)
+            yield Rule(call="socket", answer=LET_THROUGH, when=(ip, known))
+        for rare in all_but(2, _PROTOCOLS, mask=0x1FF):
+            yield Rule(call="socket", answer=errno.EPROTONOSUPPORT, when=(ip, rare))
     yield from _none_of(
         "socket",
         0,
-        (*plain, _AF_NETLINK),
+        (_AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK),
         mask=_FAMILIES,
         answer=errno.EAFNOSUPPORT,
     )

@@ -31,6 +31,7 @@ def pytest_configure() -> None:
         if libc.mount(None, b"/", None, private, None) != 0:
             raise OSError(ctypes.get_errno(), "the tests' mounts stay the machine's")
 
+
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from support import powers  # noqa: E402 - found only now

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
 from support import probe
 from support.daemons import PATIENCE_S, Service, service
 from support.powers import need, sandboxes
@@ -273,7 +272,6 @@ def test_two_that_run_at_once_share_neither_uid_nor_namespace(
         for _ in range(2)
     ]
     try:
-        assert both[0].stdout is not None and both[1].stdout is not None
         first, second = (json.loads(one.stdout.readline()) for one in both)  # type: ignore[union-attr]
         assert first["uid_map"][1] != second["uid_map"][1]
         for kind in KINDS:

@@ -111,7 +111,7 @@ def lines(result: bench.Result) -> list[str]:
         f"to {ratios.at(0.9):.2f} (p10 to p90), {min(ratios.samples):.2f} to "
         f"{max(ratios.samples):.2f} (all)",
         f"ours in phases (ms)    {phases}",
-        f"machine                {machine['cpus']} × {machine['cpu']}"
+        f"machine                {machine['cpus']} cpus, {machine['cpu']}"
         f"{', virtual' if machine['virtual'] else ''}, Linux {machine['kernel']}, "
         f"Python {machine['python']}",
         f"load before            {machine['load']}",

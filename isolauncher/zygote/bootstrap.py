@@ -2,9 +2,9 @@
 """The script of a zygote, and the lowest frame of every program forked from it.
 
 Exec'ed as ``/usr/bin/python3 /abs/bootstrap.py`` with no flags, nothing of the
-daemon's environment and its channel as descriptor 0. Everything it does is in serve.py; here stands
-only what must: the look at the interpreter before anything is imported, and the last
-line, from which a program runs in a forked child as in a fresh interpreter.
+daemon's environment and its channel as descriptor 0. Everything it does is in serve.py;
+here stands only what must: the look at the interpreter before anything is imported, and
+the last line, from which a program runs in a forked child as in a fresh interpreter.
 """
 
 import sys

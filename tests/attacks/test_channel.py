@@ -367,7 +367,7 @@ def test_a_large_message_is_refused_in_little_memory_and_time(
 @pytest.mark.parametrize("tier", ["fork", "exec"])
 @pytest.mark.parametrize(
     "word",
-    ["x" * 90_000, "\u00e9" * 45_000, "\udcff" * 90_000, "\x01" * 90_000],
+    ["x" * 90_000, "\u00e9" * 45_000, "\udcff" * 90_000, "\x01" * 20_000],
     ids=["ascii", "two-bytes", "no-text", "control"],
 )
 def test_the_largest_arguments_do_not_cost_the_exit_status(

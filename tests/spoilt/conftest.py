@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
-
 from support.powers import landlock, need, sandboxes
 from support.spoiling import ALICE, Run, Spoilt, launch, spoilt_service
 

@@ -8,15 +8,14 @@ launch is gone without a trace, one that ran before is not touched, and the next
 
 from __future__ import annotations
 
+import errno
+import os
+import select
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-
-from isolauncher.spoilt import board as boards
-from spoilt.conftest import Full, every, full_for
-from spoilt.test_refused import record
 from support.powers import landlock, need, sandboxes
 from support.spoiling import (
     Call,
@@ -27,10 +26,13 @@ from support.spoiling import (
     kill,
     launch,
     nothing_left,
-    sandboxed,
     spoilt_service,
     zygote,
 )
+
+from isolauncher.spoilt import board as boards
+from spoilt.conftest import Full, every, full_for
+from spoilt.test_refused import record
 
 WAITS = "import sys\nprint('runs', flush=True)\nsys.exit(int(input()))\n"
 
@@ -167,6 +169,34 @@ def test_a_launch_whose_helper_is_killed_after_any_call_leaves_nothing(
     assert interrupt_all(doomed, iter(pairs)) == len(pairs)
 
 
+def test_a_client_that_goes_away_during_the_fork_disturbs_no_other(
+    doomed: Full,
+) -> None:
+    of = doomed.of
+    before = replace(Trace.now(of), descriptors=None)
+    of.board.set(boards.PAUSE, "zygote", 0)
+    run = doomed.launch()
+    assert of.board.wait_paused(30)
+    run.close()
+    waiting = doomed.launch()
+    of.board.go_on()
+    said = waiting.end()
+    waiting.close()
+    assert said is not None
+    assert said.get("status") == 0, said
+    assert doomed.ran()
+    nothing_left(of, before)
+    # What the zygote answers is still taken for the launch that asked.
+    of.board.set(boards.REFUSE, "zygote", 0, errno.ENOSPC)
+    run = doomed.launch()
+    said = run.end()
+    run.close()
+    assert said is not None
+    assert said["step"] == "zygote", said
+    assert os.strerror(errno.ENOSPC) in str(said["message"]), said
+    nothing_left(of, before)
+
+
 # ---------------------------------------------------------------------- while it runs
 
 
@@ -288,9 +318,6 @@ def test_an_activity_that_is_stopped_is_adopted_and_can_be_ended(doomed: Full) -
 
 
 def _gone(pid: int) -> None:
-    import os
-    import select
-
     try:
         fd = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -299,6 +326,3 @@ def _gone(pid: int) -> None:
         assert select.select([fd], [], [], 10)[0], f"{pid} does not end"
     finally:
         os.close(fd)
-
-
-__all__ = ["sandboxed"]

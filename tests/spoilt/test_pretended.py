@@ -15,11 +15,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from support.spoiling import Call, Trace, launch, nothing_left
 
 from isolauncher.spoilt import board as boards
 from spoilt.conftest import Full
 from spoilt.test_refused import record
-from support.spoiling import Call, Trace, launch, nothing_left
 
 GIVE_DESCRIPTORS = {"open_tree", "detached_mount", "openat2", "landlock_ruleset"}
 """What they return is used at once: there is no yes without the thing itself."""

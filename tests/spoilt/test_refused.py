@@ -13,11 +13,11 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
+from support.spoiling import Call, Trace, nothing_left
 
 from isolauncher import kernel, plan
 from isolauncher.spoilt import board as boards
 from spoilt.conftest import Full, every
-from support.spoiling import Call, Trace, nothing_left
 
 BEST_EFFORT = {
     ("no-nested-user-namespaces", "write_file"): "user.max_user_namespaces",
@@ -134,7 +134,10 @@ def refuse(
             run.close()
             if not full.of.board.hit:
                 faults.append(f"{what}: was not made")
-            if call.actor == "zygote" or "zygote-retired" in full.of.service.log[since:]:
+            if (
+                call.actor == "zygote"
+                or "zygote-retired" in full.of.service.log[since:]
+            ):
                 # It has gone, and its successor is reached by another socket.
                 before = _with_another_zygote(full, before)
             try:

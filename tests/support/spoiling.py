@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -56,6 +56,7 @@ class Spoilt:
 
     service: Service
     board: boards.Board
+    places: list[Path] = field(default_factory=list)
 
     def record(self) -> None:
         self.board.set(boards.RECORD)
@@ -80,7 +81,9 @@ def spoilt_service(*, config: str = "") -> Iterator[Spoilt]:
         with service(
             command=(sys.executable, str(daemon), str(place)), config=config
         ) as made:
-            yield Spoilt(made, board)
+            spoilt = Spoilt(made, board)
+            spoilt.places += _places(spoilt)
+            yield spoilt
     finally:
         place.unlink()
 
@@ -262,7 +265,7 @@ class Trace:
     @classmethod
     def now(cls, of: Spoilt) -> Trace:
         where = of.service
-        groups = list(cgroups(where))
+        groups = list(cgroups(of))
         members = {pid for path in groups for pid in _members(path)}
         boarded = _boarded(of)
         inside = {pid for pid, numbers in boarded.items() if len(numbers) > 1}
@@ -295,13 +298,30 @@ def _alike(of: Spoilt, before: Trace) -> Trace:
     return replace(now, descriptors=None) if before.descriptors is None else now
 
 
-def cgroups(where: Service) -> Iterator[str]:
+def cgroups(of: Spoilt) -> Iterator[str]:
     """The activities' directories below this daemon's own, in every hierarchy."""
-    status = os.stat(where.run_dir)
-    own = f"isolauncher-{status.st_dev:x}-{status.st_ino:x}"
-    for directory, names, _ in os.walk("/sys/fs/cgroup"):
-        if directory.endswith("/" + own):
-            yield from (os.path.join(directory, name) for name in names)
+    for place in of.places:
+        with suppress(FileNotFoundError):
+            yield from (e.path for e in os.scandir(place) if e.is_dir())
+
+
+def _places(of: Spoilt) -> list[Path]:
+    """The daemon's own directories, found by what is made for an activity."""
+    name = f"cf{time.monotonic_ns():x}"
+    run = launch(of.service, "/usr/bin/cat", activity_id=name, stdin=True)
+    run.started()
+    found = [
+        Path(directory)
+        for directory, names, _ in os.walk("/sys/fs/cgroup")
+        if name in names
+    ]
+    os.close(run.input)
+    run.input = -1
+    said = run.end()
+    run.close()
+    assert said is not None
+    assert said.get("status") == 0, said
+    return found
 
 
 def _members(path: str) -> Iterator[int]:
@@ -319,13 +339,6 @@ def _links(pid: int, directory: str) -> Iterator[str]:
 
 def _names(directory: Path) -> list[str]:
     return os.listdir(directory) if directory.is_dir() else []
-
-
-def sandboxed(of: Spoilt) -> set[int]:
-    """Processes in a PID namespace of their own that the spoilt zygotes forked."""
-    return {
-        pid for pid, inner in _boarded(of).items() if len(inner) > 1
-    }
 
 
 def find(of: Spoilt, actor: str, *, not_in: Iterable[int] = ()) -> int:
@@ -371,6 +384,3 @@ def kill(pid: int, number: int = signal.SIGKILL) -> None:
             assert select.select([fd], [], [], PATIENCE_S)[0], f"{pid} does not end"
     finally:
         os.close(fd)
-
-
-__all__ = ["ALICE", "Call", "Run", "Sequence", "Spoilt", "Trace", "spoilt_service"]

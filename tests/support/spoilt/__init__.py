@@ -3,6 +3,7 @@
 
     board.py    the memory that test, daemon, zygote, init and stem share
     kernel.py   the recording kernel that looks there before every call
+    plans.py    plans that the real kernel refuses at a step
     zygote.py   the zygote's script with that kernel (the twin of bootstrap.py)
     daemon.py   ``isolauncher daemon`` with that kernel and those zygotes
 

@@ -6,7 +6,7 @@ change of root nor of uid, no closed descriptor and no filter takes it away. Wai
 is a futex in it (futex(2)), which the filters let through like any program's.
 
 Words of 32 bits: what to do (mode, actor, number, errno), the two futexes, then for
-each actor how many calls it has made, then its calls as short texts.
+each actor how many calls it has made; how to bend the plan; the calls as short texts.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ RECORD, REFUSE, PRETEND, PAUSE = range(4)
 
 _MODE, _ACTOR, _NUMBER, _ERRNO, _PAUSED, _GO, _HIT = range(7)
 _COUNTS = 16
+_BENT = 1024
 _TEXTS = 4096
 _LINE = 160
 _MOST = 700
@@ -92,7 +93,9 @@ class Board:
 
     # -------------------------------------------------------------- the test's side
 
-    def set(self, mode: int, actor: str = "daemon", number: int = 0, no: int = 0) -> None:
+    def set(
+        self, mode: int, actor: str = "daemon", number: int = 0, no: int = 0
+    ) -> None:
         """Forget the last launch and say what to do in the next."""
         for word in range(_TEXTS // 4):
             self._words[word] = 0
@@ -104,6 +107,15 @@ class Board:
     @property
     def hit(self) -> bool:
         return self._words[_HIT] == 1
+
+    @property
+    def bent(self) -> str:
+        """How the next plan is to be bent: a name of plans.py, or nothing."""
+        return ctypes.string_at(self._base + _BENT, 64).rstrip(b"\0").decode()
+
+    @bent.setter
+    def bent(self, name: str) -> None:
+        ctypes.memmove(self._base + _BENT, name.encode().ljust(64, b"\0"), 64)
 
     def wait_paused(self, seconds: float) -> bool:
         deadline = time.monotonic() + seconds

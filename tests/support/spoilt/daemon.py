@@ -16,6 +16,7 @@ isolauncher.__path__.append(os.path.dirname(HERE))
 
 from isolauncher import config, daemon, pool  # noqa: E402
 from isolauncher.cli import main  # noqa: E402
+from isolauncher.spoilt import plans  # noqa: E402
 from isolauncher.spoilt.board import Board  # noqa: E402
 from isolauncher.spoilt.kernel import Spoilt  # noqa: E402
 
@@ -25,7 +26,9 @@ def command(set_name: str) -> tuple[str, ...]:
 
 
 def serve(settings: config.Config) -> int:
-    made = Spoilt(Board(BOARD), "daemon").as_kernel()
+    board = Board(BOARD)
+    made = Spoilt(board, "daemon").as_kernel()
+    plans.bend_as_told(board)
     return real(settings, command=command, linux=made)
 
 

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Descriptors that came from a caller: what may be handed on, and how they are closed.
+
+They are the caller's own open files, so nothing is gained by reading or writing them.
+But some lead further than the stream that they are: a socket that is not connected is
+a way into the host's network, whatever the policy says. And closing may wait for
+somebody else: for the other end of a socket that lingers, for a file system that a
+person's program serves. The daemon has one thread and waits for nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import stat
+import threading
+from collections.abc import Iterable
+from contextlib import suppress
+
+from . import kernel, wire
+
+_SO_PROTOCOL_FREE = (socket.SOCK_STREAM, socket.SOCK_SEQPACKET)
+
+
+def refuse_socket(fd: int, *, network: bool) -> str | None:
+    """Why a socket cannot be a standard stream, or None.
+
+    A connected AF_UNIX stream stays connected to what it is connected to (unix(7)).
+    Any other can be connected or sent elsewhere, in the network namespace that it was
+    made in and not the activity's: it takes a policy with that network.
+    """
+    with socket.socket(fileno=os.dup(fd)) as sock:
+        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            return "a socket that listens"
+        try:
+            sock.getpeername()
+        except OSError:
+            return "a socket that is not connected"
+        if sock.type not in _SO_PROTOCOL_FREE:
+            return "a socket that can send to anybody"
+        if sock.family != socket.AF_UNIX and not network:
+            return "a connection of a network that the policy does not grant"
+    return None
+
+
+async def close(fds: Iterable[int]) -> None:
+    """Close each; what may keep us waiting is closed, and waited for, aside."""
+    slow = []
+    for fd in fds:
+        if _closes_at_once(fd):
+            wire.close_all((fd,))
+        else:
+            slow.append(fd)
+    if slow:
+        await asyncio.shield(_aside(slow))
+
+
+def _closes_at_once(fd: int) -> bool:
+    if kernel.access_mode(fd) & os.O_PATH:
+        return True  # no file was opened: there is nothing to flush
+    try:
+        mode = os.fstat(fd).st_mode
+    except OSError:
+        return False  # a file system that root may not ask
+    if stat.S_ISFIFO(mode):
+        return True
+    if stat.S_ISSOCK(mode):
+        with socket.socket(fileno=os.dup(fd)) as sock:
+            return sock.family == socket.AF_UNIX
+    if stat.S_ISCHR(mode):
+        return os.major(os.fstat(fd).st_rdev) == 1
+    # A served file system asks its server at each close (close(2), NFS and FUSE).
+    return stat.S_ISREG(mode) and kernel.is_local(fd)
+
+
+def _aside(fds: list[int]) -> asyncio.Future[None]:
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def finish() -> None:
+        if not done.done():
+            done.set_result(None)
+
+    def work() -> None:
+        try:
+            wire.close_all(fds)
+        finally:
+            with suppress(RuntimeError):  # the loop has ended meanwhile
+                loop.call_soon_threadsafe(finish)
+
+    threading.Thread(target=work, daemon=True).start()
+    return done

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Plans that the real kernel refuses: each bends one step until it cannot be done.
+
+`BENDS` names them, with the step that fails, and the errnos or words it fails with. The
+daemon builds its plan as ever and `bend_as_told` alters it, so that everything after,
+from `apply` to what is given back, is the product's own.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from isolauncher import plan
+
+if TYPE_CHECKING:
+    from isolauncher.spoilt.board import Board
+
+Change = Callable[[plan.Step], plan.Step]
+
+
+@dataclass(frozen=True)
+class Bend:
+    """The first step of ``kind`` becomes what ``change`` makes of it."""
+
+    kind: type
+    change: Change
+    errnos: tuple[int, ...]
+    step: str = ""
+    words: str = ""
+
+    def apply(self, whole: plan.Plan) -> plan.Plan:
+        steps = list(whole.steps)
+        at = next(i for i, p in enumerate(steps) if isinstance(p.step, self.kind))
+        steps[at] = replace(steps[at], step=self.change(steps[at].step))
+        return replace(whole, steps=tuple(steps))
+
+    def named(self) -> str:
+        return self.step or plan.name_of(object.__new__(self.kind))
+
+
+def _with(**fields: object) -> Change:
+    return lambda step: replace(step, **fields)  # type: ignore[arg-type]
+
+
+def _cgroup(name: str, value: str) -> Change:
+    """Every directory's settings end with this one, where it has such a file."""
+
+    def change(step: plan.Step) -> plan.Step:
+        assert isinstance(step, plan.JoinCgroup)
+        prefix = name.partition(".")[0]
+        return plan.JoinCgroup(
+            directories=tuple(
+                replace(d, settings=(*d.settings, (name, value)))
+                if any(k.startswith(prefix) for k, _ in d.settings)
+                else d
+                for d in step.directories
+            )
+        )
+
+    return change
+
+
+def _rules(step: plan.Step) -> plan.Step:
+    assert isinstance(step, plan.Landlock)
+    gone = plan.LandlockRule(path="/nowhere", rights=4)
+    return replace(step, rules=(*step.rules, gone))
+
+
+BENDS = {
+    "an unknown setting of a cgroup": Bend(
+        plan.JoinCgroup, _cgroup("pids.nothing", "1"), (errno.ENOENT, errno.EACCES)
+    ),
+    "a value that a cgroup does not take": Bend(
+        plan.JoinCgroup, _cgroup("pids.max", "many"), (errno.EINVAL,)
+    ),
+    "no room for a second process": Bend(
+        plan.JoinCgroup, _cgroup("pids.max", "1"), (errno.EAGAIN,), step="init"
+    ),
+    "a root over nothing": Bend(plan.NewRoot, _with(over="/nowhere"), (errno.ENOENT,)),
+    "a root with no size": Bend(plan.NewRoot, _with(size=-1), (errno.EINVAL,)),
+    "a directory that is there": Bend(
+        plan.Directory, _with(path="/."), (errno.EEXIST,)
+    ),
+    "a link that is there": Bend(
+        plan.Symlink, _with(path="/dev/null"), (errno.EEXIST,)
+    ),
+    "a file larger than the root": Bend(
+        plan.WriteFile, _with(data=bytes(2 << 20)), (errno.ENOSPC,)
+    ),
+    "memory files of no size": Bend(plan.MemoryFiles, _with(size=-1), (errno.EINVAL,)),
+    "memory files nowhere": Bend(
+        plan.MemoryFiles, _with(path="/nowhere"), (errno.ENOENT,)
+    ),
+    "a tree nowhere": Bend(plan.Attach, _with(path="/nowhere"), (errno.ENOENT,)),
+    "a tree that leads out": Bend(
+        plan.Attach, _with(path="/../proc"), (errno.ENOTDIR, errno.EINVAL, errno.ENOENT)
+    ),
+    "an attribute there is not": Bend(
+        plan.Attach, _with(attributes=1 << 60), (errno.EINVAL,)
+    ),
+    "a name too long": Bend(plan.SetHostname, _with(name="x" * 65), (errno.EINVAL,)),
+    "an oom score too high": Bend(
+        plan.Priority, _with(oom_score_adj=5000), (errno.EINVAL,)
+    ),
+    "a limit above the hard one": Bend(
+        plan.SetLimits,
+        _with(limits=(("nofile", 1 << 40),)),
+        (),
+        words="nofile: not allowed",
+    ),
+    "a uid that cannot be": Bend(
+        plan.MapIdentity, _with(uid=(1 << 32) - 1), (errno.EINVAL,)
+    ),
+    "a gid that is not mapped": Bend(plan.BecomeUser, _with(gid=4242), (errno.EINVAL,)),
+    "a uid that is not mapped": Bend(plan.BecomeUser, _with(uid=4242), (errno.EINVAL,)),
+    "a uid that is nobody's to become": Bend(
+        plan.BecomeUser, _with(uid=-1), (), words="not -1"
+    ),
+    "a rule for nothing": Bend(plan.Landlock, _rules, (errno.ENOENT,)),
+    "rights that Landlock does not know": Bend(
+        plan.Landlock, _with(files=1 << 60), (errno.EINVAL,)
+    ),
+    "a filter that is none": Bend(
+        plan.Seccomp, _with(program=b"\xff" * 64), (errno.EINVAL,)
+    ),
+    "a filter of nothing": Bend(plan.Seccomp, _with(program=b""), (errno.EINVAL,)),
+    "an init that keeps its uid": Bend(
+        plan.LeavePrivileges, _with(uid=-1), (), words="not -1"
+    ),
+}
+
+
+def bend_as_told(board: Board) -> None:
+    """From now on plans are built as the board says."""
+    build = plan.build
+
+    def bent(**keywords: object) -> plan.Plan:
+        whole = build(**keywords)  # type: ignore[arg-type]
+        return BENDS[board.bent].apply(whole) if board.bent else whole
+
+    plan.build = bent  # type: ignore[assignment]
