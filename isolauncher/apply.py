@@ -297,6 +297,11 @@ def _attach(step: plan.Attach, c: Context) -> None:
             # EINVAL: this file system cannot be id-mapped (mount_setattr(2)).
             if userns < 0 or e.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
                 raise
+            if not step.attributes & MOUNT_ATTR_RDONLY:
+                # What it wrote would be left to a uid that another gets one day.
+                raise OSError(
+                    e.errno, "its file system cannot be id-mapped, so not for writing"
+                ) from e
             what = f"id-mapped mount of {step.path}"
             if step.copy_mode is not None:
                 _copy_in(step, c)

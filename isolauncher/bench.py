@@ -62,9 +62,9 @@ PAIRS = 50
 WARM_UP = 3
 PATIENCE_S = 60
 PYTHON = "/usr/bin/python3"
-BWRAP = (
-    *("bwrap", "--unshare-all", "--ro-bind", "/", "/"),
-    *("--proc", "/proc", "--dev", "/dev"),
+CONFINED = (
+    *("--unshare-all", "--ro-bind", "/", "/"),
+    *("--proc", "/proc", "--dev", "/dev", PYTHON),
 )
 # Both get the same one, so that neither interpreter pays for another locale.
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
@@ -143,7 +143,7 @@ class Result:
             "machine": dict(self.machine),
             "commands": {
                 "isolauncher": ["isolauncher", "run", "--", "SCRIPT"],
-                "bubblewrap": [*BWRAP, PYTHON, "SCRIPT"],
+                "bubblewrap": ["bwrap", *CONFINED, "SCRIPT"],
             },
             "in_force": {
                 name: last[name]
@@ -168,8 +168,8 @@ class Result:
 
 def quick(pairs: int, progress: Callable[[int], None] = lambda done: None) -> Result:
     """Measure ``pairs`` launches of each contender, in turns; for root."""
-    _refuse_impossible()
-    machine = describe_machine()
+    bwrap = _refuse_impossible()
+    machine = describe_machine(bwrap)
     reports: list[Mapping[str, object]] = []
     ours: list[float] = []
     theirs: list[float] = []
@@ -187,15 +187,15 @@ def quick(pairs: int, progress: Callable[[int], None] = lambda done: None) -> Re
 
             for _ in range(WARM_UP):
                 one()
-                _cold(script)
+                _cold(bwrap, script)
             reports.clear()
             for number in range(pairs):
                 if number % 2:
-                    theirs.append(_cold(script))
+                    theirs.append(_cold(bwrap, script))
                     ours.append(one())
                 else:
                     ours.append(one())
-                    theirs.append(_cold(script))
+                    theirs.append(_cold(bwrap, script))
                 progress(number + 1)
     return Result(
         machine=machine,
@@ -205,22 +205,25 @@ def quick(pairs: int, progress: Callable[[int], None] = lambda done: None) -> Re
     )
 
 
-def _refuse_impossible() -> None:
+def _refuse_impossible() -> str:
+    """The path of bwrap, when all that is needed is there."""
     if os.geteuid() != 0:
         raise HostError(
             "the benchmark starts a daemon of its own, which is for root",
             code="bench-not-root",
             hint="sudo isolauncher bench --quick",
         )
-    if shutil.which("bwrap") is None:
+    bwrap = shutil.which("bwrap")
+    if bwrap is None:
         raise HostError(
             "bwrap, which launches are compared with, is not installed",
             code="bench-no-bubblewrap",
             hint="apt install bubblewrap",
         )
+    return bwrap
 
 
-def describe_machine() -> dict[str, object]:
+def describe_machine(bwrap: str) -> dict[str, object]:
     """What the figures depend on, as far as the machine tells."""
     model = ""
     virtual = False
@@ -230,7 +233,7 @@ def describe_machine() -> dict[str, object]:
             model = value.strip()
         virtual |= name.strip() == "flags" and " hypervisor" in value
     memory = next((line for line in _lines("/proc/meminfo")), "").split()
-    said = subprocess.run(["bwrap", "--version"], capture_output=True, check=False)
+    said = subprocess.run([bwrap, "--version"], capture_output=True, check=False)
     return {
         "cpu": model or platform.machine(),
         "cpus": len(os.sched_getaffinity(0)),
@@ -238,7 +241,7 @@ def describe_machine() -> dict[str, object]:
         "memory_mb": int(memory[1]) // 1024 if len(memory) > 1 else 0,
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "bubblewrap": said.stdout.decode("ascii", "replace").split()[-1:],
+        "bubblewrap": said.stdout.decode("ascii", "replace").strip(),
         "load": [round(number, 2) for number in os.getloadavg()],
     }
 
@@ -380,11 +383,11 @@ def _end_of(sock: socket.socket) -> Mapping[str, object]:
             return report
 
 
-def _cold(script: Path) -> float:
+def _cold(bwrap: str, script: Path) -> float:
     """One launch by bubblewrap of a fresh interpreter: milliseconds."""
     reader, writer = os.pipe2(os.O_CLOEXEC)
     try:
-        command = [*BWRAP, PYTHON, str(script)]
+        command = [bwrap, *CONFINED, str(script)]
         started = time.perf_counter_ns()
         with subprocess.Popen(command, stdout=writer, env=ENVIRONMENT) as process:
             # Ours is closed, so that a bwrap that fails is an end of file.

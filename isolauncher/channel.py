@@ -12,17 +12,26 @@ from . import wire
 
 
 class Channel:
-    """Owns its socket. One reader at a time."""
+    """Owns its socket. One reader at a time.
+
+    ``refused``: descriptors that came with a message that was refused. Close them
+    first (`foreign.close`) where they are a caller's; `close` does it without care.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self.sock = sock
+        self.refused: list[int] = []
 
     async def recv(self, *, max_fds: int = 0) -> wire.Message:
         """The next message; WireError "wire-closed" at the end."""
-        while (message := wire.try_recv(self.sock, max_fds=max_fds)) is None:
+        while True:
+            message = wire.try_recv(
+                self.sock, max_fds=max_fds, discard=self.refused.extend
+            )
+            if message is not None:
+                return message
             await readable(self.sock.fileno())
-        return message
 
     def send(self, message: Mapping[str, object], fds: Sequence[int] = ()) -> None:
         """Never waits: who does not read what it asked for is cut off (wire-busy)."""
@@ -30,6 +39,8 @@ class Channel:
 
     def close(self) -> None:
         self.sock.close()
+        wire.close_all(self.refused)
+        self.refused.clear()
 
 
 _waiting: WeakKeyDictionary[

@@ -12,6 +12,7 @@ child. What runs does not end with the daemon: a new one adopts it (see cleanup.
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import os
 import resource
@@ -379,11 +380,15 @@ class Daemon:
             self.log.event("internal-error", error=text, where=_where(e))
             self._refuse(channel, caller, DaemonError(text, code="internal"))
         finally:
-            if counted and caller is not None:
-                self._connections[caller.uid] -= 1
-                if not self._connections[caller.uid]:
-                    del self._connections[caller.uid]
-            channel.close()
+            refused, channel.refused = channel.refused, []
+            try:
+                await foreign.close(refused)
+            finally:
+                if counted and caller is not None:
+                    self._connections[caller.uid] -= 1
+                    if not self._connections[caller.uid]:
+                        del self._connections[caller.uid]
+                channel.close()
 
     def _admit(self, caller: Caller) -> None:
         """Before a byte of the peer's is read."""
@@ -437,6 +442,13 @@ class Daemon:
             ) from None
         received = list(message.fds)
         try:
+            # Before any other look at them, which may be one too many.
+            for why in filter(None, map(foreign.served, received)):
+                raise RequestError(
+                    f"a descriptor lies {why}",
+                    code="foreign-mount",
+                    hint="pass it through a pipe, or copy the program to a disk",
+                )
             asked = parse(message.fields, len(received))
             match asked:
                 case Request():
@@ -715,6 +727,9 @@ async def _warm(daemon: Daemon) -> None:
             await daemon.pool.zygote(name)
         except IsolauncherError as e:
             daemon.log.event("zygote-failed", set=name, message=e.message)
+    # What is there now stays: no launch shall wait while it is searched for garbage.
+    gc.collect()
+    gc.freeze()
     daemon.log.event("zygotes-ready")
 
 

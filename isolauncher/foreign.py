@@ -56,9 +56,34 @@ async def close(fds: Iterable[int]) -> None:
         await asyncio.shield(_aside(slow))
 
 
+def served(fd: int) -> str | None:
+    """Why even fstat(2) of it may wait for a person's program, or None.
+
+    Everyone may mount FUSE in a user namespace, and an overlay over it, which asks
+    the server in the name of who mounted it. So of these two kinds only what is
+    mounted in our own namespace will do; there FUSE refuses root at once, unless it
+    is open to others than the person who serves it.
+    """
+    kind = kernel.file_system(fd)
+    if kind not in (kernel.FUSE_SUPER_MAGIC, kernel.OVERLAYFS_SUPER_MAGIC):
+        return None
+    with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as f:
+        mount = next(line.split()[1] for line in f if line.startswith("mnt_id:"))
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as f:
+        options = [line.split()[-1] for line in f if line.split(" ", 1)[0] == mount]
+    if not options:
+        return "in another mount namespace, on a file system that may not answer"
+    words = options[0].split(",")
+    if "allow_other" in words and "user_id=0" not in words:
+        return "on a file system that a person's program serves"
+    return None
+
+
 def _closes_at_once(fd: int) -> bool:
     if kernel.access_mode(fd) & os.O_PATH:
         return True  # no file was opened: there is nothing to flush
+    if served(fd) is not None:
+        return False
     try:
         mode = os.fstat(fd).st_mode
     except OSError:

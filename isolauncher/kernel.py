@@ -709,11 +709,20 @@ _LOCAL = frozenset(
 )
 
 
-def is_local(fd: int) -> bool:
-    """Whether the file system is one that only this kernel's own disks answer for."""
+FUSE_SUPER_MAGIC = 0x65735546
+OVERLAYFS_SUPER_MAGIC = 0x794C7630
+
+
+def file_system(fd: int) -> int:
+    """The magic number of its kind (statfs(2)); nobody's server is asked for it."""
     room = (ctypes.c_long * 32)()  # struct statfs: 120 bytes, f_type first
     _check(_libc.fstatfs(ctypes.c_int(fd), room), "fstatfs")
-    return (room[0] & 0xFFFFFFFF) in _LOCAL
+    return int(room[0]) & 0xFFFFFFFF
+
+
+def is_local(fd: int) -> bool:
+    """Whether the file system is one that only this kernel's own disks answer for."""
+    return file_system(fd) in _LOCAL
 
 
 def peer_groups(sock: socket.socket) -> tuple[int, ...]:

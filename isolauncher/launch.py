@@ -604,7 +604,8 @@ def _build(
     views = identity.views(  # noqa: S604 - "shell" is a field of passwd(5)
         inner_uid=activity.inner_uid,
         inner_gid=inner_gid,
-        name=_name(activity.inner_uid) or "user",
+        # Its own uid has a name outside only, which is ours and not worth asking NSS.
+        name="user" if same else _name(activity.inner_uid) or "user",
         home=variables.get("HOME", "/"),
         shell="/bin/sh",
         hostname=policy.hostname,

@@ -19,7 +19,7 @@ import re
 import socket
 import struct
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -136,17 +136,27 @@ def recv(
     The end of the connection is code ``wire-closed``; so is an empty packet, which
     the kernel does not tell from it. ``credentials`` wants `pass_credentials` before.
     """
-    message = _receive(sock, max_fds, credentials, 0)
+    message = _receive(sock, max_fds, credentials, 0, close_all)
     if message is None:
         raise WireError("no message came in time", code="wire-timeout")
     return message
 
 
 def try_recv(
-    sock: socket.socket, *, max_fds: int = 0, credentials: bool = False
+    sock: socket.socket,
+    *,
+    max_fds: int = 0,
+    credentials: bool = False,
+    discard: Callable[[list[int]], object] | None = None,
 ) -> Message | None:
-    """As `recv`, but never waits: None when there is no message yet."""
-    return _receive(sock, max_fds, credentials, socket.MSG_DONTWAIT)
+    """As `recv`, but never waits: None when there is no message yet.
+
+    ``discard`` gets the descriptors of a message that is refused: to close one may
+    wait for whoever sent it.
+    """
+    return _receive(
+        sock, max_fds, credentials, socket.MSG_DONTWAIT, discard or close_all
+    )
 
 
 def pass_credentials(sock: socket.socket) -> None:
@@ -211,7 +221,11 @@ def _transmit(sock: socket.socket, data: bytes, fds: Sequence[int], flags: int) 
 
 
 def _receive(
-    sock: socket.socket, max_fds: int, credentials: bool, flags: int
+    sock: socket.socket,
+    max_fds: int,
+    credentials: bool,
+    flags: int,
+    discard: Callable[[list[int]], object],
 ) -> Message | None:
     space = socket.CMSG_SPACE(4 * max_fds) if max_fds else 0
     if credentials:
@@ -265,7 +279,7 @@ def _receive(
             raise WireError("the other end closed the connection", code="wire-closed")
         return Message(decode(data), tuple(fds), sender)
     except BaseException:
-        close_all(fds)
+        discard(fds)
         raise
 
 

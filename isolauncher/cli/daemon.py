@@ -17,7 +17,8 @@ def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
         "daemon",
         description="Be the daemon, in the foreground, until SIGTERM. For root.",
         epilog="What runs goes on when the daemon ends; the next one takes it over. "
-        "See isolauncherd(8).",
+        "Its log goes to the journal where there is one, else, or with "
+        "ISOLAUNCHER_LOG=stderr, to standard error. See isolauncherd(8).",
         allow_abbrev=False,
     )
     parser.add_argument(

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
     parser = subparsers.add_parser(
         "stats",
-        description="Show what the daemon has measured: latency and memory.",
-        epilog="exit status: 0; 125 when the daemon cannot be asked.",
+        description="Show what the daemon has measured. This version's daemon keeps "
+        "nothing and refuses.",
+        epilog="exit status: 0; 125 when the daemon refuses or cannot be asked.",
         allow_abbrev=False,
     )
     parser.add_argument("--json", action="store_true", help="one object, as measured")

@@ -304,8 +304,12 @@ KEYS: tuple[Key, ...] = (
         name="files.write",
         kind="write-paths",
         default="[]",
-        says="Host files and directories that may be written, as far as the caller "
-        "may. Never /, /etc, the directories of policies, or isolauncher's own.",
+        says="Host files and directories that may be written, with the caller's own "
+        "rights as owner and by primary group: what belongs to the caller there is as "
+        "good as the activity's, and what the activity makes is the caller's. On a "
+        "file system without id-mapped mounts it has the rights of others instead, "
+        "and the report says so. Never /, /etc, the directories of policies, or "
+        "isolauncher's own.",
     ),
     Key(
         name="files.tmp",

@@ -43,8 +43,8 @@ memory = "2G"
 ## Layers
 
 - A file that says nothing about `extends` stands on `default`. default.toml extends
-  nothing and sets every key, so every key always has a value, and `test-policy` can
-  say which file and line it comes from. At most {load.MAX_CHAIN} files stand on each
+  nothing and sets every key, so every key always has a value. What is told about one
+  names the file and line that set it. At most {load.MAX_CHAIN} files stand on each
   other.
 - A file in /etc replaces the shipped file of its name. If it says
   `extends = "its own name"`, it stands on the shipped one instead and changes only

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import select
 import signal
 import socket
 import struct
@@ -24,7 +23,6 @@ from support.peers import (
     BOB,
     Watch,
     ask,
-    descriptors,
     normal_launch,
     peer,
     run_message,
@@ -426,7 +424,16 @@ def test_a_program_that_something_is_mounted_over_is_refused(
 @pytest.mark.parametrize(
     "name",
     [
-        *("a\nb", "a b", "x (deleted)", "-c", "--help", "\u202egnp", "a\\012b", "$(id)"),
+        *(
+            "a\nb",
+            "a b",
+            "x (deleted)",
+            "-c",
+            "--help",
+            "\u202egnp",
+            "a\\012b",
+            "$(id)",
+        ),
         *("n" * 255, "\udcff\udcfe", "a'b\"c", "*", "%s"),
     ],
     ids=ascii,
@@ -778,39 +785,191 @@ def test_a_socket_that_lingers_does_not_stop_the_daemon(
 ) -> None:
     """Closing the last descriptor of such a socket waits for its other end
     (SO_LINGER, socket(7)): the daemon must not be the one who waits."""
+    assert daemon.process is not None
     null = os.open(os.devnull, os.O_RDWR)
+    peers = []
     with ExitStack() as stack:
         server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-        peers = []
         for _ in range(3):
             sock = socket.create_connection(server.getsockname())
             other, _ = server.accept()
-            peers.append(stack.enter_context(other))
+            peers.append(other)
             sock.setblocking(False)
             with suppress(BlockingIOError):
                 while True:
                     sock.send(b"x" * 65536)
-            linger = struct.pack("ii", 1, 20)
+            linger = struct.pack("ii", 1, 30)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             client = stack.enter_context(peer(daemon, BOB))
+            # Ours is closed before the daemon can close its own, which is the last.
+            daemon.process.send_signal(signal.SIGSTOP)
             wire.send(client, run_message(), [sock.fileno(), null, null])
-            # The daemon's is the last one.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 0)
-            _close_without_waiting(sock)
+            sock.close()
+            daemon.process.send_signal(signal.SIGCONT)
         started = time.monotonic()
         normal_launch(daemon, ALICE)
         assert time.monotonic() - started < 5
         for other in peers:
-            other.setblocking(False)
-            other.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            abort = struct.pack("ii", 1, 0)
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, abort)
             other.close()
     os.close(null)
+    assert until(lambda: len(watch.lines("request-bad-stream")) == 3)
     watch.settled("request-bad-stream", lines=3)
 
 
-def _close_without_waiting(sock: socket.socket) -> None:
-    """In a child that is killed: an exiting process does not linger (tcp_close)."""
-    sock.detach_fd = None if False else None  # type: ignore[attr-defined]
+ATTRIBUTES = struct.Struct("=6Q10I")
 
 
-# ---------------------------------------------------------------- a program's server
+def _serve_files(device: int, hang: int) -> None:
+    """A file system with one file, whose server does not answer ``hang``, ever."""
+
+    def attributes(node: int) -> bytes:
+        mode = 0o40755 if node == 1 else 0o100755
+        return ATTRIBUTES.pack(
+            *(node, len(HELLO), 1, 0, 0, 0, 0, 0, 0, mode, 1, BOB, BOB, 0, 4096, 0)
+        )
+
+    while True:
+        request = os.read(device, 1 << 17)
+        _, opcode, unique, node = struct.unpack_from("=IIQQ", request)
+        error, answer = 0, b""
+        if opcode == hang:
+            continue
+        match opcode:
+            case 26:  # FUSE_INIT
+                answer = struct.pack("=IIIIHHII", 7, 31, 0, 0, 8, 8, 65536, 1)
+                answer = answer.ljust(64, b"\0")
+            case 1:  # FUSE_LOOKUP
+                answer = struct.pack("=QQQQII", 2, 0, 60, 60, 0, 0) + attributes(2)
+            case 3:  # FUSE_GETATTR
+                answer = struct.pack("=QII", 60, 0, 0) + attributes(node)
+            case 14 | 27:  # FUSE_OPEN, FUSE_OPENDIR
+                answer = struct.pack("=QII", 1, 0, 0)
+            case 15:  # FUSE_READ
+                answer = HELLO.encode()
+            case 17:  # FUSE_STATFS
+                answer = bytes(80)
+            case 18 | 25 | 29 | 34:  # RELEASE, FLUSH, RELEASEDIR, ACCESS
+                pass
+            case 2 | 42:  # FORGET, BATCH_FORGET: no answer is expected
+                continue
+            case _:
+                error = -38
+        head = struct.pack("=IiQ", 16 + len(answer), error, unique)
+        with suppress(OSError):
+            os.write(device, head + answer)
+
+
+@contextmanager
+def _bobs_file_system(
+    hang: int, flags: int
+) -> Iterator[tuple[int, Callable[[], None]]]:
+    """(its file as Bob opened it, how to end its server)."""
+    try:
+        device = os.open("/dev/fuse", os.O_RDWR)
+    except OSError as why:
+        pytest.skip(f"no file systems in user space: {why}")
+    place = f"/tmp/isolauncher-fuse-{os.getpid()}"
+    os.mkdir(place)
+    options = f"fd={device},rootmode=40000,user_id={BOB},group_id={BOB}"
+    mounted = _libc.mount(b"none", place.encode(), b"fuse", 6, options.encode())
+    assert mounted == 0, os.strerror(ctypes.get_errno())
+    server = os.fork()
+    if server == 0:
+        try:
+            _serve_files(device, hang)
+        finally:
+            os._exit(0)
+    os.close(device)
+    ended = False
+
+    def end() -> None:
+        nonlocal ended
+        if not ended:
+            ended = True
+            os.kill(server, signal.SIGKILL)
+            os.waitpid(server, 0)
+
+    ours, theirs = socket.socketpair()
+    opener = os.fork()
+    if opener == 0:
+        try:
+            os.setgroups([])
+            os.setresgid(BOB, BOB, BOB)
+            os.setresuid(BOB, BOB, BOB)
+            socket.send_fds(theirs, [b"x"], [os.open(f"{place}/program", flags)])
+        finally:
+            os._exit(0)
+    theirs.close()
+    try:
+        with ours:
+            _, fds, _, _ = socket.recv_fds(ours, 1, 1)
+        yield fds[0], end
+    finally:
+        end()
+        with suppress(OSError):
+            os.close(fds[0])
+        with suppress(ChildProcessError):
+            os.waitpid(opener, 0)
+        _libc.umount2(place.encode(), 2)
+        os.rmdir(place)
+
+
+def test_a_program_on_a_file_system_that_hangs_does_not_stop_the_daemon(
+    daemon: Service, watch: Watch
+) -> None:
+    """A person's own server need not answer; even SIGKILL waits for it (fuse)."""
+    need(mounting())
+    null = os.open(os.devnull, os.O_RDWR)
+    with _bobs_file_system(14, os.O_PATH) as (fd, end), peer(daemon, BOB) as client:
+        message = run_message(
+            program_kind="file", argv=["x"], descriptors=[*STREAMS, "program"]
+        )
+        wire.send(client, message, [null, null, null, fd])
+        # Once while it waits, once after it has been given up.
+        for _ in range(2):
+            started = time.monotonic()
+            normal_launch(daemon, ALICE)
+            assert time.monotonic() - started < 4
+            said = verdict(client) if client.fileno() >= 0 else {}
+            assert said["code"] in ("open-timeout", "open-failed"), said
+            client.close()
+            break
+        started = time.monotonic()
+        normal_launch(daemon, ALICE)
+        assert time.monotonic() - started < 4
+        end()
+    os.close(null)
+    watch.settled(str(said["code"]))
+
+
+def test_a_stream_of_a_file_system_that_hangs_does_not_stop_the_daemon(
+    daemon: Service, watch: Watch
+) -> None:
+    """Its server is asked at each close of the file (FUSE_FLUSH)."""
+    need(mounting())
+    null = os.open(os.devnull, os.O_RDWR)
+    with _bobs_file_system(25, os.O_RDONLY) as (fd, end), peer(daemon, BOB) as client:
+        wire.send(client, run_message(), [fd, null, null])
+        for _ in range(3):
+            started = time.monotonic()
+            normal_launch(daemon, ALICE)
+            assert time.monotonic() - started < 4
+        end()
+        assert verdict(client)["code"] == "request-bad-stream"
+    os.close(null)
+    watch.settled("request-bad-stream")
+
+
+def test_a_program_on_a_file_system_of_ones_own_is_launched_or_refused_in_one_line(
+    daemon: Service, watch: Watch
+) -> None:
+    """Root may not look into it: the caller's rights are not enough for everything."""
+    need(mounting())
+    with _bobs_file_system(0, os.O_PATH) as (fd, _):
+        said = _launch(daemon, os.dup(fd))
+    assert said["event"] == "refused"
+    assert said["code"] == "program-not-reachable"
+    assert said["exit_status"] == 126
+    watch.settled("program-not-reachable")

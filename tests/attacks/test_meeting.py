@@ -60,7 +60,10 @@ def test_two_activities_of_one_caller_share_no_memory_queue_socket_or_file(
     where = {"tier": tier, "policy": policy}
     with running(daemon, "meeting", "offer", "here", **where) as other:
         own = other.line()["own"]
-        assert own == dict.fromkeys(("shm", "sem", "msg", "mq", "abstract"), "ok")
+        assert isinstance(own, dict)
+        # Landlock knows no rule for message queues: nobody has any.
+        assert own.pop("mq") in ("ok", "EACCES")
+        assert own == dict.fromkeys(("shm", "sem", "msg", "abstract"), "ok")
         # On the host's network a port of 127.0.0.1 is everybody's: not asked there.
         more = ["no-ports"] if network == "host" else []
         sockets = [abstract, *SOCKETS, str(daemon.socket)] if more else []
@@ -100,5 +103,5 @@ def test_the_bus_is_a_later_issue_and_a_policy_that_grants_it_is_refused(
         )
         done = daemon.run("--policy", name, "--", "true", uid=12345)
         assert done.status == 125
-        assert "not enforced yet" in done.errors, done.errors
+        assert "[policy-not-enforced-yet]" in done.errors, done.errors
         os.unlink(daemon.policies / f"{name}.toml")

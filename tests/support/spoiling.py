@@ -105,7 +105,7 @@ def _refuse_the_machines_mounts() -> None:
 
 @dataclass
 class Run:
-    """A client of one launch: its connection, the program's output, the daemon's words."""
+    """A client of one launch: connection, the program's output, the daemon's words."""
 
     sock: socket.socket
     output: int
@@ -251,7 +251,8 @@ class Trace:
     ``processes`` have the board in their memory or are in one of its cgroups; the
     daemon itself and its zygotes are not counted. ``namespaces`` are those that these
     are in or will fork into; one more can only be kept alive by a process or, like
-    anything else of the kernel's, by one of the daemon's ``descriptors`` (None: not compared).
+    anything else of the kernel's, by one of the daemon's ``descriptors``; None: those
+    are not compared.
     """
 
     processes: frozenset[int]

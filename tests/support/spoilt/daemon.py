@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``daemon.py BOARD [OPTION…]``: ``isolauncher daemon OPTION…`` with a spoilt kernel."""
+"""``daemon.py BOARD [OPTION…]``: ``isolauncher daemon`` with a spoilt kernel."""
 
 from __future__ import annotations
 

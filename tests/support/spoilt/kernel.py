@@ -19,7 +19,7 @@ SEPARATOR = "\t"
 
 
 class Spoilt(kernel.Recorder):
-    """A kernel with one bad call; ``owner`` is the actor of the process that made it."""
+    """A kernel with one bad call; ``owner`` is the actor that made it."""
 
     __slots__ = ("board", "owner", "pid")
 
