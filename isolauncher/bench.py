@@ -303,11 +303,12 @@ def _be_daemon(config: Config, log: Path) -> None:
 
 
 def _wait_for(child: int, path: str, log: Path) -> None:
+    """Until it accepts connections, or has ended."""
     deadline = time.monotonic() + PATIENCE_S
     pidfd = os.pidfd_open(child)
     try:
-        while not os.path.exists(path):
-            # The end of the child is an event; the birth of a socket is not.
+        while not _listens(path):
+            # The end of the child is an event; that somebody listens is not.
             ended, _, _ = select.select([pidfd], [], [], 0.01)
             if ended or time.monotonic() > deadline:
                 said = log.read_text(errors="replace").strip().splitlines()
@@ -318,6 +319,14 @@ def _wait_for(child: int, path: str, log: Path) -> None:
                 )
     finally:
         os.close(pidfd)
+
+
+def _listens(path: str) -> bool:
+    try:
+        client.connect(path).close()
+    except DaemonError:
+        return False
+    return True
 
 
 def _end(child: int) -> None:

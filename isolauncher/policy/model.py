@@ -307,8 +307,8 @@ KEYS: tuple[Key, ...] = (
         says="Host files and directories that may be written, with the caller's own "
         "rights as owner and by primary group: what belongs to the caller there is as "
         "good as the activity's, and what the activity makes is the caller's. On a "
-        "file system without id-mapped mounts it has the rights of others instead, "
-        "and the report says so. Never /, /etc, the directories of policies, or "
+        "file system without id-mapped mounts (overlayfs, NFS) the launch is refused. "
+        "Never /, /etc, the directories of policies, or "
         "isolauncher's own.",
     ),
     Key(
