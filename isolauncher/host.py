@@ -473,7 +473,10 @@ def _cgroup_candidates(
             root, top = (_unescape(word) for word in before.split()[3:5])
             if kind == "cgroup2":
                 # What the kernel numbers 0 has no controller names: "0::/path".
-                has = _words(os.path.join(top, "cgroup.controllers"))
+                try:
+                    has = _words(os.path.join(top, "cgroup.controllers"))
+                except OSError:
+                    continue  # something is mounted over it
                 inside = _inside(top, root, own.get("", "/"))
                 choices = [inside, os.path.dirname(inside), top]
                 if inside == top:

@@ -146,8 +146,10 @@ RLIMITS: Mapping[str, int] = {
     "fsize": resource.RLIMIT_FSIZE,
     "memlock": resource.RLIMIT_MEMLOCK,
     "msgqueue": resource.RLIMIT_MSGQUEUE,
+    "nice": resource.RLIMIT_NICE,
     "nofile": resource.RLIMIT_NOFILE,
     "nproc": resource.RLIMIT_NPROC,
+    "rtprio": resource.RLIMIT_RTPRIO,
     "sigpending": resource.RLIMIT_SIGPENDING,
 }
 

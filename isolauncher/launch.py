@@ -257,7 +257,13 @@ def _policy(
     daemon: Daemon, request: Request, fds: Mapping[str, int], caller: Caller
 ) -> Policy:
     if "policy" in fds:
-        path = os.readlink(f"/proc/self/fd/{fds['policy']}")
+        try:
+            path = os.readlink(f"/proc/self/fd/{fds['policy']}")
+        except OSError as e:
+            raise RequestError(
+                f"the policy file cannot be looked at: {e.strerror}",
+                code="policy-unreadable",
+            ) from e
         return choose.for_file(
             daemon.store, caller=caller, descriptor=fds["policy"], path=path
         ).policy
@@ -558,14 +564,16 @@ def _refuse_other(
 
 def _program_path(fd: int) -> str:
     """Where the kernel says the caller's descriptor lies."""
-    path = os.readlink(f"/proc/self/fd/{fd}")
+    path = "the program"
     try:
+        path = os.readlink(f"/proc/self/fd/{fd}")
         status = os.fstat(fd)
     except OSError as e:
+        # Deeper than PATH_MAX, or in a file system that shows itself to its owner.
         raise ProgramNotExecutable(
-            f"{path}: root may not look at it: {e.strerror}",
+            f"{path}: root cannot look at it: {e.strerror}",
             code="program-not-reachable",
-            hint="copy it out of its file system",
+            hint="copy it to another place",
         ) from e
     if status.st_nlink == 0 or not path.startswith("/"):
         raise ProgramNotFound(
@@ -582,9 +590,13 @@ def _program_path(fd: int) -> str:
 def _cwd(fds: Mapping[str, int]) -> str:
     if "cwd" not in fds:
         return "/"
-    if not stat.S_ISDIR(os.fstat(fds["cwd"]).st_mode):
+    try:
+        mode = os.fstat(fds["cwd"]).st_mode
+        path = os.readlink(f"/proc/self/fd/{fds['cwd']}")
+    except OSError:
+        return "/"  # as where it is not in the view: see `_program_path`
+    if not stat.S_ISDIR(mode):
         raise RequestError("cwd is not a directory", code="request-bad-cwd")
-    path = os.readlink(f"/proc/self/fd/{fds['cwd']}")
     return path if path.startswith("/") else "/"
 
 

@@ -40,9 +40,9 @@ MAX_LINKS = 40
 MAX_OPENED = 200
 MAX_STUCK = 32
 
-# The caller's uid for each child that was killed and has not ended: a file system of
-# the caller's own (FUSE) can hold one beyond SIGKILL, for as long as it likes.
-_ending: dict[int, int] = {}
+# The caller's uid for each child that did not answer and has not ended: a file system
+# of the caller's own (FUSE) can hold one beyond SIGKILL, for as long as it likes.
+_stuck: dict[int, int] = {}
 
 _LINUX = kernel.Linux()
 
@@ -92,7 +92,7 @@ async def open_as(
     ``program`` is an O_PATH descriptor that came from the caller. Raises StepError
     when the child fails or takes longer than PATIENCE_S (a file system that hangs).
     """
-    stuck = sum(uid == caller.uid for uid in _ending.values())
+    stuck = sum(uid == caller.uid for uid in _stuck.values())
     if caller.uid != 0 and stuck >= MAX_STUCK:
         raise NotAllowed(
             f"{stuck} earlier attempts of yours still wait for a file system",
@@ -105,17 +105,19 @@ async def open_as(
         _child(theirs, caller, wants, program)
     theirs.close()
     pidfd = os.pidfd_open(child)
+    _stuck[child] = caller.uid
     try:
         ours.setblocking(False)
         message = await _message(ours)
+        del _stuck[child]
     finally:
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        _reap_later(child, pidfd, caller)
+        _reap_later(child, pidfd)
         ours.close()
     return _read_answer(message)
 
 
-def _reap_later(child: int, pidfd: int, caller: Caller) -> None:
+def _reap_later(child: int, pidfd: int) -> None:
     """When it has ended, which takes the kernel a time no launch need wait for."""
     loop = asyncio.get_running_loop()
 
@@ -123,9 +125,8 @@ def _reap_later(child: int, pidfd: int, caller: Caller) -> None:
         loop.remove_reader(pidfd)
         os.close(pidfd)
         os.waitpid(child, 0)
-        del _ending[child]
+        _stuck.pop(child, None)
 
-    _ending[child] = caller.uid
     loop.add_reader(pidfd, reap)
 
 
@@ -193,9 +194,7 @@ def _child(
         # handlers would write the number into the event loop's own pipe, which the
         # fork shares: a caller's SIGTERM would end the daemon.
         _LINUX.reset_signals()
-        # What other callers sent, the listener, the ledger: not with this uid.
-        named = {program} if program is not None else set()
-        _LINUX.close_except(frozenset({0, 1, 2, sock.fileno()} | named))
+        _let_go_of_streams(sock.fileno())
         signal.alarm(PATIENCE_S + 1)
         become(caller)
         # The change of uid did that, unless fs.suid_dumpable says otherwise: nobody
@@ -220,6 +219,30 @@ def _child(
         wire.send(sock, e.as_fields())
     finally:
         os._exit(0)
+
+
+def _let_go_of_streams(keep: int) -> None:
+    """Their ends must be seen, even while this process hangs on a file system.
+
+    Not of everything: to close what another caller sent may wait for that caller
+    (see foreign.py). It goes when this process has answered and ends.
+    """
+    for name in os.listdir("/proc/self/fd"):
+        fd = int(name)
+        if fd <= 2 or fd == keep:
+            continue
+        try:
+            link = os.readlink(f"/proc/self/fd/{fd}")
+        except FileNotFoundError:
+            continue  # that of the listing
+        # A file cannot be called so: a path begins with "/".
+        if link.startswith("pipe:") or (link.startswith("socket:") and _is_unix(fd)):
+            os.close(fd)
+
+
+def _is_unix(fd: int) -> bool:
+    with socket.socket(fileno=os.dup(fd)) as sock:
+        return sock.family == socket.AF_UNIX
 
 
 def _fields(entry: Opened | Program, fds: list[int]) -> dict[str, object]:

@@ -804,6 +804,9 @@ def _limits(policy: Policy, machine: Machine, skipped: list[Skipped]) -> SetLimi
         "memlock": 64 * 1024,
         "msgqueue": 819200,
         "sigpending": 4096,
+        # Not whatever the daemon was started with: audio set-ups raise both.
+        "nice": 0,
+        "rtprio": 0,
     }
     if limits.cpu_seconds:
         wanted["cpu"] = limits.cpu_seconds

@@ -31,8 +31,10 @@ _LIMIT_NAMES = {
     "fsize": "Max file size",
     "memlock": "Max locked memory",
     "msgqueue": "Max msgqueue size",
+    "nice": "Max nice priority",
     "nofile": "Max open files",
     "nproc": "Max processes",
+    "rtprio": "Max realtime priority",
     "sigpending": "Max pending signals",
 }
 

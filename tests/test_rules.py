@@ -48,6 +48,15 @@ def daemon() -> Iterator[Service]:
         yield made
 
 
+def settled(where: Service) -> Leftovers:
+    """The machine once nothing runs any more: an end takes the kernel a moment."""
+    deadline = time.monotonic() + PATIENCE_S
+    while (now := Leftovers.now(where)).processes or now.records:
+        assert time.monotonic() < deadline, now
+        select.select([], [], [], 0.01)
+    return now
+
+
 def tier_of(done: Finished) -> object:
     assert done.report is not None
     return done.report["activity"]["tier"]  # type: ignore[index]
@@ -565,7 +574,7 @@ def test_standalone_is_for_root(daemon: Service) -> None:
 def test_standalone_leaves_the_daemon_beside_it_alone(
     daemon: Service, tier: str
 ) -> None:
-    before = Leftovers.now(daemon)
+    before = settled(daemon)
     script = daemon.script("status.py", "import sys; sys.exit(int(sys.argv[1]))")
     words = ("--tier", tier, "--", script, "9")
     assert daemon.run("--standalone", *words).status == 9
@@ -787,7 +796,7 @@ def test_stop_by_root_ends_anybody_s(
 def test_a_program_that_ignores_sigterm_is_killed_after_the_grace(
     daemon: Service,
 ) -> None:
-    before = Leftovers.now(daemon)
+    before = settled(daemon)
     source = (
         "import os, signal\n"
         "signal.signal(signal.SIGTERM, lambda *_: os.write(1, b'no\\n'))\n"
@@ -821,7 +830,7 @@ def test_a_grace_of_0_kills_at_once(
 def test_an_activity_ends_with_its_killed_client_and_leaves_nothing(
     daemon: Service, tier: str
 ) -> None:
-    before = Leftovers.now(daemon)
+    before = settled(daemon)
     source = (
         "import subprocess, sys\n"
         "child = subprocess.Popen(['/bin/sleep', '1000'])\n"
@@ -840,7 +849,7 @@ def test_an_activity_ends_with_its_killed_client_and_leaves_nothing(
 
 
 def test_a_background_process_ends_with_the_program(daemon: Service) -> None:
-    before = Leftovers.now(daemon)
+    before = settled(daemon)
     source = (
         "import subprocess, sys\n"
         "subprocess.Popen(['/bin/sleep', '1000'], start_new_session=True,\n"

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
-
 from support.attacks import TIERS, attack, running, source
 from support.daemons import Service, service
 from support.powers import need, sandboxes

@@ -10,7 +10,6 @@ import sys
 import termios
 
 import pytest
-
 from support.attacks import REFUSED, TIERS, attack, script, unrefused
 from support.daemons import PATIENCE_S, Service
 
@@ -20,10 +19,20 @@ CALLERS = (12345, 0)
 @pytest.mark.parametrize("tier", TIERS)
 @pytest.mark.parametrize("uid", CALLERS)
 def test_the_rest_of_the_kernel_is_closed(daemon: Service, tier: str, uid: int) -> None:
-    done = attack(daemon, "surface", tier=tier, uid=uid)
+    place = daemon.top / f"disk-{tier}-{uid}"
+    place.mkdir(exist_ok=True)
+    os.chown(place, uid, uid)
+    # A directory of the host's disk that it may write is not the disk.
+    policy = daemon.policy(
+        place.name,
+        f'version = 1\n[match]\ncallers = ["*"]\n[files]\nwrite = ["{place}"]\n',
+    )
+    done = attack(daemon, "surface", str(place), tier=tier, uid=uid, policy=policy)
     assert unrefused(done["refused"]) == {}  # type: ignore[arg-type]
     families = REFUSED | {"EAFNOSUPPORT", "EPROTONOSUPPORT", "ESOCKTNOSUPPORT"}
     assert unrefused(done["sockets"], families) == {}  # type: ignore[arg-type]
+    nothing = REFUSED | {"ENOTTY", "EOPNOTSUPP", "EROFS", "EINVAL", "EBADF"}
+    assert unrefused(done["whole"], nothing) == {}  # type: ignore[arg-type]
     refused = REFUSED | {"ESRCH", "EROFS", "ENOENT", "write EPERM", "write EACCES"}
     assert unrefused(done["other"], refused) == {}  # type: ignore[arg-type]
 
@@ -59,7 +68,10 @@ def test_nothing_can_be_typed_into_the_callers_terminal(
         answers = done["refused"]
         if not lead:
             # A terminal that is nobody's may be taken; typing into it may not.
-            taken = {answers.pop("leader TIOCSCTTY"), answers.pop("leader open /dev/tty")}
+            taken = {
+                answers.pop("leader TIOCSCTTY"),
+                answers.pop("leader open /dev/tty"),
+            }
             assert taken <= {"ok", "ENOENT", "EPERM"}
             answers.pop("leader TIOCSCTTY steal")
         assert unrefused(answers, nothing) == {}

@@ -8,7 +8,6 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-
 from support.attacks import TIERS, attack, running, unrefused
 from support.daemons import Service
 from support.powers import landlock, need
@@ -55,7 +54,8 @@ def test_two_activities_of_one_caller_share_no_memory_queue_socket_or_file(
         # Without a network namespace nothing else keeps abstract sockets apart.
         need(landlock(abi=6))
     policy = {"none": None, "host": host}.get(network) or daemon.policy(
-        network, f'version = 1\n[match]\ncallers = ["*"]\n[network]\naccess = "{network}"\n'
+        network,
+        f'version = 1\n[match]\ncallers = ["*"]\n[network]\naccess = "{network}"\n',
     )
     where = {"tier": tier, "policy": policy}
     with running(daemon, "meeting", "offer", "here", **where) as other:

@@ -12,8 +12,17 @@ import subprocess
 from pathlib import Path
 
 import pytest
-
-from support.attacks import TIERS, attack, finish, host_pid, listed, running, unrefused
+from support.attacks import (
+    PROGRAMS,
+    TIERS,
+    attack,
+    finish,
+    host_pid,
+    listed,
+    running,
+    source,
+    unrefused,
+)
 from support.daemons import Service
 
 INTERPRETER = os.path.realpath("/usr/bin/python3")
@@ -21,6 +30,27 @@ NO_CAPABILITY = ["0" * 16]
 # EINVAL: no other id is mapped in the sandbox's user namespace.
 ID_REFUSED = frozenset(("EPERM", "EINVAL", "EACCES", "ENOSYS", "write EPERM"))
 CALLERS = (12345, 0)
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in PROGRAMS.glob("*.py")))
+def test_no_attacking_program_runs_outside_a_sandbox(name: str) -> None:
+    """Neither alone nor with its prelude, and not even as an ordinary user."""
+    for text in (source(name), (PROGRAMS / f"{name}.py").read_text()):
+        done = subprocess.run(
+            ["/usr/bin/python3", "-I", "-c", text, "look", "x"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
+            user=12345,
+            group=12345,
+            extra_groups=[],
+            cwd="/",
+        )
+        assert done.stdout == ""
+        if name != "prelude":
+            assert done.returncode == 1
+            assert "refuses to run" in done.stderr or "'inside'" in done.stderr
 
 
 @pytest.mark.parametrize("tier", TIERS)

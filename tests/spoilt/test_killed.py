@@ -18,6 +18,7 @@ from dataclasses import replace
 import pytest
 from support.powers import landlock, need, sandboxes
 from support.spoiling import (
+    ALICE,
     Call,
     Run,
     Spoilt,
@@ -42,6 +43,14 @@ def doomed() -> Iterator[Full]:
     """A daemon of this module's own: it will be killed."""
     need(sandboxes(), landlock())
     with spoilt_service() as made:
+        yield from full_for(made)
+
+
+@pytest.fixture(scope="module")
+def hasty() -> Iterator[Full]:
+    """A daemon that waits for a launch for no longer than a second."""
+    need(sandboxes(), landlock())
+    with spoilt_service(config="version = 1\n[limits]\nlaunch-ms = 1000\n") as made:
         yield from full_for(made)
 
 
@@ -200,7 +209,80 @@ def test_a_client_that_goes_away_during_the_fork_disturbs_no_other(
     nothing_left(of, before)
 
 
+def test_a_daemon_that_is_told_to_end_ends_what_does_not_run_yet(
+    doomed: Full,
+) -> None:
+    of = doomed.of
+    before = replace(Trace.now(of), descriptors=None)
+    bystander = steady(of)
+    with_it = replace(Trace.now(of), descriptors=None)
+    of.board.set(boards.PAUSE, "init", 100)
+    run = doomed.launch()
+    assert of.board.wait_paused(30)
+    of.service.stop(signal.SIGTERM)
+    of.board.go_on()
+    said = run.end()
+    assert said is None or said["event"] == "refused", said
+    assert run.printed() == b""
+    run.close()
+    assert not doomed.ran()
+    restart(of, bystander)
+    nothing_left(of, with_it)
+    ends_with(bystander[0], 5)
+    nothing_left(of, before)
+
+
+@pytest.mark.parametrize(
+    ("actor", "number"),
+    [("init", 0), ("init", 100), ("stem", 0), ("stem", 58)],
+)
+def test_a_launch_that_stands_still_ends_in_time(
+    hasty: Full, actor: str, number: int
+) -> None:
+    of = hasty.of
+    before = replace(Trace.now(of), descriptors=None)
+    of.board.set(boards.PAUSE, actor, number)
+    run = hasty.launch()
+    said = run.end()
+    run.close()
+    assert of.board.hit
+    # It never goes on by itself: whoever stood still was killed.
+    assert not hasty.ran()
+    assert said is not None
+    assert (said["event"], said["exit_status"]) == ("refused", 125), said
+    assert said["code"] == "launch-timeout", said
+    nothing_left(of, before)
+    of.record()
+    run = hasty.launch()
+    said = run.end()
+    run.close()
+    assert said is not None
+    assert said.get("status") == 0, said
+    assert hasty.ran()
+
+
 # ---------------------------------------------------------------------- while it runs
+
+
+def test_the_command_waits_for_the_next_daemon_and_ends_as_its_program(
+    doomed: Full,
+) -> None:
+    of = doomed.of
+    before = replace(Trace.now(of), descriptors=None)
+    of.record()
+    script = of.service.script("waits.py", WAITS)
+    client = of.service.start_client("run", "--", script, uid=ALICE, stdin=-1)
+    assert client.stdout is not None
+    assert client.stdout.readline() == b"runs\n"
+    of.service.stop(signal.SIGKILL)
+    of.service.start()
+    out, err = client.communicate(b"78\n", timeout=30)
+    assert (client.returncode, out) == (78, b""), err
+    told = err.decode().splitlines()
+    assert len(told) == 2, told
+    assert "the daemon went away" in told[0]
+    assert "the daemon is back" in told[1]
+    nothing_left(of, before)
 
 
 def test_an_activity_outlives_its_daemon_and_its_status_arrives(doomed: Full) -> None:

@@ -167,7 +167,7 @@ class Service:
         script = (
             "import sys, os; sys.path.insert(0, sys.argv[1]); uid = int(sys.argv[2]);"
             "from isolauncher.cli import main, run, ps, stop;"
-            "from isolauncher import client, daemon;"
+            "from isolauncher import client;"
             "uid and (os.setgroups([]), os.setresgid(uid, uid, uid),"
             " os.setresuid(uid, uid, uid));"
             "os.chdir(sys.argv[3]);"

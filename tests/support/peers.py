@@ -178,7 +178,6 @@ class Watch:
     since: int = field(init=False)
 
     def __post_init__(self) -> None:
-        normal_launch(self.where)
         self.leftovers = Leftovers.now(self.where)
         self.held = self._held()
         self.since = (self.where.top / "log").stat().st_size

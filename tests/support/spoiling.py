@@ -350,7 +350,8 @@ def find(of: Spoilt, actor: str, *, not_in: Iterable[int] = ()) -> int:
         for pid, inner in _boarded(of).items()
         if len(inner) > 1 and pid not in known
     }
-    return found[1] if actor == "init" else found[max(found)]
+    # The stem is the first that init forks; a helper for a mount comes after it.
+    return found[1] if actor == "init" else found[2]
 
 
 def _boarded(of: Spoilt) -> dict[int, list[int]]:

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
+# ruff: noqa: F821 - the names it uses are those of prelude.py, put in front of it
 """Runs binaries that would make it somebody else; says what each one became."""
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
+# ruff: noqa: F821 - the names it uses are those of prelude.py, put in front of it
 """Tries to become somebody else, or to get a power back, by every call there is."""
 
 from __future__ import annotations

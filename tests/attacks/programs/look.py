@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
+# ruff: noqa: F821 - the names it uses are those of prelude.py, put in front of it
 """Opens the paths it is given, lists the directories it is given (those with a /)."""
 
 from __future__ import annotations

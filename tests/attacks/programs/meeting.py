@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
+# ruff: noqa: F821 - the names it uses are those of prelude.py, put in front of it
 """Offers a meeting place of every kind the kernel has, or looks for another's.
 
 ``offer TAG`` makes them and waits; ``look TAG`` tries to find them.

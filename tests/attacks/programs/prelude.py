@@ -100,7 +100,7 @@ def word(value):
         value = value.encode()
     if isinstance(value, bytes):
         value = ctypes.create_string_buffer(value)
-    if isinstance(value, (ctypes.Array, ctypes.Structure)):
+    if isinstance(value, ctypes.Array | ctypes.Structure):
         _kept.append(value)
         value = ctypes.addressof(value)
     return ctypes.c_ulong(value & 0xFFFF_FFFF_FFFF_FFFF)

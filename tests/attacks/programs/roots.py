@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
+# ruff: noqa: F821 - the names it uses are those of prelude.py, put in front of it
 """Tries every call that changes what a path means, or reaches past the view."""
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
+# ruff: noqa: F821 - the names it uses are those of prelude.py, put in front of it
 """Tells everything it can learn from its environment, as Python and as C see it."""
 
 from __future__ import annotations
@@ -6,6 +7,7 @@ from __future__ import annotations
 inside()
 
 import locale  # noqa: E402 - only where it may run
+import pathlib  # noqa: E402
 import platform as machine  # noqa: E402
 import re  # noqa: E402
 import site  # noqa: E402
@@ -47,7 +49,10 @@ LIBC.nl_langinfo.restype = ctypes.c_char_p
 
 class Tm(ctypes.Structure):
     _fields_ = (
-        *((name, ctypes.c_int) for name in "sec min hour mday mon year wday yday dst".split()),
+        *(
+            (name, ctypes.c_int)
+            for name in "sec min hour mday mon year wday yday dst".split()
+        ),
         ("gmtoff", ctypes.c_long),
         ("zone", ctypes.c_char_p),
     )
@@ -67,9 +72,7 @@ say(
         "proc": dict(
             entry.partition("=")[::2] for entry in environ.split("\0") if entry
         ),
-        "c": {
-            name: (LIBC.getenv(name.encode()) or b"").decode() for name in C_NAMES
-        },
+        "c": {name: (LIBC.getenv(name.encode()) or b"").decode() for name in C_NAMES},
         "path": sys.path,
         "flags": str(sys.flags),
         "site": [site.ENABLE_USER_SITE, site.getuserbase()],
@@ -85,7 +88,7 @@ say(
             machine.node(),
             os.uname().nodename,
             name_buffer.value.decode(),
-            open("/etc/hostname").read().strip(),
+            pathlib.Path("/etc/hostname").read_text().strip(),
         ],
         "bait": sorted(found - {own}),
         "seen own": own in found,

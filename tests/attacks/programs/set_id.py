@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
+# ruff: noqa: F821 - the names it uses are those of prelude.py, put in front of it
 """Tries to leave a set-user-id or set-group-id file in the directory it is given.
 
 By every call that takes a mode or moves a file, and by attributes that mean the same.

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
+# ruff: noqa: F821 - the names it uses are those of prelude.py, put in front of it
 """Goes for another process, named by its pid on the host and by one passed to it."""
 
 from __future__ import annotations

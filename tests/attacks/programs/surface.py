@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
+# ruff: noqa: F821 - the names it uses are those of prelude.py, put in front of it
 """Knocks at the doors of the kernel that an ordinary program has no business with."""
 
 from __future__ import annotations
@@ -61,6 +62,33 @@ for number_ in (470, 511, 0x3FFF0000):
     got = LIBC.syscall(ctypes.c_long(number_), 0, 0, 0, 0, 0, 0)
     answers[f"call {number_}"] = "ok" if got != -1 else name_of(ctypes.get_errno())
 
+# What belongs to a device or to a whole file system, not to a file.
+random = os.open("/dev/urandom", os.O_RDWR)
+for name, request in (
+    ("RNDADDTOENTCNT", 0x40045201),
+    ("RNDADDENTROPY", 0x40085203),
+    ("RNDZAPENTCNT", 0x5204),
+    ("RNDCLEARPOOL", 0x5206),
+    ("RNDRESEEDCRNG", 0x5207),
+):
+    answers[name] = call("ioctl", random, request, page)
+whole = {}
+for path in ("/usr", "/tmp", "/etc/hosts", *sys.argv[1:]):
+    fd = os.open(path, os.O_RDONLY)
+    for name, request in (
+        ("FIFREEZE", 0xC0045877),
+        ("FITHAW", 0xC0045878),
+        ("FITRIM", 0xC0185879),
+        ("SHUTDOWN", 0x8004587D),
+        ("SETFSLABEL", 0x41009432),
+        ("EXT4_RESIZE", 0x40086610),
+        ("EXT4_SWAP_BOOT", 0x6611),
+        ("EXT4_SHUTDOWN", 0x8004587D),
+        ("BTRFS_SNAP", 0x50009401),
+        ("BLKROSET", 0x125D),
+    ):
+        whole[f"{name} {path}"] = call("ioctl", fd, request, page)
+
 # What prctl has beside the names and questions that programs need.
 for name, option in (
     ("SET_UNALIGN", 6),
@@ -122,11 +150,10 @@ other |= {
     "setpriority up": call("setpriority", 0, 0, -20),
     "sched_setaffinity init": call("sched_setaffinity", 1, 8, page),
     "sched_setscheduler init": call("sched_setscheduler", 1, 3, page),
-    "sched_setscheduler fifo": call(
-        "sched_setscheduler", 0, 1, (ctypes.c_int * 1)(50)
-    ),
+    "sched_setscheduler fifo": call("sched_setscheduler", 0, 1, (ctypes.c_int * 1)(50)),
     "sched_setattr deadline": call(
-        "sched_setattr", 0,
+        "sched_setattr",
+        0,
         (ctypes.c_uint32 * 14)(56, 6, 0, 0, 0, 0, 10**7, 0, 10**8, 0, 10**8, 0),
         0,
     ),
@@ -139,6 +166,7 @@ other |= {
     "write init comm": written("/proc/1/comm", b"x"),
     "write init timens": written("/proc/1/timens_offsets", b"monotonic 1 0"),
     "write own timens": written("/proc/self/timens_offsets", b"monotonic 1 0"),
+    "own oom": written("/proc/self/oom_score_adj", b"-1"),
     "sysrq": written("/proc/sysrq-trigger", b"h"),
     "core_pattern": written("/proc/sys/kernel/core_pattern", b"|/tmp/x"),
     "modprobe": written("/proc/sys/kernel/modprobe", b"/tmp/x"),
@@ -160,9 +188,16 @@ other |= {
     "kpagemap": opened("/proc/kpagecount"),
 }
 with open("/proc/kallsyms") as file:
-    addresses = {line.split()[0].strip("0") for line, _ in zip(file, range(1000))}
+    addresses = {
+        line.split()[0].strip("0") for line, _ in zip(file, range(1000), strict=False)
+    }
 other["kernel addresses"] = "EPERM" if addresses == {""} else "ok"
 
-# Landlock and seccomp only ever get tighter: giving oneself everything adds nothing.
-fine = {"landlock again": "EACCES", "dev null": opened("/dev/null", os.O_RDWR)}
-say({"refused": answers, "sockets": sockets, "other": other, "fine": fine})
+say(
+    {
+        "refused": answers,
+        "sockets": sockets,
+        "other": other,
+        "whole": whole,
+    }
+)

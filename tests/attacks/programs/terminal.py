@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
+# ruff: noqa: F821 - the names it uses are those of prelude.py, put in front of it
 """Has the caller's terminal as standard input and tries to type into it."""
 
 from __future__ import annotations
@@ -64,4 +65,5 @@ with open("/proc/self/stat") as file:
 with open("/tmp/answers", "w") as file:
     json.dump({"refused": answers, "own": own, "tty": tty}, file)
 attributes = termios.tcgetattr(0)
-print(open("/tmp/answers").read(), flush=True)
+with open("/tmp/answers") as file:
+    print(file.read(), flush=True)

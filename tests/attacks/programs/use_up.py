@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
+# ruff: noqa: F821 - the names it uses are those of prelude.py, put in front of it
 """Takes as much as it gets of one thing: processes, threads, memory, descriptors, …"""
 
 from __future__ import annotations
@@ -115,7 +116,9 @@ def limits():
         if hard == resource.RLIM_INFINITY:
             continue
         for more in (hard + 1, resource.RLIM_INFINITY):
-            pair = (ctypes.c_uint64 * 2)(more & 0xFFFFFFFFFFFFFFFF, more & (1 << 64) - 1)
+            pair = (ctypes.c_uint64 * 2)(
+                more & 0xFFFFFFFFFFFFFFFF, more & (1 << 64) - 1
+            )
             answers[f"{name} to {more}"] = call("prlimit64", 0, number_, pair, 0)
             answers[f"{name} own to {more}"] = call(
                 "prlimit64", os.getpid(), number_, pair, 0
@@ -148,9 +151,13 @@ def crash():
         {
             "signal": os.WTERMSIG(status_),
             "dumped": os.WCOREDUMP(status_),
-            "files": os.listdir("."),
+            "cores": [name for name in os.listdir(".") if "core" in name],
             "raise": call(
-                "prlimit64", 0, resource.RLIMIT_CORE, (ctypes.c_uint64 * 2)(9999, 9999), 0
+                "prlimit64",
+                0,
+                resource.RLIMIT_CORE,
+                (ctypes.c_uint64 * 2)(9999, 9999),
+                0,
             ),
         }
     )
@@ -168,14 +175,15 @@ def locked():
     answers = {"mlock": "ok" if got == 0 else name_of(ctypes.get_errno())}
     got = LIBC.mlockall(3)
     answers["mlockall"] = "ok" if got == 0 else name_of(ctypes.get_errno())
-    timers = 0
+    made = 0
     event = ctypes.create_string_buffer(64)
     out = ctypes.create_string_buffer(8)
-    for timers in range(20_000):
+    while made < 20_000:
         ctypes.cast(event, ctypes.POINTER(ctypes.c_int))[2] = signal.SIGUSR1
         if call("timer_create", 0, event, out) != "ok":
             break
-    answers["timers"] = timers
+        made += 1
+    answers["timers"] = made
     say(answers)
 
 

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
+# ruff: noqa: F821 - the names it uses are those of prelude.py, put in front of it
 """Looks for something to write: tries every file and directory it can see."""
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ def everything():
                 if os.path.join(place, name) not in GIVEN
                 and not os.path.islink(os.path.join(place, name))
             ]
+            if place.startswith("/usr/") and place.count("/") > 3:
+                # One mount, read-only: deeper down it is the same.
+                directories.clear()
             for name in files:
                 yield os.path.join(place, name), False
 
