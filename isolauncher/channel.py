@@ -12,22 +12,18 @@ from . import wire
 
 
 class Channel:
-    """Owns its socket. One reader at a time.
-
-    ``refused``: descriptors that came with a message that was refused. Close them
-    first (`foreign.close`) where they are a caller's; `close` does it without care.
-    """
+    """Owns its socket, and what came with a message that was refused."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self.sock = sock
-        self.refused: list[int] = []
+        self._refused: list[int] = []
 
     async def recv(self, *, max_fds: int = 0) -> wire.Message:
         """The next message; WireError "wire-closed" at the end."""
         while True:
             message = wire.try_recv(
-                self.sock, max_fds=max_fds, discard=self.refused.extend
+                self.sock, max_fds=max_fds, discard=self._refused.extend
             )
             if message is not None:
                 return message
@@ -38,9 +34,14 @@ class Channel:
         wire.send(self.sock, message, fds)
 
     def close(self) -> None:
-        self.sock.close()
-        wire.close_all(self.refused)
-        self.refused.clear()
+        wire.close_all(self.take_apart())
+
+    def take_apart(self) -> list[int]:
+        """The descriptors, for the taker to close: a caller's with `foreign.close`."""
+        leave(self.sock.fileno())
+        fds = [self.sock.detach(), *self._refused]
+        self._refused.clear()
+        return [fd for fd in fds if fd >= 0]
 
 
 _waiting: WeakKeyDictionary[
@@ -65,9 +66,25 @@ async def readable(fd: int) -> None:
         await future
     finally:
         futures.remove(future)
-        if not futures:
+        if not futures and waiting.get(fd) is futures:
             del waiting[fd]
             loop.remove_reader(fd)
+
+
+def leave(fd: int) -> None:
+    """Before ``fd`` is closed: whoever waits for it is woken, to find it gone.
+
+    The number may be another's a moment later, who would wait together with those
+    that have not noticed yet, for what the kernel no longer watches.
+    """
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return  # nobody waits
+    futures = _waiting.get(loop, {}).pop(fd, None)
+    if futures is not None:
+        loop.remove_reader(fd)
+        _wake(futures)
 
 
 def _wake(futures: list[asyncio.Future[None]]) -> None:

@@ -380,15 +380,14 @@ class Daemon:
             self.log.event("internal-error", error=text, where=_where(e))
             self._refuse(channel, caller, DaemonError(text, code="internal"))
         finally:
-            refused, channel.refused = channel.refused, []
+            # The socket too: what was sent and not read ends with it.
             try:
-                await foreign.close(refused)
+                await foreign.close(channel.take_apart())
             finally:
                 if counted and caller is not None:
                     self._connections[caller.uid] -= 1
                     if not self._connections[caller.uid]:
                         del self._connections[caller.uid]
-                channel.close()
 
     def _admit(self, caller: Caller) -> None:
         """Before a byte of the peer's is read."""

@@ -697,8 +697,11 @@ async def _road(
                 "stem": theirs.fileno(),
                 "landlock-probe": daemon.outside,
             }
-            sandbox.channel.send(
-                {"descriptors": list(everything)}, list(everything.values())
+            tell(
+                sandbox.channel,
+                "plan",
+                {"descriptors": list(everything)},
+                tuple(everything.values()),
             )
     finally:
         os.close(paper)
@@ -719,7 +722,7 @@ async def _road(
     record.append("forked", daemon.pids(activity))
     clock.lap("verify")
     stem = sandbox.stem_channel
-    stem.send({"verb": "hand-over"})
+    tell(stem, "hand-over", {"verb": "hand-over"})
     ready = (await _said(stem, "ready")).fields
     activity.tier = str(ready["tier"])
     if activity.tier == "exec":
@@ -730,7 +733,7 @@ async def _road(
     # Before "go": from the first byte of activity code on, a daemon that comes after
     # us must know that this runs.
     record.append("go", daemon.describe(activity))
-    stem.send({"verb": "go"})
+    tell(stem, "go", {"verb": "go"})
     running = (await _said(stem, "running")).fields
     at = running.get("at_us")
     clock.spans["total"] = (at if isinstance(at, int) else 0) - clock.received
@@ -785,6 +788,20 @@ def _notes(fields: Mapping[str, object]) -> Iterator[plan.Skipped]:
         note = plan.unpack(packed)
         if isinstance(note, plan.Skipped):
             yield note
+
+
+def tell(
+    channel: Channel, step: str, message: Mapping[str, object], fds: tuple[int, ...] = ()
+) -> None:
+    """Send it into the sandbox; one that has ended is not a client that went away."""
+    try:
+        channel.send(message, fds)
+    except WireError as e:
+        raise StepError(
+            f"the sandbox ended before it was told: {e.message}",
+            step=step,
+            code="sandbox-died",
+        ) from e
 
 
 async def _said(channel: Channel, event: str, *, max_fds: int = 0) -> wire.Message:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from . import kernel, wire
-from .channel import Channel, readable
+from .channel import Channel, leave, readable
 from .errors import StepError, WireError, ZygoteError
 from .log import Log
 from .zygote.preload import Fingerprint
@@ -63,7 +63,8 @@ class Sandbox:
         send_signal(self.init, signal.SIGKILL)
 
     async def ended(self) -> None:
-        await readable(self.init)
+        if self.init >= 0:
+            await readable(self.init)
 
     def close(self) -> None:
         self.channel.close()
@@ -71,6 +72,7 @@ class Sandbox:
             self.stem_channel.close()
         for fd in (self.init, self.stem):
             if fd >= 0:
+                leave(fd)
                 os.close(fd)
         self.init = self.stem = -1
         if self.zygote is not None:

@@ -36,6 +36,7 @@ MAX_INTEGER = 2**63 - 1
 
 _SO_PEERGROUPS = 59  # asm-generic/socket.h; Python has no name for it
 _UCRED = struct.Struct("iII")
+_SCM_MAX_FD = 253  # net/scm.h: more do not come with a message
 _GETSOCKOPT_MOST = 1024  # CPython refuses a larger answer
 
 # A string in one step (possessive, so that hostile input costs linear time even
@@ -136,7 +137,7 @@ def recv(
     The end of the connection is code ``wire-closed``; so is an empty packet, which
     the kernel does not tell from it. ``credentials`` wants `pass_credentials` before.
     """
-    message = _receive(sock, max_fds, credentials, 0, close_all)
+    message = _receive(sock, max_fds, credentials, 0, None)
     if message is None:
         raise WireError("no message came in time", code="wire-timeout")
     return message
@@ -151,12 +152,10 @@ def try_recv(
 ) -> Message | None:
     """As `recv`, but never waits: None when there is no message yet.
 
-    ``discard`` gets the descriptors of a message that is refused: to close one may
-    wait for whoever sent it.
+    ``discard`` gets the descriptors of a message that is refused, all of them: to
+    close one, or to have the kernel do it, may wait for whoever sent it.
     """
-    return _receive(
-        sock, max_fds, credentials, socket.MSG_DONTWAIT, discard or close_all
-    )
+    return _receive(sock, max_fds, credentials, socket.MSG_DONTWAIT, discard)
 
 
 def pass_credentials(sock: socket.socket) -> None:
@@ -225,9 +224,10 @@ def _receive(
     max_fds: int,
     credentials: bool,
     flags: int,
-    discard: Callable[[list[int]], object],
+    discard: Callable[[list[int]], object] | None,
 ) -> Message | None:
-    space = socket.CMSG_SPACE(4 * max_fds) if max_fds else 0
+    room = max_fds if discard is None else _SCM_MAX_FD
+    space = socket.CMSG_SPACE(4 * room) if room else 0
     if credentials:
         space += socket.CMSG_SPACE(_UCRED.size)
     try:
@@ -279,7 +279,7 @@ def _receive(
             raise WireError("the other end closed the connection", code="wire-closed")
         return Message(decode(data), tuple(fds), sender)
     except BaseException:
-        discard(fds)
+        (discard or close_all)(fds)
         raise
 
 

@@ -12,6 +12,7 @@ import errno
 import os
 import select
 import signal
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -31,6 +32,9 @@ from support.spoiling import (
     zygote,
 )
 
+from isolauncher.channel import Channel
+from isolauncher.errors import StepError
+from isolauncher.launch import tell
 from isolauncher.spoilt import board as boards
 from spoilt.conftest import Full, every, full_for
 from spoilt.test_refused import record
@@ -128,6 +132,9 @@ def interrupt(
         if said is not None:
             yield f"{what}: the client heard {said}"
         restart(of, bystander)
+    elif (victim, call.actor) == ("zygote", "zygote") and ran:
+        # Killed while it forked: its successor was asked for another sandbox.
+        printed, ran = b"", False
     elif said is None or (said["event"], said.get("exit_status")) != ("refused", 125):
         yield f"{what}: the client heard {said}"
     if printed or ran:
@@ -230,6 +237,14 @@ def test_a_daemon_that_is_told_to_end_ends_what_does_not_run_yet(
     nothing_left(of, with_it)
     ends_with(bystander[0], 5)
     nothing_left(of, before)
+
+
+def test_a_sandbox_that_has_gone_is_not_taken_for_a_client_that_has() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    theirs.close()
+    with ours, pytest.raises(StepError) as caught:
+        tell(Channel(ours), "go", {"verb": "go"})
+    assert (caught.value.step, caught.value.code) == ("go", "sandbox-died")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -106,10 +106,9 @@ def ask(
         with peer(where, uid, gid, groups) as sock:
             given = [null] * 3 if fds is None else list(fds)
             data = message if isinstance(message, bytes) else _encode(message)
-            try:
+            with suppress(BrokenPipeError, ConnectionResetError):
+                # It may have hung up already; why is still to be read.
                 socket.send_fds(sock, [data], given)
-            except (BrokenPipeError, ConnectionResetError):
-                pass  # it has hung up already; why is still to be read
             return verdict(sock)
     finally:
         os.close(null)

@@ -1,0 +1,484 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Attacks by number and by time: quotas, races, and processes of ours that end.
+
+Rows 10, 58 and 59 (as a client sees them), 60 and 68 of the list of attacks.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from support.daemons import Service, service
+from support.peers import (
+    ALICE,
+    BOB,
+    Watch,
+    ask,
+    normal_launch,
+    peer,
+    pids,
+    run_message,
+    until,
+    verdict,
+    zygotes,
+)
+from support.powers import need, sandboxes
+
+from isolauncher import wire
+
+CAROL = 12347
+SMALL = """version = 1
+[quotas]
+activities = 4
+launches = 3
+connections = 8
+uids = 6
+[limits]
+activities = 10
+launches = 6
+connections = 40
+message-ms = 700
+grace-ms = 1000
+"""
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[Service]:
+    need(sandboxes())
+    with service(config=SMALL) as made:
+        normal_launch(made)
+        yield made
+
+
+@pytest.fixture
+def watch(daemon: Service) -> Watch:
+    return Watch(daemon)
+
+
+@pytest.fixture(autouse=True)
+def _unharmed() -> None:
+    """`Watch` asserts more than the fixture of this name that it stands in for."""
+
+
+@pytest.fixture
+def null() -> Iterator[int]:
+    fd = os.open(os.devnull, os.O_RDWR)
+    yield fd
+    os.close(fd)
+
+
+def _running(
+    where: Service, stack: ExitStack, null: int, uid: int, **changes: object
+) -> tuple[socket.socket, dict[str, object]]:
+    """(connection, the first answer) of a program that runs on."""
+    sock = stack.enter_context(peer(where, uid))
+    wire.send(sock, run_message(argv=["sleep", "60"], **changes), [null] * 3)
+    return sock, wire.recv(sock).fields
+
+
+def test_one_caller_has_his_share_of_activities_and_others_theirs(
+    daemon: Service, watch: Watch, null: int
+) -> None:
+    """Row 68."""
+    with ExitStack() as stack:
+        answers = [_running(daemon, stack, null, BOB)[1] for _ in range(7)]
+        assert [a["event"] for a in answers] == ["started"] * 4 + ["refused"] * 3
+        assert {a["code"] for a in answers[4:]} == {"quota"}
+        assert _running(daemon, stack, null, ALICE)[1]["event"] == "started"
+        normal_launch(daemon, CAROL)
+        assert _running(daemon, stack, null, 0)[1]["event"] == "started"
+    watch.settled("quota", lines=3)
+
+
+def test_the_machines_share_is_kept_whoever_asks(
+    daemon: Service, watch: Watch, null: int
+) -> None:
+    """Row 68: many callers, or root, who has no quota of his own."""
+    with ExitStack() as stack:
+        events = Counter(
+            _running(daemon, stack, null, uid)[1]["event"]
+            for uid in (BOB, ALICE, CAROL, 0)
+            for _ in range(4)
+        )
+        assert events == {"started": 10, "refused": 6}
+    watch.settled("quota", lines=6)
+
+
+def test_as_many_at_once_as_fit_and_no_more_start_together(
+    daemon: Service, watch: Watch, null: int
+) -> None:
+    """Row 68: nothing comes between the look at a quota and the entry: a hundred
+    launches of one caller in the same moment."""
+    assert daemon.process is not None
+    with ExitStack() as stack:
+        socks = [stack.enter_context(peer(daemon, 0)) for _ in range(30)]
+        daemon.process.send_signal(signal.SIGSTOP)
+        for sock in socks:
+            wire.send(sock, run_message(argv=["sleep", "60"]), [null] * 3)
+        daemon.process.send_signal(signal.SIGCONT)
+        events = Counter(wire.recv(sock).fields["event"] for sock in socks)
+    assert 6 <= events["started"] <= 10
+    assert events["refused"] == 30 - events["started"]
+    watch.settled("quota", lines=events["refused"])
+
+
+def test_an_id_asked_for_twice_at_once_is_given_once(
+    daemon: Service, watch: Watch, null: int
+) -> None:
+    """Row 68: and is free again when its program has ended, or was never launched."""
+    assert daemon.process is not None
+    for _ in range(5):
+        with ExitStack() as stack:
+            socks = [stack.enter_context(peer(daemon, 0)) for _ in range(6)]
+            daemon.process.send_signal(signal.SIGSTOP)
+            for sock in socks:
+                message = run_message(id="one", argv=["sleep", "60"])
+                wire.send(sock, message, [null] * 3)
+            daemon.process.send_signal(signal.SIGCONT)
+            events = Counter(wire.recv(sock).fields["event"] for sock in socks)
+            assert events == {"started": 1, "refused": 5}
+            with peer(daemon, 0) as stopper:
+                stop = {"version": 1, "verb": "stop", "ids": ["one"], "grace_ms": 0}
+                wire.send(stopper, stop)
+                assert verdict(stopper)["event"] == "stopped"
+        for argv in (["no-such-program"], ["true"]):
+            said = ask(daemon, run_message(id="one", argv=argv))
+            assert said.get("code") != "id-taken", said
+    watch.settled("id-taken", lines=25)
+
+
+def test_stopping_what_is_still_starting_ends_it(
+    daemon: Service, watch: Watch, null: int
+) -> None:
+    """Row 68: "gone" is said when it is gone, at whatever stage of its launch."""
+    for number in range(30):
+        with peer(daemon, BOB) as sock, peer(daemon, BOB) as stopper:
+            message = run_message(id="early", argv=["sleep", "60"])
+            wire.send(sock, message, [null] * 3)
+            time.sleep(0.001 * (number % 30))
+            stop = {"version": 1, "verb": "stop", "ids": ["early"], "grace_ms": 500}
+            wire.send(stopper, stop)
+            results = verdict(stopper)["results"]
+            assert isinstance(results, list)
+            if results[0]["result"] == "gone":
+                said = verdict(sock)
+                assert said["event"] in ("exited", "refused"), said
+            else:
+                assert results[0]["result"] == "unknown"  # asked before it was read
+    watch.settled()
+
+
+def test_connections_of_one_caller_leave_room_for_others(
+    daemon: Service, watch: Watch
+) -> None:
+    """Rows 10 and 68."""
+    with ExitStack() as stack:
+        for _ in range(8):
+            stack.enter_context(peer(daemon, BOB))
+        with peer(daemon, BOB) as ninth:
+            assert verdict(ninth)["code"] == "quota-connections"
+        normal_launch(daemon, ALICE)
+    watch.settled("quota-connections")
+
+
+def test_a_caller_with_all_his_activities_can_still_list_and_stop_them(
+    watch: Watch, null: int
+) -> None:
+    """Row 68: each holds a connection; what stops them needs one more."""
+    with service() as where, ExitStack() as stack:
+        normal_launch(where)
+        inside = Watch(where)
+        started = 0
+        for number in range(64):
+            answer = _running(where, stack, null, BOB, id=f"n{number}")[1]
+            started += answer["event"] == "started"
+        assert started == 64
+        said = ask(where, {"version": 1, "verb": "ps"}, [], uid=BOB)
+        assert said["event"] == "list", said
+        ids = [f"n{number}" for number in range(64)]
+        stop = {"version": 1, "verb": "stop", "ids": ids, "grace_ms": 5000}
+        said = ask(where, stop, [], uid=BOB)
+        assert said["event"] == "stopped", said
+        stack.close()
+        inside.settled()
+    watch.settled()
+
+
+def test_uids_of_one_caller_are_counted(daemon: Service, watch: Watch) -> None:
+    """Row 68: those that stay with a program from run to run, under any name."""
+    daemon.policy(
+        "keeps", 'version = 1\n[match]\ncallers = ["*"]\n[identity]\nuid = "bundle"\n'
+    )
+    before = set(os.listdir(daemon.state_dir / "identity" / "uids"))
+    codes = []
+    for number in range(9):
+        message = run_message(
+            policy="keeps", program_kind="module", argv=["this", str(number)]
+        )
+        message["argv"] = [f"m{number}.x", "y"]
+        codes.append(ask(daemon, message, uid=CAROL).get("code"))
+    assert codes[-1] is not None
+    assert codes.count(codes[-1]) >= 3, codes
+    normal_launch(daemon, ALICE)
+    left = set(os.listdir(daemon.state_dir / "identity" / "uids")) - before
+    assert len(left) <= 6
+    del watch  # the kept ones stay, as they are meant to
+
+
+# ----------------------------------------------------------------- rows 58, 59: deaths
+
+
+def test_a_zygote_that_is_killed_is_replaced_for_the_next_launch(
+    daemon: Service, watch: Watch, null: int
+) -> None:
+    """Row 59: what runs goes on."""
+    with ExitStack() as stack:
+        runs = {}
+        for tier in ("fork", "exec"):
+            message = {"program_kind": "module", "tier": tier}
+            sock = stack.enter_context(peer(daemon, BOB))
+            script = daemon.script("wait.py", "import signal\nsignal.pause()\n")
+            program = os.open(script, os.O_PATH)
+            wire.send(
+                sock,
+                run_message(
+                    program_kind="file",
+                    argv=[script],
+                    tier=message["tier"],
+                    descriptors=["stdin", "stdout", "stderr", "program"],
+                ),
+                [null, null, null, program],
+            )
+            os.close(program)
+            assert wire.recv(sock).fields["event"] == "started"
+            runs[tier] = sock
+        for pid in zygotes(daemon).values():
+            os.kill(pid, signal.SIGKILL)
+        normal_launch(daemon, ALICE)
+        for sock in runs.values():
+            wire.send(sock, {"verb": "signal", "signal": "TERM"})
+            assert verdict(sock)["signal"] == signal.SIGTERM
+    assert watch.lines("zygote-")
+    watch.settled()
+
+
+def test_a_zygote_that_is_stopped_is_replaced_in_seconds(
+    daemon: Service, watch: Watch
+) -> None:
+    """Row 59: alive and silent, as one that swaps or is being traced."""
+    before = zygotes(daemon)
+    for pid in before.values():
+        os.kill(pid, signal.SIGSTOP)
+    started = time.monotonic()
+    for tier in ("fork", "exec"):
+        said = ask(daemon, run_message(tier=tier), uid=ALICE)
+        assert said["event"] in ("exited", "refused"), said
+        if said["event"] == "refused":
+            assert said["step"] == "zygote"
+    assert time.monotonic() - started < 25
+    stopped = before["bare"]
+    assert until(lambda: not os.path.exists(f"/proc/{stopped}"))
+    normal_launch(daemon, ALICE)
+    for pid in before.values():
+        if os.path.exists(f"/proc/{pid}"):
+            os.kill(pid, signal.SIGCONT)
+    watch.settled()
+
+
+def test_launches_in_flight_when_a_zygote_is_killed_end_in_a_clear_line(
+    daemon: Service, watch: Watch, null: int
+) -> None:
+    """Row 59: each client hears how it went, none waits for ever, nothing is left."""
+    ends: Counter[object] = Counter()
+    for number in range(12):
+        with ExitStack() as stack:
+            socks = []
+            for _ in range(3):
+                sock = stack.enter_context(peer(daemon, (BOB, ALICE)[number % 2]))
+                wire.send(sock, run_message(), [null] * 3)
+                socks.append(sock)
+            time.sleep(0.002 * number)
+            for pid in zygotes(daemon).values():
+                os.kill(pid, signal.SIGKILL)
+            for sock in socks:
+                said = verdict(sock)
+                assert said["event"] in ("exited", "refused"), said
+                ends[said.get("code", said["event"])] += 1
+    assert "internal" not in ends, ends
+    watch.settled()
+
+
+def test_a_daemon_killed_while_a_program_runs_is_found_again_by_its_client() -> None:
+    """Row 58, as the client sees it: it waits, attaches and gets the exit status."""
+    need(sandboxes())
+    with service() as where:
+        script = where.script(
+            "until.py",
+            "import signal, sys\n"
+            "signal.signal(signal.SIGUSR1, lambda *a: sys.exit(42))\n"
+            "print('up', flush=True)\n"
+            "while True: signal.pause()\n",
+        )
+        client = where.start_client("run", "--id", "kept", "--", script, uid=BOB)
+        assert client.stdout is not None
+        assert client.stdout.readline() == b"up\n"
+        where.stop(signal.SIGKILL)
+        where.start()
+        where.wait_for_log('adopted id="kept"')
+        said = ask(where, {"version": 1, "verb": "ps"}, [], uid=BOB)
+        rows = said["activities"]
+        assert isinstance(rows, list)
+        assert [row["id"] for row in rows] == ["kept"]
+        assert (
+            ask(where, {"version": 1, "verb": "ps"}, [], uid=ALICE)["activities"] == []
+        )
+        # Its client is back when a signal of its arrives.
+        assert until(lambda: _signalled(client, client.poll()), seconds=30)
+        assert client.wait(20) == 42
+        client.communicate()
+        watch = Watch(where)
+        watch.settled()
+
+
+def _signalled(client: object, status: int | None) -> bool:
+    if status is None:
+        client.send_signal(signal.SIGUSR1)  # type: ignore[attr-defined]
+    return status is not None
+
+
+def test_a_daemon_killed_during_launches_tells_their_clients() -> None:
+    """Row 58, as the client sees it: nothing of them runs, and none hangs."""
+    need(sandboxes())
+    with service() as where:
+        normal_launch(where)
+        for number in range(4):
+            clients = [
+                where.start_client("run", "--", "sleep", "60", uid=BOB)
+                for _ in range(3)
+            ]
+            until(
+                lambda n=number: "launched" in where.log,
+                seconds=0.2 * n if (n := number) else 0.05,
+            )
+            where.stop(signal.SIGKILL)
+            where.start()
+            for client in clients:
+                if client.poll() is None and not _attached(where, client.pid):
+                    client.terminate()
+                client.terminate()
+                client.communicate(timeout=30)
+                assert client.returncode in (125, 143), client.returncode
+        assert until(lambda: not os.listdir(where.run_dir / "activities"), seconds=20)
+        watch = Watch(where)
+        watch.settled()
+
+
+def _attached(where: Service, pid: int) -> bool:
+    return f"{pid}" in where.log
+
+
+# ------------------------------------------------------------- row 60: launch after launch
+
+
+def _numbers(where: Service) -> dict[str, int]:
+    """What must not grow: descriptors, memory (KiB), mounts, cgroups, zombies."""
+    found = {}
+    for name, pid in pids(where).items():
+        found[f"{name} descriptors"] = len(os.listdir(f"/proc/{pid}/fd"))
+        status = Path(f"/proc/{pid}/status").read_text()
+        (rss,) = [x for x in status.splitlines() if x.startswith("RssAnon:")]
+        found[f"{name} memory"] = int(rss.split()[1])
+        found[f"{name} tasks"] = len(os.listdir(f"/proc/{pid}/task"))
+    found["mounts"] = len(Path("/proc/self/mountinfo").read_text().splitlines())
+    found["zombies"] = sum(_state(name) == "Z" for name in os.listdir("/proc"))
+    found["leases"] = len(os.listdir(where.state_dir / "identity" / "uids"))
+    found["records"] = len(os.listdir(where.run_dir / "activities"))
+    return found
+
+
+def _state(name: str) -> str:
+    try:
+        return Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return ""
+
+
+def _launch_many(where: Service, count: int) -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    dice = random.Random(60)  # noqa: S311
+    failed: list[object] = []
+
+    def work(numbers: range) -> None:
+        for _ in numbers:
+            kind = dice.randrange(8)
+            argv = ["no-such-program"] if kind == 0 else ["true"]
+            tier = "fork" if kind % 2 else "exec"
+            message = run_message(argv=argv, tier=tier)
+            if kind % 2 and kind > 2:
+                message = run_message(program_kind="module", argv=["this"], tier=tier)
+            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+                sock.connect(str(where.socket))
+                sock.settimeout(60)
+                wire.send(sock, message, [null] * 3)
+                if kind == 7 and dice.random() < 0.3:
+                    continue  # gone before an answer
+                said = verdict(sock)
+                if said["event"] not in ("exited", "refused"):
+                    failed.append(said)
+
+    threads = [threading.Thread(target=work, args=(range(count // 2),)) for _ in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    os.close(null)
+    assert not failed, failed[:3]
+
+
+def _assert_level(
+    before: dict[str, int], where: Service, per_launch_kib: float
+) -> None:
+    def grown() -> dict[str, tuple[int, int]]:
+        now = _numbers(where)
+        return {
+            name: (before[name], now[name])
+            for name in before
+            if now[name] > before[name] + (per_launch_kib if "memory" in name else 0)
+        }
+
+    until(lambda: not grown())
+    assert not grown(), grown()
+
+
+def test_three_hundred_launches_in_a_row_leave_nothing_behind(
+    daemon: Service, watch: Watch
+) -> None:
+    """Row 60: descriptors, memory, mounts, cgroups, zombies of daemon and zygotes."""
+    _launch_many(daemon, 60)  # what is made once is made by now
+    before = _numbers(daemon)
+    _launch_many(daemon, 300)
+    _assert_level(before, daemon, 1024)
+    watch.settled()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_ten_thousand_launches_in_a_row_leave_nothing_behind(
+    daemon: Service, watch: Watch
+) -> None:
+    """Row 60."""
+    _launch_many(daemon, 500)
+    before = _numbers(daemon)
+    _launch_many(daemon, 10_000)
+    _assert_level(before, daemon, 2048)
+    watch.settled()

@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""bootstrap.py once more, with more on its path and in its set."""
+
+import sys
+
+if not sys.argv[0].startswith("/proc/self/fd/"):
+    sys.path[0] = __file__.rpartition("/tests/support/")[0]
+    sys.argv.append(sys.path[0])
+    from isolauncher.zygote import unseen
+
+    unseen.become(__file__)
+
+PATH = (*sys.path[1:], sys.argv[1])
+COLD = (tuple(sys.modules), PATH, tuple(sys.path_importer_cache))
+sys.path[0] = sys.argv[2]
+from isolauncher.zygote import program, serve  # noqa: E402
+
+
+def plant():
+    import os
+
+    from isolauncher.zygote import sets
+
+    names = sorted(n[:-3] for n in os.listdir(sys.argv[1]) if n.endswith(".py"))
+    sets.SETS["python"] = (*sets.SETS["python"], *names)
+
+
+plant()
+program.load(serve.main(COLD, sys.argv))()
