@@ -236,7 +236,8 @@ def _apply(step: plan.Step, c: Context) -> None:
             k.seccomp(step.program)
         case plan.LeavePrivileges():
             # The bounding set while there is CAP_SETPCAP, the uid while there is
-            # CAP_SETUID; the uid change then clears what is left.
+            # CAP_SETUID. With NO_SETUID_FIXUP locked the change of uid takes nothing
+            # away (capabilities(7)): every capability is cleared after it, by name.
             k.drop_bounding_set()
             k.lock_securebits()
             k.setgroups(())

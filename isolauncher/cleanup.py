@@ -234,11 +234,21 @@ async def _cgroups(daemon: Daemon) -> None:
 
 def _kill_members(path: str) -> None:
     """Inits that were forked but not yet recorded when their daemon was killed."""
-    with suppress(FileNotFoundError), open(f"{path}/cgroup.procs") as f:
-        for word in f.read().split():
-            try:
-                fd = os.pidfd_open(int(word))
-            except (ProcessLookupError, ValueError):
-                continue
+    for pid in _members(path):
+        try:
+            fd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+        # Asked again now that it is held: the pid may have been another's by then.
+        if pid in _members(path):
             pool.send_signal(fd, signal.SIGKILL)
-            os.close(fd)
+        os.close(fd)
+
+
+def _members(path: str) -> list[int]:
+    try:
+        with open(f"{path}/cgroup.procs") as f:
+            # 0: a process of a PID namespace that is not ours to see.
+            return [int(word) for word in f.read().split() if word != "0"]
+    except FileNotFoundError:
+        return []

@@ -21,7 +21,7 @@ import socket
 import stat
 import traceback
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -96,6 +96,7 @@ class Daemon:
             first=config.uids.first,
             last=config.uids.last,
             quota=config.quotas.uids,
+            bundle_quota=config.quotas.uids,
             userdb_dir=self._userdb(),
         )
         self.outside = launch.new_outside()
@@ -232,10 +233,13 @@ class Daemon:
         if sandbox is not None:
             sandbox.kill()
             await sandbox.ended()
-        await self._give_back(activity)
-        self.activities.pop(activity.id, None)
-        activity.state = "exited"
-        activity.ended.set()
+        try:
+            await self._give_back(activity)
+        finally:
+            # Even where the ledger could not be written: whoever waits must hear.
+            self.activities.pop(activity.id, None)
+            activity.state = "exited"
+            activity.ended.set()
 
     async def _give_back(self, activity: Activity) -> None:
         """After the last process is gone: cgroup, uid, record, descriptors."""
@@ -263,8 +267,11 @@ class Daemon:
         assert record is not None  # noqa: S101
         await sandbox.ended()
         activity.status = cleanup.exit_status(records.read(record))
-        await self._give_back(activity)
-        activity.state = "exited"
+        try:
+            await self._give_back(activity)
+        finally:
+            activity.state = "exited"
+            activity.ended.set()
         status, number = activity.exit()
         self.log.event(
             "ended",
@@ -274,7 +281,6 @@ class Daemon:
             uid=activity.uid,
             caller=activity.caller_uid,
         )
-        activity.ended.set()
         if activity.clients == 0 and activity.tied:
             # A client that is reconnecting may still ask how it ended.
             await self._or_closing(REMEMBER_S)
@@ -366,7 +372,7 @@ class Daemon:
         try:
             caller = wire.peer(sock)
             self._admit(caller)
-            self._connections[caller.uid] += 1
+            self._count(caller, 1)
             counted = True
             await self._answer(channel, caller, received_us)
         except PolicyError as e:
@@ -385,9 +391,12 @@ class Daemon:
                 await foreign.close(channel.take_apart())
             finally:
                 if counted and caller is not None:
-                    self._connections[caller.uid] -= 1
-                    if not self._connections[caller.uid]:
-                        del self._connections[caller.uid]
+                    self._count(caller, -1)
+
+    def _count(self, caller: Caller, change: int) -> None:
+        self._connections[caller.uid] += change
+        if not self._connections[caller.uid]:
+            del self._connections[caller.uid]
 
     def _admit(self, caller: Caller) -> None:
         """Before a byte of the peer's is read."""
@@ -518,9 +527,13 @@ class Daemon:
             program=activity.program[:1],
         )
         self.spawn(asyncio.create_task(self.attend(activity)))
+        # From here on its activity stands for it: who has all that he may have must
+        # still be able to list and stop them.
+        self._count(caller, -1)
         try:
             await self._accompany(channel, activity)
         finally:
+            self._count(caller, 1)
             await closing
 
     async def _accompany(self, channel: Channel, activity: Activity) -> None:
@@ -782,8 +795,11 @@ def _listen(path: str) -> socket.socket:
                 hint="find out who put it there, and remove it",
             )
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as trial:
+            # A daemon that is stopped, its queue full, would have us wait for ever.
+            trial.setblocking(False)
             try:
-                trial.connect(path)
+                with suppress(BlockingIOError):
+                    trial.connect(path)
             except ConnectionRefusedError:
                 os.unlink(path)  # left by a daemon that was killed
             else:
@@ -862,4 +878,4 @@ async def _serve_one(
         await daemon.close()
 
 
-__all__ = ["Callable", "Daemon", "main", "start_standalone"]
+__all__ = ["Daemon", "main", "start_standalone"]

@@ -20,7 +20,6 @@ import platform
 import resource
 import signal
 import socket
-import struct
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -725,20 +724,6 @@ def file_system(fd: int) -> int:
 def is_local(fd: int) -> bool:
     """Whether the file system is one that only this kernel's own disks answer for."""
     return file_system(fd) in _LOCAL
-
-
-def peer_groups(sock: socket.socket) -> tuple[int, ...]:
-    """Supplementary groups of the peer when it connected (SO_PEERGROUPS, socket(7))."""
-    size = 64
-    while True:
-        try:
-            data = sock.getsockopt(socket.SOL_SOCKET, 59, size * 4)
-        except OSError as e:
-            if e.errno == errno.ERANGE and size < 65536:
-                size *= 4
-                continue
-            raise
-        return tuple(g for (g,) in struct.iter_unpack("I", data))
 
 
 def monotonic_us() -> int:

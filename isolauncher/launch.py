@@ -19,7 +19,6 @@ import stat
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from . import (
@@ -210,7 +209,6 @@ async def launch(
         whole = _build(
             daemon, request, fds, policy, caller, activity, variables, view, compiled
         )
-        activity.enforced = whole.enforced()
         activity.skipped += whole.skipped
         activity.record = records.create(
             daemon.run_dir, activity.id, daemon.describe(activity)
@@ -483,10 +481,17 @@ def _view(
                 if program.public or not program.readable
                 else program.owner,
                 group=activity.caller_gid,
-                copy_mode=0o555 if program.executable else 0o444,
+                copy_mode=_copy_mode(program),
             )
     view = plan.View(trees=tuple(trees), links=tuple(links), program=shown)
     return view, descriptors
+
+
+def _copy_mode(program: opener.Program) -> int | None:
+    """How a copy would be made in place of a mount; None: nothing to copy from."""
+    if program.fd < 0:
+        return None
+    return 0o555 if program.executable else 0o444
 
 
 def _covered(entry: opener.Opened, trees: list[plan.Tree]) -> bool:
@@ -718,6 +723,8 @@ async def _road(
             notes=tuple(notes),
         ),
     )
+    # Only now: of a launch that failed before, nothing was in force.
+    activity.enforced = whole.enforced()
     activity.pid = sandbox.stem_pid
     record.append("forked", daemon.pids(activity))
     clock.lap("verify")
@@ -791,7 +798,10 @@ def _notes(fields: Mapping[str, object]) -> Iterator[plan.Skipped]:
 
 
 def tell(
-    channel: Channel, step: str, message: Mapping[str, object], fds: tuple[int, ...] = ()
+    channel: Channel,
+    step: str,
+    message: Mapping[str, object],
+    fds: tuple[int, ...] = (),
 ) -> None:
     """Send it into the sandbox; one that has ended is not a client that went away."""
     try:
@@ -858,4 +868,4 @@ def new_outside() -> int:
         os.close(mount)
 
 
-__all__ = ["Activity", "Path", "launch", "new_outside"]
+__all__ = ["Activity", "launch", "new_outside"]

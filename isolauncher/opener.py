@@ -75,7 +75,11 @@ class Opened:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """The program's file as the caller may use it; ``fd`` is open for reading or -1."""
+    """The program's file as the caller may use it.
+
+    ``fd`` is open for reading, or -1 where a file is not readable or where a person's
+    program (FUSE) would be asked when it is closed.
+    """
 
     readable: bool
     executable: bool
@@ -397,8 +401,12 @@ def _program(fd: int) -> Program:
         executable=os.access(magic, os.X_OK),
         owner=status.st_uid,
         public=bool(status.st_mode & 0o004),
-        fd=reader,
+        fd=reader if reader >= 0 and not _is_fuse(reader) else -1,
     )
+
+
+def _is_fuse(fd: int) -> bool:
+    return kernel.file_system(fd) == kernel.FUSE_SUPER_MAGIC
 
 
 def check_program(program: Program, shown: str) -> None:

@@ -749,7 +749,8 @@ def _cgroup(
                 hint="run `isolauncher doctor`, or write limits.cgroup = "
                 '"if-possible"',
             )
-        skipped.append(Skipped(what="cgroup", why=why))
+        what = f"cgroup {' '.join(missing)}" if ruled else "cgroup"
+        skipped.append(Skipped(what=what, why=why))
     if machine.cgroups:
         yield JoinCgroup(
             directories=tuple(
@@ -784,8 +785,8 @@ def _settings(
         case "memory", _:
             return (("memory.limit_in_bytes", str(limits.memory)),)
         case "pids", _:
-            # Two more than the policy's count, which RLIMIT_NPROC keeps exactly: init is
-            # in the cgroup, and so is what lends an id-mapped mount its user namespace.
+            # Two more than the policy's count, which RLIMIT_NPROC keeps exactly: init
+            # is in the cgroup, and what lends an id-mapped mount its user namespace.
             return (("pids.max", str(limits.processes + 2)),)
         case "cpu", 2:
             return (("cpu.weight", str(limits.cpu_weight)),)

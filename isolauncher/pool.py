@@ -18,7 +18,7 @@ import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from . import kernel, wire
+from . import kernel
 from .channel import Channel, leave, readable
 from .errors import StepError, WireError, ZygoteError
 from .log import Log
@@ -75,8 +75,6 @@ class Sandbox:
                 leave(fd)
                 os.close(fd)
         self.init = self.stem = -1
-        if self.zygote is not None:
-            self.zygote.in_flight.discard(self.pid)
 
 
 def send_signal(pidfd: int, number: int) -> bool:
@@ -106,7 +104,6 @@ class Zygote:
     channel: Channel
     report: Mapping[str, object] = field(default_factory=dict)
     watch: Watch | None = None
-    in_flight: set[int] = field(default_factory=set)
     forking: asyncio.Lock = field(default_factory=asyncio.Lock)
     dead: bool = False
 
@@ -157,7 +154,6 @@ class Zygote:
             )
         pidfd = hello.fds[0]
         sandbox = Sandbox(channel=channel, init=pidfd, pid=pid_of(pidfd), zygote=self)
-        self.in_flight.add(sandbox.pid)
         return sandbox
 
     async def _answer(self) -> bytes:
@@ -287,6 +283,11 @@ class Pool:
                 code="zygote-not-started",
                 hint="its own message is in the daemon's log",
             ) from e
+        except BaseException:
+            # Nobody knows it yet who could stop it later.
+            zygote.stop()
+            process.kill()
+            raise
         self.generations[set_name] = self.generations.get(set_name, 0) + 1
         self._log.event(
             "zygote-started",
@@ -347,4 +348,4 @@ class Pool:
                 await asyncio.wait(stuck, timeout=5)
 
 
-__all__ = ["BARE", "Pool", "Sandbox", "Zygote", "command", "pid_of", "wire"]
+__all__ = ["BARE", "Pool", "Sandbox", "Zygote", "command", "pid_of"]

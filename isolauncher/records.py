@@ -3,7 +3,7 @@
 
 ``activities/ID`` holds JSON objects, a line each, only ever appended:
 
-    {"event": "planned", …}   what was leased and made, before the zygote forks
+    {"event": "planned", …}   what was leased, before init is sent its plan
     {"event": "forked", …}    pids, with their start times
     {"event": "go", …}        from here on the activity runs
     {"event": "exited", …}    written by init, whatever became of the daemon

@@ -88,6 +88,7 @@ def _differences(whole: plan.Plan, sealed: Sealed) -> Iterator[str]:
     yield from _ids(steps, sealed)
     yield from _namespaces(steps, sealed)
     yield from _mounts(steps, sealed)
+    yield from _directories(sealed)
     yield from _descriptors(sealed)
     yield from _limits(steps, sealed)
     yield from _cgroup(steps, sealed)
@@ -199,7 +200,7 @@ def _expected_mounts(
     steps: list[plan.Step], sealed: Sealed
 ) -> Iterator[tuple[str, str, frozenset[str], bool]]:
     """(path, kind or "", options it must have, whether more may be mounted below)."""
-    copied = {n.what for n in sealed.notes if n.why == "copied in instead"}
+    notes = {n.what: n.why for n in sealed.notes}
     for step in steps:
         match step:
             case plan.NewRoot():
@@ -214,9 +215,13 @@ def _expected_mounts(
                 options = frozenset(("rw", "nosuid", "noexec"))
                 yield "/dev/pts", "devpts", options, False
             case plan.Attach():
-                if f"id-mapped mount of {step.path}" in copied:
+                unmapped = notes.get(f"id-mapped mount of {step.path}")
+                if unmapped == "copied in instead":
                     continue
-                yield step.path, "", _options(step.attributes), step.kind == "directory"
+                wanted = _options(step.attributes)
+                if step.mapped is not None and unmapped is None:
+                    wanted |= {"idmapped"}
+                yield step.path, "", wanted, step.kind == "directory"
             case _:
                 pass
 
@@ -258,6 +263,17 @@ def _mounts(steps: list[plan.Step], sealed: Sealed) -> Iterator[str]:
     for step in steps:
         if isinstance(step, plan.Attach) and step.path in seen:
             yield from _right_thing(step, sealed)
+
+
+def _directories(sealed: Sealed) -> Iterator[str]:
+    """A working directory outside the root is a way out of it (CVE-2024-21626)."""
+    host = os.stat("/")
+    for whose, pid in (("its", sealed.stem), ("init's", sealed.init)):
+        root, here = os.stat(f"/proc/{pid}/root"), os.stat(f"/proc/{pid}/cwd")
+        if (root.st_dev, root.st_ino) == (host.st_dev, host.st_ino):
+            yield f"{whose} root is the host's"
+        if (here.st_dev, here.st_ino) != (root.st_dev, root.st_ino):
+            yield f"{whose} working directory is not its root"
 
 
 def _right_thing(step: plan.Attach, sealed: Sealed) -> Iterator[str]:

@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping
 from typing import NoReturn
 
 from isolauncher import init, kernel, netlink, plan, wire
-from isolauncher.errors import IsolauncherError, ZygoteError
+from isolauncher.errors import IsolauncherError
 from isolauncher.zygote import handover, preload, program, sets, stem, unseen
 from isolauncher.zygote.handover import Pristine, World, signals, streams
 
@@ -232,6 +232,3 @@ def _execute(
 ) -> NoReturn:
     stem.ready(channel, program=argv, tier="exec", why=why)
     stem.execute(channel, path, argv, environment, signals.for_exec)
-
-
-__all__ = ["ZygoteError", "main"]

@@ -542,7 +542,7 @@ def test_without_cgroups_a_policy_that_requires_them_launches_nothing() -> None:
         '[bus]\nsession-call = ["org.sugarlabs.IsoLauncher1=org.x.y@/org/x"]\n',
         '[bus]\nsession-call = ["org.sugarlabs.IsoLauncher1.sub=org.x.y@/org/x"]\n',
         '[bus]\nsession-own = ["org.laptop.Activity{activity-id}"]\n',
-        '[bus]\nsession-call = ["org.laptop.Shell=org.laptop.Shell.X@/org/laptop/Shell"]\n',
+        '[bus]\nsession-call = ["org.laptop.Shell=org.laptop.Shell.X@/org/x"]\n',
         "[bus]\naccessibility = true\n",
         "[bus]\ninput-method = true\n",
         '[devices]\nallow = ["camera"]\n',

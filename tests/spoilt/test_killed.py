@@ -149,6 +149,11 @@ def interrupt(
     run.close()
     if said is None or said.get("status") != 0 or not full.ran():
         yield f"{what}: the next launch: {said}"
+    try:
+        # The next row starts from here.
+        nothing_left(of, before, f"{what}: the next launch")
+    except AssertionError as e:
+        yield str(e)
 
 
 def interrupt_all(full: Full, pairs: Iterator[tuple[Call, str]]) -> int:
@@ -172,7 +177,9 @@ def test_a_launch_whose_helper_is_killed_leaves_nothing(
     doomed: Full, victim: str
 ) -> None:
     pairs = [p for p in table(record(doomed)) if p[1] == victim]
-    assert interrupt_all(doomed, every(pairs, len(pairs) // 12)) >= 12
+    # A new daemon, or a new zygote, costs a second or two on a busy machine.
+    least = 8 if victim in ("daemon", "zygote") else 12
+    assert interrupt_all(doomed, every(pairs, len(pairs) // least)) >= least
 
 
 @pytest.mark.long

@@ -201,6 +201,7 @@ class Watch:
             assert found, read_log(self.where, self.since)
             assert all(line.startswith("isolauncher: ") for line in found)
         assert faults or not self.lines("internal-error"), self.lines("internal-error")
+        nothing_left(self.where, self.leftovers)
         normal_launch(self.where)
         nothing_left(self.where, self.leftovers)
         until(lambda: self._held() == self.held)

@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Holes that a review found, each as the test that would have shown it."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import signal
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from support.daemons import Leftovers, Service, nothing_left, service
+from support.powers import namespaces, need, sandboxes
+
+from isolauncher import foreign, kernel, opener, plan, verify, wire
+from isolauncher.channel import Channel, leave, readable
+from isolauncher.errors import StepError, WireError
+from isolauncher.request import Caller
+
+BOB = 12345
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[Service]:
+    need(sandboxes())
+    with service() as made:
+        yield made
+
+
+def _caller() -> Caller:
+    return Caller(uid=BOB, gid=BOB, groups=(), pid=os.getpid())
+
+
+def _in_the_opening_child(
+    monkeypatch: pytest.MonkeyPatch, then: Callable[[], None]
+) -> None:
+    """Have ``then`` happen in the child once it has the caller's ids."""
+    become = opener.become
+
+    def and_then(caller: Caller) -> None:
+        become(caller)
+        then()
+
+    monkeypatch.setattr(opener, "become", and_then)
+
+
+def test_a_callers_sigterm_to_the_opening_child_does_not_end_the_daemon(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The fork shares the pipe that the daemon's signal handlers write to."""
+    need(sandboxes())
+    _in_the_opening_child(monkeypatch, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    heard: list[int] = []
+
+    async def scene() -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, heard.append, signal.SIGTERM)
+        try:
+            with pytest.raises(StepError) as failed:
+                await opener.open_as(_caller(), (), None)
+            assert failed.value.code == "open-failed"
+            # One more turn of the loop, had there been something in its pipe.
+            await asyncio.sleep(0)
+        finally:
+            loop.remove_signal_handler(signal.SIGTERM)
+
+    asyncio.run(scene())
+    assert heard == []
+
+
+def test_a_caller_cannot_look_into_the_child_that_opens_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is a copy of root's memory and descriptors, whatever fs.suid_dumpable says."""
+    need(sandboxes())
+    reader, writer = os.pipe()
+    os.set_inheritable(writer, True)
+
+    def look(wants: object) -> Iterator[opener.Opened]:
+        peer = os.fork()
+        if peer == 0:
+            try:
+                os.listdir(f"/proc/{os.getppid()}/fd")
+            except PermissionError:
+                os._exit(7)
+            finally:
+                os._exit(0)
+        _, status = os.waitpid(peer, 0)
+        raise PermissionError(errno.EPERM, f"exit {os.waitstatus_to_exitcode(status)}")
+        yield
+
+    monkeypatch.setattr(opener, "_follow", look)
+    want = opener.Want(path="/usr", writable=False)
+    try:
+        with pytest.raises(StepError, match="exit 7"):
+            asyncio.run(opener.open_as(_caller(), (want,), None))
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def test_a_child_that_hangs_keeps_no_pipe_of_another_caller_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    need(sandboxes())
+    reader, writer = os.pipe()
+    monkeypatch.setattr(opener, "PATIENCE_S", 0.2)
+    _in_the_opening_child(monkeypatch, lambda: os.kill(os.getpid(), signal.SIGSTOP))
+
+    async def scene() -> None:
+        asking = asyncio.create_task(opener.open_as(_caller(), (), None))
+        # It is forked by the first step of the task and stops with the caller's ids.
+        await asyncio.sleep(0)
+        os.close(writer)
+        await asyncio.wait_for(readable(reader), 5)
+        assert os.read(reader, 1) == b""
+        assert not asking.done()
+        with pytest.raises(StepError) as failed:
+            await asking
+        assert failed.value.code == "open-timeout"
+
+    asyncio.run(scene())
+    os.close(reader)
+
+
+def test_descriptors_of_a_refused_message_are_not_closed_by_the_one_thread() -> None:
+    """Closing may wait for who sent them: it is left to `foreign.close`."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    null = os.open(os.devnull, os.O_RDONLY)
+    channel = Channel(ours)
+    with theirs:
+        # More than were asked for as well: what is cut off, the kernel closes.
+        for data, count in ((b"no json", 1), (b"{}", 40)):
+            socket.send_fds(theirs, [data], [null] * count)
+            with pytest.raises(WireError):
+                asyncio.run(channel.recv(max_fds=1))
+    os.close(null)
+    apart = channel.take_apart()
+    assert len(apart) == 1 + 1 + 40
+    wire.close_all(apart)
+
+
+def test_an_overlay_of_another_mount_namespace_is_not_even_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Below it may be a file system whose server never answers (FUSE)."""
+    with open(__file__, "rb") as ours:
+        assert foreign.served(ours.fileno()) is None
+        monkeypatch.setattr(
+            kernel, "file_system", lambda fd: kernel.OVERLAYFS_SUPER_MAGIC
+        )
+        assert foreign.served(ours.fileno()) is None
+        need(namespaces("mnt"))
+        theirs = _of_another_namespace(__file__)
+        try:
+            why = foreign.served(theirs)
+            assert why is not None
+            assert "another mount namespace" in why
+        finally:
+            os.close(theirs)
+
+
+def _of_another_namespace(path: str) -> int:
+    ours, theirs = socket.socketpair()
+    child = os.fork()
+    if child == 0:
+        try:
+            kernel.Linux().unshare(kernel.CLONE_NEWNS)
+            socket.send_fds(theirs, [b"x"], [os.open(path, os.O_RDONLY)])
+        finally:
+            os._exit(0)
+    theirs.close()
+    with ours:
+        _, fds, _, _ = socket.recv_fds(ours, 1, 1)
+    os.waitpid(child, 0)
+    return fds[0]
+
+
+@pytest.mark.parametrize("words", [b'{"version":1,"verb":"ps"}', b""])
+def test_a_lingering_socket_nobody_reads_does_not_stop_the_daemon(
+    daemon: Service, words: bytes
+) -> None:
+    """Its last holder waits for it, in the kernel, though it never received it."""
+    assert daemon.process is not None
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        sock = socket.create_connection(server.getsockname())
+        other, _ = server.accept()
+    sock.setblocking(False)
+    with suppress(BlockingIOError):
+        while True:
+            sock.send(b"x" * 65536)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 3600))
+    client = daemon.client()
+    # Ours must be closed before the daemon can close its own.
+    daemon.process.send_signal(signal.SIGSTOP)
+    wire.send(client, {"version": 1, "verb": "ps"})
+    socket.send_fds(client, [words], [sock.fileno()])
+    sock.close()
+    client.close()
+    daemon.process.send_signal(signal.SIGCONT)
+    assert daemon.ask({"version": 1, "verb": "ps"})["event"] == "list"
+    other.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    other.close()
+
+
+def test_a_client_that_cannot_be_told_of_the_start_still_ends_its_program(
+    daemon: Service,
+) -> None:
+    before = Leftovers.now(daemon)
+    null = os.open(os.devnull, os.O_RDWR)
+    with daemon.client() as client:
+        client.shutdown(socket.SHUT_RD)
+        message = {
+            "version": 1,
+            "verb": "run",
+            "id": None,
+            "program_kind": "name",
+            "argv": ["sleep", "1000"],
+            "policy": None,
+            "tier": None,
+            "environment": {},
+            "setenv": {},
+            "umask": 0o22,
+            "tied": True,
+            "descriptors": ["stdin", "stdout", "stderr"],
+        }
+        daemon_log = len(daemon.log)
+        wire.send(client, message, [null, null, null])
+        daemon.wait_for_log("launched", since=daemon_log)
+    os.close(null)
+    nothing_left(daemon, before)
+
+
+def test_whoever_waits_for_a_descriptor_that_is_closed_does_not_wait_for_its_heir() -> (
+    None
+):
+    """The number is another's a moment later, in the same turn of the loop."""
+
+    async def scene() -> None:
+        first, one = os.pipe()
+        early = asyncio.create_task(readable(first))
+        await asyncio.sleep(0)
+        leave(first)
+        os.close(first)
+        second, two = os.pipe()
+        assert second == first
+        late = asyncio.create_task(readable(second))
+        await asyncio.wait_for(early, 5)
+        assert not late.done()
+        os.write(two, b"x")
+        await asyncio.wait_for(late, 5)
+        for fd in (one, second, two):
+            os.close(fd)
+
+    asyncio.run(scene())
+
+
+def test_a_launch_that_failed_reports_nothing_as_enforced(
+    daemon: Service, tmp_path: Path
+) -> None:
+    cgroup_taken = "taken"
+    made = [p for p in _parents(daemon) if not (p / cgroup_taken).mkdir()]
+    need(None if made else "no cgroups here")
+    try:
+        done = daemon.run("--id", cgroup_taken, "--", "true")
+    finally:
+        for parent in made:
+            with suppress(FileNotFoundError):
+                (parent / cgroup_taken).rmdir()
+    assert done.status == 125
+    assert done.report is not None
+    assert done.report["enforced"] == []
+
+
+def _parents(daemon: Service) -> list[Path]:
+    status = os.stat(daemon.run_dir)
+    name = f"isolauncher-{status.st_dev:x}-{status.st_ino:x}"
+    return sorted(Path("/sys/fs/cgroup").glob(f"*/{name}"))
+
+
+def test_a_working_directory_outside_the_root_is_a_difference() -> None:
+    """As in CVE-2024-21626; pytest itself stands in for stem and init."""
+    sealed = verify.Sealed(
+        init=os.getpid(), stem=os.getpid(), descriptors={}, probes={}, notes=()
+    )
+    found = list(verify._directories(sealed))
+    assert "its working directory is not its root" in found
+    assert "init's root is the host's" in found
+
+
+def test_an_id_mapped_mount_that_is_none_is_a_difference() -> None:
+    step = plan.Attach(
+        path="/x", descriptor="x", kind="file", attributes=plan.READ_ONLY, mapped=1
+    )
+    note = plan.Skipped(what="id-mapped mount of /x", why="not here")
+    for notes, wanted in (((), True), ((note,), False)):
+        sealed = verify.Sealed(init=0, stem=0, descriptors={}, probes={}, notes=notes)
+        [(_, _, options, _)] = verify._expected_mounts([step], sealed)
+        assert ("idmapped" in options) is wanted
