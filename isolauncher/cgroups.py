@@ -9,12 +9,14 @@ where its controllers are there, version 1 else.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 
-from . import host
+from . import host, paths
 from .plan import CgroupPlace
 
 
@@ -26,6 +28,19 @@ class Parents:
 
     def for_activity(self, activity_id: str) -> tuple[CgroupPlace, ...]:
         return tuple(replace(p, path=f"{p.path}/{activity_id}") for p in self.places)
+
+
+def name_for(run_dir: Path) -> str:
+    """One directory per daemon, so that two do not clean up after each other.
+
+    The same after a restart, to find what is left.
+    """
+    if str(run_dir) == paths.RUN_DIR:
+        return "isolauncher"
+    status = os.stat(run_dir)
+    # The path too: an inode's number is soon another directory's.
+    what = f"{status.st_dev} {status.st_ino} {run_dir.absolute()}"
+    return f"isolauncher-{hashlib.sha256(what.encode()).hexdigest()[:12]}"
 
 
 def prepare(found: Mapping[str, host.CgroupPlace], name: str) -> Parents:

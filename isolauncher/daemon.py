@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import hashlib
 import os
 import resource
 import signal
@@ -118,14 +117,7 @@ class Daemon:
     def _cgroup_parents(self) -> cgroups.Parents:
         if not self.host.cgroups:
             return cgroups.Parents(places=())
-        # One directory per daemon, so that two (a test's, --standalone's) do not
-        # clean up after each other; the same after a restart, to find what is left.
-        name = "isolauncher"
-        if self.config.run_dir != paths.RUN_DIR:
-            status = os.stat(self.run_dir)
-            # The path too: an inode's number is soon another directory's.
-            what = f"{status.st_dev} {status.st_ino} {self.run_dir.absolute()}"
-            name += f"-{hashlib.sha256(what.encode()).hexdigest()[:12]}"
+        name = cgroups.name_for(self.run_dir)
         if not self.config.socket:
             name = cgroups.alone(name, os.getpid())
         return cgroups.prepare(self.host.cgroups, name)

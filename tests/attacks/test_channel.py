@@ -763,7 +763,7 @@ def test_clients_that_vanish_after_send_leave_nothing(
 
     More of them than answers fit the zygote's channel: each was once left there.
     """
-    _vanishing(daemon, 400, ["sleep", "60"])
+    _vanishing(daemon, 300, ["sleep", "60"])
     watch.settled()
 
 
@@ -771,7 +771,7 @@ def test_clients_that_vanish_while_a_failed_launch_is_undone_leave_nothing(
     daemon: Service, watch: Watch
 ) -> None:
     """Row 9: giving back is finished whoever waits for it."""
-    _vanishing(daemon, 160, ["no-such-program"])
+    _vanishing(daemon, 80, ["no-such-program"])
     watch.settled()
 
 

@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from isolauncher import wire
+from isolauncher import cgroups, wire
 
 TOP = Path(__file__).resolve().parents[2]
 COMMAND = (sys.executable, "-m", "isolauncher")
@@ -316,8 +316,7 @@ def _sandbox_processes(where: Service) -> Iterator[str]:
 
 def _cgroups(where: Service) -> Iterator[str]:
     """The groups below this daemon's own; other daemons may be at work as well."""
-    status = os.stat(where.run_dir)
-    own = f"isolauncher-{status.st_dev:x}-{status.st_ino:x}"
+    own = cgroups.name_for(where.run_dir)
     for directory, names, _ in os.walk("/sys/fs/cgroup"):
         if own in directory.split("/"):
             yield from (os.path.join(directory, name) for name in names)
