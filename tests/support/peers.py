@@ -181,6 +181,8 @@ class Watch:
     since: int = field(init=False)
 
     def __post_init__(self) -> None:
+        if len(zygotes(self.where)) < 2:
+            normal_launch(self.where)  # one was killed, and is started when needed
         self.leftovers = Leftovers.now(self.where)
         self.held = self._held()
         self.since = (self.where.top / "log").stat().st_size
