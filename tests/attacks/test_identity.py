@@ -130,7 +130,12 @@ def test_a_caller_can_do_nothing_to_the_daemon_the_zygotes_or_a_sandbox(
         wire.send(sock, run_message(argv=["sleep", "60"]), [null] * 3)
         stem = wire.recv(sock).fields["pid"]
         assert isinstance(stem, int)
-        init = int(Path(f"/proc/{stem}/stat").read_text().rpartition(")")[2].split()[1])
+        init = int(
+            Path(f"/proc/{stem}/stat")
+            .read_text(errors="replace")
+            .rpartition(")")[2]
+            .split()[1]
+        )
         victims = {**pids(daemon), "init": init, "program": stem}
         for name, pid in victims.items():
             for uid in (BOB, 80000, 80009, 65534):
@@ -146,7 +151,7 @@ def test_a_caller_can_do_nothing_to_the_daemon_the_zygotes_or_a_sandbox(
 
 
 def _uid_of(pid: int) -> int:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+    for line in Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines():
         if line.startswith("Uid:"):
             return int(line.split()[1])
     raise AssertionError(pid)

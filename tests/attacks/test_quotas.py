@@ -386,7 +386,7 @@ def _numbers(where: Service) -> dict[str, int]:
     ours = set(pids(where).values())
     for name, pid in pids(where).items():
         found[f"{name} descriptors"] = len(os.listdir(f"/proc/{pid}/fd"))
-        status = Path(f"/proc/{pid}/status").read_text()
+        status = Path(f"/proc/{pid}/status").read_text(errors="replace")
         (rss,) = [x for x in status.splitlines() if x.startswith("RssAnon:")]
         found[f"{name} memory"] = int(rss.split()[1])
         found[f"{name} tasks"] = len(os.listdir(f"/proc/{pid}/task"))
@@ -399,7 +399,12 @@ def _numbers(where: Service) -> dict[str, int]:
 
 def _is_zombie(name: str, parents: set[int]) -> bool:
     try:
-        fields = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()
+        fields = (
+            Path(f"/proc/{name}/stat")
+            .read_text(errors="replace")
+            .rpartition(")")[2]
+            .split()
+        )
     except OSError:
         return False
     return fields[0] == "Z" and int(fields[1]) in parents

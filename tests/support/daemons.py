@@ -289,7 +289,7 @@ def _pids_below(pid: int) -> Iterator[int]:
     for name in os.listdir("/proc"):
         if name.isdigit():
             try:
-                stat = Path(f"/proc/{name}/stat").read_text()
+                stat = Path(f"/proc/{name}/stat").read_text(errors="replace")
             except (FileNotFoundError, ProcessLookupError):
                 continue
             parent = int(stat.rpartition(")")[2].split()[1])
