@@ -260,9 +260,9 @@ def _write_setting(path: str, value: str, c: Context) -> None:
     try:
         c.kernel.write_file(path, value.encode())
     except FileNotFoundError:
-        # memory.swap.max is missing where swap accounting is off: then there is
+        # The swap's are missing where swap accounting is off: then there is
         # nothing to limit. Any other limit must exist, or we should not have planned.
-        if not path.endswith("/memory.swap.max"):
+        if not path.endswith(plan.SWAP_FILES):
             raise
 
 

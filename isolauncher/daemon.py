@@ -258,8 +258,11 @@ class Daemon:
         assert sandbox is not None  # noqa: S101
         assert record is not None  # noqa: S101
         await sandbox.ended()
-        activity.status = cleanup.exit_status(records.read(record))
+        # The record first, as for a daemon that comes later; init's own word where
+        # the record could not be written.
         try:
+            events = {**sandbox.last_words(), **records.read(record)}
+            activity.status = cleanup.exit_status(events)
             await self._give_back(activity)
         finally:
             activity.state = "exited"
@@ -726,11 +729,15 @@ def _journal() -> str:
 
 async def _warm(daemon: Daemon) -> None:
     """Zygotes before the first launch; a failure is told again by that launch."""
-    for name in ("python", pool.BARE):
-        try:
-            await daemon.pool.zygote(name)
-        except IsolauncherError as e:
-            daemon.log.event("zygote-failed", set=name, message=e.message)
+    names = ("python", pool.BARE)
+    results = await asyncio.gather(
+        *(daemon.pool.zygote(name) for name in names), return_exceptions=True
+    )
+    for name, result in zip(names, results, strict=True):
+        if isinstance(result, IsolauncherError):
+            daemon.log.event("zygote-failed", set=name, message=result.message)
+        elif isinstance(result, BaseException):
+            raise result
     # What is there now stays: no launch shall wait while it is searched for garbage.
     gc.collect()
     gc.freeze()

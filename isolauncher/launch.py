@@ -4,7 +4,7 @@
     Request → (Policy, Identity, Host) → Plan → apply → verify → hand over → go
 
 `launch` walks it for the daemon. Whatever fails ends the sandbox and gives everything
-back; no byte of activity code has run then.
+back; before "go" no byte of activity code has run.
 """
 
 from __future__ import annotations

@@ -675,6 +675,8 @@ def build(
 
     before: list[Step] = [
         Stdio(),
+        # Those of the mounts, before the limit on descriptors counts them.
+        CloseDescriptors(),
         ResetSignals(),
         SetUmask(umask=umask),
         _limits(policy, machine, skipped),
@@ -769,6 +771,7 @@ def _cgroup(
 
 
 CONTROLLERS = ("memory", "pids", "cpu")
+SWAP_FILES = ("/memory.swap.max", "/memory.memsw.limit_in_bytes")
 
 
 def _settings(
@@ -783,7 +786,11 @@ def _settings(
                 ("memory.swap.max", "0"),
             )
         case "memory", _:
-            return (("memory.limit_in_bytes", str(limits.memory)),)
+            # The second counts memory and swap together, and may not be the lower.
+            return (
+                ("memory.limit_in_bytes", str(limits.memory)),
+                ("memory.memsw.limit_in_bytes", str(limits.memory)),
+            )
         case "pids", _:
             # Two more than the policy's count, which RLIMIT_NPROC keeps exactly: init
             # is in the cgroup, and what lends an id-mapped mount its user namespace.
@@ -1009,6 +1016,14 @@ def _landlock(
                 what="landlock TCP",
                 why=f"ABI {machine.landlock_abi} knows no TCP rules; "
                 "the network namespace alone closes it",
+            )
+        )
+    if policy.network == "host" and not scopes:
+        skipped.append(
+            Skipped(
+                what="landlock scopes",
+                why=f"ABI {machine.landlock_abi} knows none, and abstract sockets are "
+                "the network namespace's: the host's can be reached",
             )
         )
     read = kernel.FS_READ_FILE | kernel.FS_READ_DIR

@@ -16,9 +16,10 @@ import signal
 import socket
 import subprocess
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
-from . import kernel
+from . import kernel, wire
 from .channel import Channel, leave, readable
 from .errors import StepError, WireError, ZygoteError
 from .log import Log
@@ -61,6 +62,14 @@ class Sandbox:
     def kill(self) -> None:
         """End it all: without its init the kernel kills the whole namespace."""
         send_signal(self.init, signal.SIGKILL)
+
+    def last_words(self) -> dict[str, dict[str, object]]:
+        """What init has said that nobody heard, by event; once it has ended."""
+        said: dict[str, dict[str, object]] = {}
+        with suppress(WireError):
+            while (message := wire.try_recv(self.channel.sock)) is not None:
+                said[str(message.fields.get("event"))] = message.fields
+        return said
 
     async def ended(self) -> None:
         if self.init >= 0:

@@ -354,7 +354,7 @@ def _setting(path: str, value: str) -> Iterator[str]:
         with open(path) as f:
             found = f.read().strip()
     except FileNotFoundError:
-        if not path.endswith("/memory.swap.max"):
+        if not path.endswith(plan.SWAP_FILES):
             yield f"{path} is missing"
         return
     # The kernel rounds sizes down to pages and shares to what its scheduler knows.

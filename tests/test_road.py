@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-
 from support.daemons import Leftovers, Service, nothing_left, service
 from support.powers import need, sandboxes
 

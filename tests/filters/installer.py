@@ -44,7 +44,7 @@ def main(descriptor: str, seccomp: str, probe: str, *argv: str) -> None:
             raise SystemExit("the probe was let through")
         if ctypes.get_errno() != int(answer):
             raise SystemExit(f"the probe: errno {ctypes.get_errno()}, not {answer}")
-    os.execvp(argv[0], argv)  # noqa: S606 - its whole purpose
+    os.execvp(argv[0], argv)
 
 
 if __name__ == "__main__":

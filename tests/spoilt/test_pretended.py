@@ -30,6 +30,8 @@ ONLY_LOOK = {"namespace", "shares_mounts"}
 """They change nothing: an answer made up hides no other call's lie by itself."""
 
 UNSEEN = {
+    ("close-descriptors", "close_except"): "done twice, before the limit on "
+    "descriptors and last of all: without the one the other closes them",
     ("", "set_name"): "a name for ps",
     ("show-as", "set_name"): "a name for ps",
     ("join-keyring", "join_session_keyring"): "another process's keyrings cannot be "

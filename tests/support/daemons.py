@@ -230,7 +230,7 @@ def service(
 ) -> Iterator[Service]:
     """A started daemon in a fresh directory; stopped, and looked after, at the end."""
     # Not pytest's own directory: that one is 0700, and callers of any uid come here.
-    top = Path(tempfile.mkdtemp(prefix="isolauncher-", dir="/tmp"))  # noqa: S108
+    top = Path(tempfile.mkdtemp(prefix="isolauncher-", dir="/tmp"))
     top.chmod(0o755)
     made = Service(
         top=top, command=command, environment=environment or {}, config=config

@@ -287,11 +287,23 @@ class Trace:
 def nothing_left(of: Spoilt, before: Trace, what: object = "") -> None:
     """Assert that all is as before; the kernel may need a moment to be done."""
     deadline = time.monotonic() + 10
-    while (now := _alike(of, before)) != before and time.monotonic() < deadline:
+    while (odd := _changes(of, before)) and time.monotonic() < deadline:
         select.select([], [], [], 0.01)
+    assert not odd, f"{what}: {odd}"
+
+
+def _changes(of: Spoilt, before: Trace) -> list[str]:
+    now = _alike(of, before)
+    odd = []
     for name in Trace.__dataclass_fields__:
-        was, is_ = getattr(before, name), getattr(now, name)
-        assert is_ == was, f"{what}: {name}: left {is_ - was}, gone {was - is_}"
+        was = getattr(before, name) or frozenset()
+        is_ = getattr(now, name) or frozenset()
+        if is_ - was:
+            odd.append(f"{name}: left {is_ - was}")
+        # A descriptor of what came before may have been on its way out just then.
+        if was - is_ and name != "descriptors":
+            odd.append(f"{name}: gone {was - is_}")
+    return odd
 
 
 def _alike(of: Spoilt, before: Trace) -> Trace:
