@@ -38,8 +38,8 @@ class Context:
 
     ``descriptors`` maps the plan's names to descriptors; ``keep`` are those that
     survive `CloseDescriptors`; ``stem`` is the stem's pid as init sees it; ``root``
-    the new root's mount; ``umap`` gives a descriptor of a user namespace that maps one
-    uid of the file system to the activity's.
+    the new root's mount; ``ruleset`` Landlock's, until it binds; ``identity`` the
+    activity's uid inside, its uid and its gid outside.
     """
 
     kernel: Kernel
@@ -47,6 +47,7 @@ class Context:
     keep: frozenset[int]
     stem: int = 0
     root: int = -1
+    ruleset: int = -1
     identity: tuple[int, int, int] = (-1, -1, -1)
     notes: list[plan.Skipped] = field(default_factory=list)
 
@@ -220,16 +221,13 @@ def _apply(step: plan.Step, c: Context) -> None:
             k.set_dumpable(dumpable=True)
         case plan.NoNewPrivs():
             k.no_new_privs()
+        case plan.LandlockRules():
+            c.ruleset = k.landlock_ruleset(step.files, step.net, step.scopes)
+            _allow(step.rules, c)
         case plan.Landlock():
-            ruleset = k.landlock_ruleset(step.files, step.net, step.scopes)
-            for rule in step.rules:
-                fd = os.open(rule.path, os.O_PATH | os.O_CLOEXEC)
-                try:
-                    k.landlock_allow(ruleset, fd, rule.rights)
-                finally:
-                    os.close(fd)
-            k.landlock_restrict(ruleset)
-            os.close(ruleset)
+            _allow(step.rules, c)
+            k.landlock_restrict(c.ruleset)
+            os.close(c.ruleset)
         case plan.CloseDescriptors():
             k.close_except(c.keep)
         case plan.Seccomp():
@@ -254,6 +252,15 @@ def _apply(step: plan.Step, c: Context) -> None:
 def _inside(path: str) -> str:
     """A path of the new root, from the root as working directory (see NewRoot)."""
     return "." + path
+
+
+def _allow(rules: tuple[plan.LandlockRule, ...], c: Context) -> None:
+    for rule in rules:
+        fd = os.open(rule.path, os.O_PATH | os.O_CLOEXEC)
+        try:
+            c.kernel.landlock_allow(c.ruleset, fd, rule.rights)
+        finally:
+            os.close(fd)
 
 
 def _write_setting(path: str, value: str, c: Context) -> None:

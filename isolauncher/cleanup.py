@@ -17,9 +17,11 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from . import cgroups, pool, records
+from . import cgroups, records
 from .channel import Channel, readable
 from .launch import Activity
+from .rooms import Room
+from .sandbox import Sandbox, pid_of, send_signal
 
 if TYPE_CHECKING:
     from .daemon import Daemon
@@ -52,7 +54,7 @@ async def adopt(daemon: Daemon) -> None:
             continue
         if pidfd >= 0:
             # In flight when its daemon died: it never got its "go".
-            pool.send_signal(pidfd, signal.SIGKILL)
+            send_signal(pidfd, signal.SIGKILL)
             await readable(pidfd)
             os.close(pidfd)
         await _bury(daemon, activity, events)
@@ -112,15 +114,18 @@ def _activity(name: str, record: records.Record, events: Events) -> Activity:
         tier=str(fields.get("tier")),
         path=str(fields.get("path")),
         program=words("program"),
-        uid=number("uid"),
-        inner_uid=number("inner_uid"),
+        room=Room(
+            id=name,
+            uid=number("uid"),
+            inner_uid=number("inner_uid"),
+            leased_as=name if number("uid") >= 0 else None,
+            cgroups=tuple(words("cgroups")),
+        ),
         tied=fields.get("tied") is True,
         client_pid=number("client_pid"),
         client_start=number("client_start"),
         started=_started(fields.get("started")),
         record=record,
-        cgroups=tuple(words("cgroups")),
-        leased=number("uid") >= 0,
         enforced=tuple(words("enforced")),
         namespaces={str(k): str(v) for k, v in names.items()}
         if isinstance(names, dict)
@@ -141,10 +146,10 @@ async def _take_over(
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     theirs.close()
     stem = _pidfd(forked.get("pid"), forked.get("pid_start"))
-    activity.sandbox = pool.Sandbox(
+    activity.room.sandbox = Sandbox(
         channel=Channel(ours),
         init=pidfd,
-        pid=pool.pid_of(pidfd),
+        pid=pid_of(pidfd),
         zygote=None,
         stem=stem,
         stem_pid=_int(forked.get("pid")),
@@ -152,7 +157,7 @@ async def _take_over(
     activity.pid = _int(forked.get("pid"))
     activity.state = "running"
     daemon.activities[activity.id] = activity
-    daemon.log.event("adopted", id=activity.id, pid=activity.pid, uid=activity.uid)
+    daemon.log.event("adopted", id=activity.id, pid=activity.pid, uid=activity.room.uid)
     daemon.spawn(asyncio.create_task(daemon.attend(activity)))
     if activity.tied:
         daemon.spawn(asyncio.create_task(_await_client(daemon, activity)))
@@ -180,14 +185,14 @@ async def _await_client(daemon: Daemon, activity: Activity) -> None:
 async def _bury(daemon: Daemon, activity: Activity, events: Events) -> None:
     """It ended while no daemon looked; its client may still come and ask how."""
     activity.status = exit_status(events)
-    busy = activity.cgroups
+    busy = activity.room.cgroups
     for pause in (0.0, 0.01, 0.1, 1.0):
         await asyncio.sleep(pause)
         busy = cgroups.remove(busy)
         if not busy:
             break
-    if activity.leased:
-        daemon.ledger.release(activity.uid, activity.id)
+    if activity.room.leased_as is not None:
+        daemon.ledger.release(activity.room.uid, activity.id)
     if activity.record is not None:
         activity.record.remove()
     activity.state = "exited"
@@ -215,8 +220,12 @@ def _ledger(daemon: Daemon) -> None:
 
 
 async def _cgroups(daemon: Daemon) -> None:
-    """Directories of ours that no activity has."""
-    known = set(daemon.activities) | set(records.names(daemon.run_dir))
+    """Directories of ours that no activity has; a room gave them their name."""
+    known = {
+        os.path.basename(path)
+        for activity in daemon.activities.values()
+        for path in activity.room.cgroups
+    }
     left = cgroups.left_behind(daemon.parents)
     left[cgroups.alone("")] = cgroups.of_ended(daemon.parents)
     for name, paths in left.items():
@@ -241,7 +250,7 @@ def _kill_members(path: str) -> None:
             continue
         # Asked again now that it is held: the pid may have been another's by then.
         if pid in _members(path):
-            pool.send_signal(fd, signal.SIGKILL)
+            send_signal(fd, signal.SIGKILL)
         os.close(fd)
 
 

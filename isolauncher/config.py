@@ -17,6 +17,10 @@ program may do is never said here but in policies.
     connections = 32
     uids = 2000             # that the ledger may keep for it
 
+    [rooms]                 # sandboxes prepared before anybody asks (0: none)
+    ahead = 8
+    per-caller = 2
+
     [limits]                # of the daemon
     activities = 512
     launches = 32
@@ -89,6 +93,14 @@ class DaemonLimits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RoomsAhead:
+    """How many sandboxes may wait for who launched lately; root is a caller, too."""
+
+    ahead: int = 8
+    per_caller: int = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """Everything the daemon is told; the directories come from its command line.
 
@@ -98,6 +110,7 @@ class Config:
     uids: Uids = field(default_factory=Uids)
     quotas: Quotas = field(default_factory=Quotas)
     limits: DaemonLimits = field(default_factory=DaemonLimits)
+    rooms: RoomsAhead = field(default_factory=RoomsAhead)
     file: str | None = None
     socket: str = paths.SOCKET
     run_dir: str = paths.RUN_DIR
@@ -114,6 +127,7 @@ _BOUNDS: dict[str, dict[str, tuple[int, int]]] = {
         "connections": (1, 10_000),
         "uids": (1, 1_000_000),
     },
+    "rooms": {"ahead": (0, 1000), "per-caller": (0, 100)},
     "limits": {
         "activities": (1, 10_000),
         "launches": (1, 1000),
@@ -145,6 +159,7 @@ def load(
         uids=Uids(**values.get("uids", {})),
         quotas=Quotas(**values.get("quotas", {})),
         limits=DaemonLimits(**values.get("limits", {})),
+        rooms=RoomsAhead(**values.get("rooms", {})),
         file=name if text is not None else None,
         socket=where,
         # Two daemons must not share records: one with another socket keeps its own

@@ -33,10 +33,12 @@ from . import (
     host,
     kernel,
     launch,
+    opener,
     paths,
     plan,
     pool,
     records,
+    rooms,
     wire,
 )
 from .channel import Channel, readable
@@ -56,6 +58,7 @@ from .log import JOURNAL, Log
 from .policy.load import PolicyStore
 from .request import Attach, Caller, Ps, Request, Signal, Stats, Stop, parse
 from .request import parse_signal as read_signal
+from .sandbox import send_signal
 from .zygote.program import available_locales
 
 REMEMBER_S = 60
@@ -80,6 +83,9 @@ class Daemon:
     ) -> None:
         self.config = config
         self.log = log
+        # First, while there is no descriptor of anybody's that it could inherit.
+        self.openers = opener.Service()
+        self.openers.start()
         self.kernel: kernel.Kernel = linux or kernel.Linux()
         self.run_dir = Path(config.run_dir)
         self.state_dir = Path(config.state_dir)
@@ -101,6 +107,9 @@ class Daemon:
         self.outside = launch.new_outside()
         self.parents = self._cgroup_parents()
         self.pool = pool.Pool(log, command=command, died=self._zygote_died)
+        self.rooms = rooms.Rooms(
+            self, most=config.rooms.ahead, per_caller=config.rooms.per_caller
+        )
         self.activities: dict[str, Activity] = {}
         self._connections: Counter[int] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -122,14 +131,15 @@ class Daemon:
             name = cgroups.alone(name, os.getpid())
         return cgroups.prepare(self.host.cgroups, name)
 
-    def machine(self, activity_id: str) -> plan.Machine:
+    def machine(self) -> plan.Machine:
+        """As it is now; its cgroups are those that activities' own are made below."""
         hard = {
             name: resource.getrlimit(number)[1]
             for name, number in kernel.RLIMITS.items()
         }
         return plan.Machine(
             landlock_abi=self.host.landlock,
-            cgroups=self.parents.for_activity(activity_id),
+            cgroups=self.parents.places,
             why_no_cgroup="; ".join(
                 self.host.why[f"cgroup.{c}"]
                 for c in host.CONTROLLERS
@@ -147,7 +157,7 @@ class Daemon:
     def describe(self, activity: Activity) -> dict[str, object]:
         """What a record must say so that a later daemon can answer for it."""
         return {
-            "uid": activity.uid,
+            "uid": activity.room.uid,
             "caller_uid": activity.caller_uid,
             "caller_gid": activity.caller_gid,
             "policy": activity.policy,
@@ -155,13 +165,13 @@ class Daemon:
             "tier": activity.tier,
             "path": activity.path,
             "program": activity.program,
-            "inner_uid": activity.inner_uid,
+            "inner_uid": activity.room.inner_uid,
             "tied": activity.tied,
             "client_pid": activity.client_pid,
             "client_start": activity.client_start,
             "owner_pid": activity.owner_pid,
             "owner_start": activity.owner_start,
-            "cgroups": list(activity.cgroups),
+            "cgroups": list(activity.room.cgroups),
             "started": activity.started,
             "enforced": list(activity.enforced),
             "namespaces": activity.namespaces,
@@ -169,7 +179,7 @@ class Daemon:
         }
 
     def pids(self, activity: Activity) -> dict[str, object]:
-        sandbox = activity.sandbox
+        sandbox = activity.room.sandbox
         assert sandbox is not None  # noqa: S101
         return {
             "init_pid": sandbox.pid,
@@ -221,10 +231,6 @@ class Daemon:
         await asyncio.shield(undoing)
 
     async def _abandon(self, activity: Activity) -> None:
-        sandbox = activity.sandbox
-        if sandbox is not None:
-            sandbox.kill()
-            await sandbox.ended()
         try:
             await self._give_back(activity)
         finally:
@@ -234,26 +240,14 @@ class Daemon:
             activity.ended.set()
 
     async def _give_back(self, activity: Activity) -> None:
-        """After the last process is gone: cgroup, uid, record, descriptors."""
-        busy = activity.cgroups
-        for pause in (0.0, 0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 2.0):
-            # EBUSY: the kernel takes the last task out a moment after it has ended.
-            await asyncio.sleep(pause)
-            busy = cgroups.remove(busy)
-            if not busy:
-                break
-        for path in busy:
-            self.log.event("cgroup-left", id=activity.id, path=path)
-        if activity.leased:
-            self.ledger.release(activity.uid, activity.id)
+        """The room, then the record that says who has it."""
+        await rooms.dissolve(self, activity.room)
         if activity.record is not None:
             activity.record.remove()
-        if activity.sandbox is not None:
-            activity.sandbox.close()
 
     async def attend(self, activity: Activity) -> None:
         """Wait for a running activity's end, note how, and clean up after it."""
-        sandbox = activity.sandbox
+        sandbox = activity.room.sandbox
         record = activity.record
         assert sandbox is not None  # noqa: S101
         assert record is not None  # noqa: S101
@@ -273,7 +267,7 @@ class Daemon:
             id=activity.id,
             status=status,
             signal=number,
-            uid=activity.uid,
+            uid=activity.room.uid,
             caller=activity.caller_uid,
         )
         if activity.clients == 0 and activity.tied:
@@ -290,30 +284,33 @@ class Daemon:
         """SIGTERM to its main process, then the end of its init."""
         if activity.state == "exited":
             return
-        sandbox = activity.sandbox
+        sandbox = activity.room.sandbox
         if activity.state == "starting":
             # Nothing of it runs that could end of its own accord.
-            activity.stop_asked = True
-            if sandbox is not None:
-                sandbox.kill()
+            activity.room.end()
             await activity.ended.wait()
             return
         assert sandbox is not None  # noqa: S101 (for the type checker)
         activity.state = "stopping"
         if sandbox.stem >= 0:
-            pool.send_signal(sandbox.stem, signal.SIGTERM)
+            send_signal(sandbox.stem, signal.SIGTERM)
             # A stopped program gets no signal but SIGKILL and SIGCONT.
-            pool.send_signal(sandbox.stem, signal.SIGCONT)
+            send_signal(sandbox.stem, signal.SIGCONT)
         try:
             await asyncio.wait_for(asyncio.shield(sandbox.ended()), grace_s)
         except TimeoutError:
             sandbox.kill()
         await activity.ended.wait()
 
+    def starting(self) -> bool:
+        """Whether a launch is under way."""
+        return any(a.state == "starting" for a in self.activities.values())
+
     def _zygote_died(self, zygote: pool.Zygote) -> None:
         """Launches in flight end with their zygote; what runs does not."""
+        self.rooms.zygote_died(zygote)
         for activity in self.activities.values():
-            sandbox = activity.sandbox
+            sandbox = activity.room.sandbox
             if (
                 activity.state == "starting"
                 and sandbox is not None
@@ -515,7 +512,7 @@ class Daemon:
             id=activity.id,
             caller=caller.uid,
             policy=activity.policy,
-            uid=activity.uid,
+            uid=activity.room.uid,
             pid=activity.pid,
             tier=activity.tier,
             total_us=activity.timings.get("total"),
@@ -572,9 +569,9 @@ class Daemon:
             while True:
                 message = await channel.recv()
                 asked: Signal = read_signal(message.fields, len(message.fds))
-                sandbox = activity.sandbox
+                sandbox = activity.room.sandbox
                 if sandbox is not None and activity.state in ("running", "stopping"):
-                    pool.send_signal(sandbox.stem, signal.Signals[f"SIG{asked.name}"])
+                    send_signal(sandbox.stem, signal.Signals[f"SIG{asked.name}"])
         except IsolauncherError as e:
             if e.code != "wire-closed":
                 self.log.event("refused", id=activity.id, code=e.code)
@@ -594,7 +591,7 @@ class Daemon:
                 "id": a.id,
                 "bundle_id": None,
                 "pid": a.pid or None,
-                "uid": a.uid,
+                "uid": a.room.uid,
                 "caller_uid": a.caller_uid,
                 "policy": a.policy,
                 "tier": a.tier,
@@ -635,15 +632,17 @@ class Daemon:
         """Let go: what runs goes on, what is in flight ends."""
         self.closing.set()
         for activity in list(self.activities.values()):
-            if activity.state == "starting" and activity.sandbox is not None:
-                activity.sandbox.kill()
+            if activity.state == "starting" and activity.room.sandbox is not None:
+                activity.room.sandbox.kill()
         connections = [t for t in self._tasks if not t.done()]
         for task in connections:
             task.cancel()
         await asyncio.gather(*connections, return_exceptions=True)
         if self._undoing:
             await asyncio.wait(self._undoing, timeout=5)
+        await self.rooms.close()
         await self.pool.close()
+        self.openers.close()
         self.ledger.close()
         self.store.close()
         os.close(self.outside)

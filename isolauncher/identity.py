@@ -343,6 +343,32 @@ class Ledger:
         except OSError as error:
             raise self._trouble("changed", error) from error
 
+    def pass_on(self, uid: int, holder: str, activity_id: str) -> None:
+        """Whoever held an instance lease gives it to an activity, unused."""
+        try:
+            with self._mutex, self._locked():
+                self._refresh()
+                lease = self._by_activity.get(holder)
+                if lease is None or lease.uid != uid or lease.mode != "instance":
+                    raise IdentityError(
+                        f"uid {uid} is not held by {holder}",
+                        code="identity-not-held",
+                        hint="an administrator may have taken it back (gc)",
+                    )
+                if activity_id in self._by_activity:
+                    raise IdentityError(
+                        f"activity {activity_id} already has a uid",
+                        code="identity-activity-known",
+                        hint="stop it first, or choose another id",
+                    )
+                self._announce(uid, cursor=self._cursor, number=self._number(uid))
+                new = replace(lease, activity_id=activity_id)
+                self._write(new, str(uid), self._uids_fd, over=True)
+                self._unindex(uid)
+                self._index(new)
+        except OSError as error:
+            raise self._trouble("changed", error) from error
+
     def find(self, activity_id: str) -> Lease | None:
         try:
             with self._mutex, self._locked():
@@ -1160,17 +1186,27 @@ class Ledger:
     # Lease files and what of them is in memory.
 
     def _write(
-        self, lease: Lease, name: str, directory: int, *, durable: bool = False
+        self,
+        lease: Lease,
+        name: str,
+        directory: int,
+        *,
+        durable: bool = False,
+        over: bool = False,
     ) -> None:
+        """``over``: in the place of the lease that is there."""
         fields = {
             "version": 1,
             **{field: getattr(lease, field) for field in _FIELDS},
         }
         self._write_new(json.dumps(fields).encode() + b"\n", durable=durable)
-        try:
-            os.link(".new", name, src_dir_fd=self._dir_fd, dst_dir_fd=directory)
-        finally:
-            os.unlink(".new", dir_fd=self._dir_fd)
+        if over:
+            os.rename(".new", name, src_dir_fd=self._dir_fd, dst_dir_fd=directory)
+        else:
+            try:
+                os.link(".new", name, src_dir_fd=self._dir_fd, dst_dir_fd=directory)
+            finally:
+                os.unlink(".new", dir_fd=self._dir_fd)
         if durable:
             os.fsync(directory)
 

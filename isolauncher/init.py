@@ -2,15 +2,17 @@
 """PID 1 of a sandbox: builds it as root, gives up everything, then only waits.
 
 The zygote unshares the PID namespace and forks; the child calls `main`. It walks the
-plan's steps for *init*, forks the *stem*, which walks its own, and passes a baton to
-and fro where the actor changes. After that it is the activity's parent: it reaps, and
-when the stem has ended it writes how to the record and to the daemon, and exits; the
-kernel then kills whatever is left in the namespace.
+room's steps for *init*, forks the *stem*, which walks its own, and passes a baton to
+and fro where the actor changes. Then both wait, for seconds or for an hour, until the
+daemon sends the rest of a plan and they walk that. After it init is the activity's
+parent: it reaps, and when the stem has ended it writes how to the record and to the
+daemon, and exits; the kernel then kills whatever is left in the namespace.
 
 Messages to the daemon, on the channel that came with the fork:
 
     {"event": "init"} + [pidfd of init]      here I am
     {"event": "stem"} + [pidfd of the stem]  forked
+    {"event": "room", "notes": […]}          init's part of the room is done
     {"event": "left", "notes": […]}          all init's steps are done
     {"event": "failed", …}                   a step failed; nothing of the activity ran
     {"event": "exited", "status": n}         waitpid(2)'s status of the stem
@@ -24,7 +26,7 @@ import signal
 import socket
 import traceback
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from . import plan, wire
 from .apply import Context, apply
@@ -38,7 +40,7 @@ FAILED = 125
 class Stem:
     """What the stem has after its fork; `main`'s caller goes on with it."""
 
-    plan: plan.Plan
+    room: plan.Room
     kernel: Kernel
     descriptors: dict[str, int]
     baton: socket.socket
@@ -67,17 +69,21 @@ def failure(error: BaseException, who: str) -> dict[str, object]:
     }
 
 
-def receive_plan(channel: socket.socket) -> tuple[plan.Plan, dict[str, int]]:
-    """The plan comes as a sealed memory file: it may be larger than a message."""
+_T = TypeVar("_T", plan.Room, plan.Rest)
+
+
+def receive(channel: socket.socket, kind: type[_T]) -> tuple[_T, dict[str, int]]:
+    """A part of the plan, in a memory file: it may be larger than a message."""
     message = wire.recv(channel, max_fds=250)
     names = message.fields.get("descriptors")
     if not isinstance(names, list) or len(names) != len(message.fds):
         raise StepError("descriptors and names differ", step="plan", code="not-a-plan")
     descriptors = dict(zip((str(n) for n in names), message.fds, strict=True))
-    with open(descriptors.pop("plan"), "rb") as f:
-        f.seek(0)
-        value = plan.unpack(json.load(f))
-    if not isinstance(value, plan.Plan):
+    fd = descriptors.pop("plan")
+    # Not by the descriptor's offset, which init and stem share.
+    value = plan.unpack(json.loads(os.pread(fd, os.fstat(fd).st_size, 0)))
+    os.close(fd)
+    if not isinstance(value, kind):
         raise StepError("something else came", step="plan", code="not-a-plan")
     return value, descriptors
 
@@ -112,29 +118,23 @@ def main(channel: socket.socket, kernel: Kernel) -> Stem:
         own = os.pidfd_open(os.getpid())
         wire.send(channel, {"event": "init"}, [own])
         os.close(own)
-        whole, descriptors = receive_plan(channel)
+        room, descriptors = receive(channel, plan.Room)
         # Else ps shows the zygote's words, and so does PID 1 to the program.
-        title(f"isolauncher: init({whole.id})")
-        kernel.set_name(f"init({whole.id})"[:15])
+        _name(room.id, kernel)
         mine, theirs = socket.socketpair()
-        record = descriptors["record"]
-        c = Context(
-            kernel=kernel,
-            descriptors=descriptors,
-            keep=frozenset((channel.fileno(), record, mine.fileno())),
-        )
-        fork_at = next(i for i, p in enumerate(whole.steps) if p.actor == "stem")
-        for planned in whole.steps[:fork_at]:
+        keep = frozenset((channel.fileno(), mine.fileno()))
+        c = Context(kernel=kernel, descriptors=descriptors, keep=keep)
+        fork_at = stem_begins(room)
+        for planned in room.steps[:fork_at]:
             apply(planned.step, c)
         c.stem = os.fork()
         if c.stem == 0:
             # From here on the stem: the caller goes on with it (see zygote/stem.py).
             mine.close()
-            os.close(record)
             stem_channel = socket.socket(fileno=descriptors.pop("stem"))
             channel.detach()
             return Stem(
-                plan=whole,
+                room=room,
                 kernel=kernel,
                 descriptors=descriptors,
                 baton=theirs,
@@ -144,33 +144,53 @@ def main(channel: socket.socket, kernel: Kernel) -> Stem:
     except BaseException as e:
         _give_up(channel, e)
     try:
-        _accompany(channel, mine, record, whole, fork_at, c)
+        _accompany(channel, mine, room.steps[fork_at:], c)
     except BaseException as e:
         _give_up(channel, e)
+
+
+def stem_begins(room: plan.Room) -> int:
+    """Index of the stem's first step: init does all before it alone, then forks."""
+    return next(i for i, p in enumerate(room.steps) if p.actor == "stem")
+
+
+def _name(activity_id: str, kernel: Kernel) -> None:
+    title(f"isolauncher: init({activity_id})")
+    kernel.set_name(f"init({activity_id})"[:15])
 
 
 def _accompany(
     channel: socket.socket,
     baton: socket.socket,
-    record: int,
-    whole: plan.Plan,
-    fork_at: int,
+    steps: tuple[plan.Planned, ...],
     c: Context,
 ) -> NoReturn:
     pidfd = os.pidfd_open(c.stem)
     wire.send(channel, {"event": "stem"}, [pidfd])
     os.close(pidfd)
+    record = -1
     try:
         # The stem's own steps first: init's earlier ones were done before the fork.
         baton.send(b"b", socket.MSG_NOSIGNAL)
-        walk("init", whole.steps[fork_at:], c, baton)
-        notes = [plan.pack(n) for n in c.notes]
-        wire.send(channel, {"event": "left", "notes": notes})
+        walk("init", steps, c, baton)
+        _tell("room", channel, c)
+        rest, more = receive(channel, plan.Rest)
+        record = more["record"]
+        _name(rest.id, c.kernel)
+        c.descriptors |= more
+        c.keep |= {record}
+        walk("init", rest.steps, c, baton)
+        _tell("left", channel, c)
     except (Gone, ConnectionError):
         # The stem ended before its time and has said why; its status is next.
         pass
     baton.close()
     wait_for(c.stem, record, channel)
+
+
+def _tell(event: str, channel: socket.socket, c: Context) -> None:
+    wire.send(channel, {"event": event, "notes": [plan.pack(n) for n in c.notes]})
+    c.notes.clear()
 
 
 def wait_for(stem: int, record: int, channel: socket.socket) -> NoReturn:
@@ -183,7 +203,8 @@ def wait_for(stem: int, record: int, channel: socket.socket) -> NoReturn:
     # One write to a file opened for appending, before the message: a daemon that is
     # just being restarted reads it there. Whether either arrives, this process ends.
     try:
-        os.write(record, line)
+        if record >= 0:
+            os.write(record, line)
     finally:
         try:
             channel.send(line, socket.MSG_NOSIGNAL)

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Reopens what a policy or a caller names, with the caller's own rights.
 
-Root could open anything; a caller may not. So a forked child takes the caller's uid,
-gid and groups for good, opens each path with the access the plan needs, and sends the
-descriptors back; root then mounts those and resolves no name. It looks through no
-mount of its own making: it runs in the host's mount namespace.
+Root could open anything; a caller may not. So a forked child, an opener, takes the
+caller's uid, gid and groups for good, opens each path with the access the plan needs,
+and sends the descriptors back; root then mounts those and resolves no name. It looks
+through no mount of its own making: it runs in the host's mount namespace. Asked again
+before a prepared room is used, it says whether all is as it was then.
 
 A symbolic link on the way is followed only where root alone could have put it. Else
 an activity that may write in a directory could lead its next launch elsewhere.
@@ -19,11 +20,12 @@ import signal
 import socket
 import stat
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Literal, NoReturn, TypeVar
 
 from . import kernel, wire
-from .channel import readable
+from .channel import leave, readable
 from .errors import (
     IsolauncherError,
     NotAllowed,
@@ -40,8 +42,8 @@ MAX_LINKS = 40
 MAX_OPENED = 200
 MAX_STUCK = 32
 
-# The caller's uid for each child that did not answer and has not ended: a file system
-# of the caller's own (FUSE) can hold one beyond SIGKILL, for as long as it likes.
+# pidfd → the caller's uid, of each child that did not answer and has not ended: a file
+# system of the caller's own (FUSE) can hold one beyond SIGKILL, as long as it likes.
 _stuck: dict[int, int] = {}
 
 _LINUX = kernel.Linux()
@@ -60,7 +62,7 @@ class Opened:
     """What was found. ``fd`` is O_PATH and the receiver's; -1 for links and refusals.
 
     ``public``: everyone may read it (and search, if a directory). ``why`` says why a
-    path is not there.
+    path is not there. ``device`` and ``inode`` are stat(2)'s.
     """
 
     path: str
@@ -70,6 +72,8 @@ class Opened:
     why: str = ""
     owner: int = -1
     public: bool = False
+    device: int = -1
+    inode: int = -1
     fd: int = -1
 
 
@@ -88,50 +92,124 @@ class Program:
     fd: int = -1
 
 
-async def open_as(
-    caller: Caller, wants: tuple[Want, ...], program: int | None
-) -> tuple[tuple[Opened, ...], Program | None]:
-    """Open all with the caller's rights; the descriptors are the receiver's to close.
+class Service:
+    """Where openers come from: a process forked before the daemon had any caller.
 
-    ``program`` is an O_PATH descriptor that came from the caller. Raises StepError
-    when the child fails or takes longer than PATIENCE_S (a file system that hangs).
+    Openers wait, some for minutes. Forked from the daemon they would keep whatever
+    it held just then, other callers' descriptors included; to close those may wait
+    for the caller that sent them (see foreign.py). This process never gets any.
     """
-    stuck = sum(uid == caller.uid for uid in _stuck.values())
-    if caller.uid != 0 and stuck >= MAX_STUCK:
-        raise NotAllowed(
-            f"{stuck} earlier attempts of yours still wait for a file system",
-            code="open-stuck",
-            hint="find out which file system does not answer",
+
+    def __init__(self) -> None:
+        self._sock: socket.socket | None = None
+        self._pid = 0
+
+    def start(self) -> None:
+        """Fork it; again if it was killed. Whoever has it asks for openers only."""
+        ours, theirs = socket.socketpair(
+            socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC
         )
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    child = os.fork()
-    if child == 0:
-        _child(theirs, caller, wants, program)
-    theirs.close()
-    pidfd = os.pidfd_open(child)
-    _stuck[child] = caller.uid
-    try:
+        self._pid = os.fork()
+        if self._pid == 0:
+            _serve(theirs)
+        theirs.close()
+        self._sock = ours
+
+    def ask(self, caller: Caller) -> socket.socket:
+        """The channel of a new opener, whose first message brings its pidfd."""
+        ours, theirs = socket.socketpair(
+            socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC
+        )
+        ids = {"uid": caller.uid, "gid": caller.gid, "groups": list(caller.groups)}
+        with theirs:
+            try:
+                self._send(ids, theirs)
+            except WireError:
+                # It was killed; nothing of ours depends on which one it is.
+                self.close()
+                self._send(ids, theirs)
         ours.setblocking(False)
-        message = await _message(ours)
-        del _stuck[child]
-    finally:
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        _reap_later(child, pidfd)
-        ours.close()
-    return _read_answer(message)
+        return ours
+
+    def _send(self, ids: Mapping[str, object], channel: socket.socket) -> None:
+        if self._sock is None:
+            self.start()
+        assert self._sock is not None  # noqa: S101 (for the type checker)
+        wire.send(self._sock, ids, [channel.fileno()])
+
+    def close(self) -> None:
+        """End it; openers end when they see the end of their own channels."""
+        if self._sock is not None:
+            self._sock.close()
+            self._sock = None
+            os.kill(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, 0)
 
 
-def _reap_later(child: int, pidfd: int) -> None:
+class Opener:
+    """A child with a caller's ids, which opens what it is told to; from fork to end."""
+
+    def __init__(self, service: Service, caller: Caller) -> None:
+        self._service = service
+        self._caller = caller
+        self._sock: socket.socket | None = None
+        self._pidfd = -1
+
+    async def open(
+        self, wants: tuple[Want, ...], program: int | None, *, again: bool = False
+    ) -> tuple[tuple[Opened, ...], Program | None]:
+        """Open all with the caller's rights; the descriptors are the receiver's.
+
+        ``program`` is an O_PATH descriptor that came from the caller. ``again`` looks
+        only: what is opened is compared with what was opened before, so ``fd`` is -1.
+        Raises StepError when the child fails or takes longer than PATIENCE_S (a file
+        system that hangs).
+        """
+        caller = self._caller
+        stuck = sum(uid == caller.uid for uid in _stuck.values())
+        if caller.uid != 0 and stuck >= MAX_STUCK:
+            raise NotAllowed(
+                f"{stuck} earlier attempts of yours still wait for a file system",
+                code="open-stuck",
+                hint="find out which file system does not answer",
+            )
+        if self._sock is None:
+            self._sock = self._service.ask(caller)
+            hello = await _message(self._sock)
+            (self._pidfd,) = hello.fds
+        _stuck[self._pidfd] = caller.uid
+        question = {"wants": [[w.path, w.writable] for w in wants], "again": again}
+        try:
+            wire.send(self._sock, question, [] if program is None else [program])
+        except WireError as e:
+            raise _failed(e) from e
+        message = await _message(self._sock)
+        del _stuck[self._pidfd]
+        return _read_answer(message)
+
+    def close(self) -> None:
+        """End the child, in its own time: it may hang beyond SIGKILL."""
+        if self._sock is not None:
+            leave(self._sock.fileno())
+            self._sock.close()
+            self._sock = None
+        if self._pidfd >= 0:
+            pidfd, self._pidfd = self._pidfd, -1
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            _forget_later(pidfd)
+
+
+def _forget_later(pidfd: int) -> None:
     """When it has ended, which takes the kernel a time no launch need wait for."""
     loop = asyncio.get_running_loop()
 
-    def reap() -> None:
+    def forget() -> None:
         loop.remove_reader(pidfd)
         os.close(pidfd)
-        os.waitpid(child, 0)
-        _stuck.pop(child, None)
+        _stuck.pop(pidfd, None)
 
-    loop.add_reader(pidfd, reap)
+    loop.add_reader(pidfd, forget)
 
 
 async def _message(sock: socket.socket) -> wire.Message:
@@ -146,11 +224,15 @@ async def _message(sock: socket.socket) -> wire.Message:
             hint="is it on a file system that hangs?",
         ) from None
     except WireError as e:
-        raise StepError(
-            f"the child that opens paths failed: {e.message}",
-            step="open-as-caller",
-            code="open-failed",
-        ) from e
+        raise _failed(e) from e
+
+
+def _failed(error: WireError) -> StepError:
+    return StepError(
+        f"the child that opens paths failed: {error.message}",
+        step="open-as-caller",
+        code="open-failed",
+    )
 
 
 def _read_answer(
@@ -190,63 +272,72 @@ def _typed(kind: type[_T], fields: dict[str, object], fds: tuple[int, ...]) -> _
 # ----------------------------------------------------------------------- the child
 
 
-def _child(
-    sock: socket.socket, caller: Caller, wants: tuple[Want, ...], program: int | None
-) -> NoReturn:
+def _serve(sock: socket.socket) -> NoReturn:
+    """Fork an opener for each message; it ends with the daemon's end of the socket."""
     try:
-        # From `become` on the caller may signal this process, and the daemon's
-        # handlers would write the number into the event loop's own pipe, which the
-        # fork shares: a caller's SIGTERM would end the daemon.
+        # The daemon's handlers would write a signal's number into the event loop's
+        # own pipe, which the fork shares: a caller's SIGTERM would end the daemon.
         _LINUX.reset_signals()
-        _let_go_of_streams(sock.fileno())
-        signal.alarm(PATIENCE_S + 1)
-        become(caller)
-        # The change of uid did that, unless fs.suid_dumpable says otherwise: nobody
-        # with this uid may look into a copy of the daemon's memory, core dumps
-        # included.
-        _LINUX.set_dumpable(dumpable=False)
-        opened = _once([entry for want in wants for entry in _follow(want)])
-        if len(opened) > MAX_OPENED:
-            raise RequestError(
-                f"the policy shows more than {MAX_OPENED} paths", code="open-too-many"
-            )
-        answers: list[Mapping[str, object]] = []
-        fds: list[int] = []
-        for entry in opened:
-            answers.append(_fields(entry, fds))
-        programs = [] if program is None else [_fields(_program(program), fds)]
-        wire.send(sock, {"opened": answers, "program": programs}, fds)
-    except BaseException as e:
-        if not isinstance(e, IsolauncherError):
-            text = f"{type(e).__name__}: {e}"
-            e = StepError(text, step="open-as-caller", code="open-failed")
-        wire.send(sock, e.as_fields())
+        # Openers that have ended are the kernel's to reap.
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        _LINUX.close_except(frozenset((2, sock.fileno())))
+        kernel.title("isolauncher: opener")
+        while True:
+            message = wire.recv(sock, max_fds=1)
+            if os.fork() == 0:
+                _child(socket.socket(fileno=message.fds[0]), message.fields)
+            message.close()
     finally:
         os._exit(0)
 
 
-def _let_go_of_streams(keep: int) -> None:
-    """Their ends must be seen, even while this process hangs on a file system.
+def _child(sock: socket.socket, ids: Mapping[str, object]) -> NoReturn:
+    try:
+        _LINUX.close_except(frozenset((2, sock.fileno())))
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        kernel.title(f"isolauncher: opener({ids['uid']})")
+        own = os.pidfd_open(os.getpid())
+        wire.send(sock, {"event": "opener"}, [own])
+        os.close(own)
+        become(Caller(**{**ids, "groups": tuple(ids["groups"]), "pid": 0}))  # type: ignore[arg-type]
+        # The change of uid did that, unless fs.suid_dumpable says otherwise: nobody
+        # with this uid may look into a copy of the daemon's memory, core dumps
+        # included.
+        _LINUX.set_dumpable(dumpable=False)
+        while True:
+            message = wire.recv(sock, max_fds=1)
+            signal.alarm(PATIENCE_S + 1)
+            try:
+                answer, fds = _answer(message)
+            except Exception as e:
+                if not isinstance(e, IsolauncherError):
+                    text = f"{type(e).__name__}: {e}"
+                    e = StepError(text, step="open-as-caller", code="open-failed")
+                answer, fds = e.as_fields(), []
+            # The program's own stays open: to close it may wait for the caller.
+            wire.send(sock, answer, fds)
+            wire.close_all(fds)
+            signal.alarm(0)
+    finally:
+        os._exit(0)
 
-    Not of everything: to close what another caller sent may wait for that caller
-    (see foreign.py). It goes when this process has answered and ends.
-    """
-    for name in os.listdir("/proc/self/fd"):
-        fd = int(name)
-        if fd <= 2 or fd == keep:
-            continue
-        try:
-            link = os.readlink(f"/proc/self/fd/{fd}")
-        except FileNotFoundError:
-            continue  # that of the listing
-        # A file cannot be called so: a path begins with "/".
-        if link.startswith("pipe:") or (link.startswith("socket:") and _is_unix(fd)):
-            os.close(fd)
 
-
-def _is_unix(fd: int) -> bool:
-    with socket.socket(fileno=os.dup(fd)) as sock:
-        return sock.family == socket.AF_UNIX
+def _answer(message: wire.Message) -> tuple[Mapping[str, object], list[int]]:
+    wants = message.fields["wants"]
+    assert isinstance(wants, list)  # noqa: S101 (our own words)
+    found = (_follow(Want(path=path, writable=writable)) for path, writable in wants)
+    opened = _once([entry for entries in found for entry in entries])
+    if len(opened) > MAX_OPENED:
+        raise RequestError(
+            f"the policy shows more than {MAX_OPENED} paths", code="open-too-many"
+        )
+    fds: list[int] = []
+    if message.fields["again"]:
+        wire.close_all(e.fd for e in opened if e.fd >= 0)
+        opened = [replace(e, fd=-1) for e in opened]
+    answers = [_fields(entry, fds) for entry in opened]
+    programs = [_fields(_program(fd), fds) for fd in message.fds]
+    return {"opened": answers, "program": programs}, fds
 
 
 def _fields(entry: Opened | Program, fds: list[int]) -> dict[str, object]:
@@ -379,6 +470,8 @@ def _final(path: str, fd: int, want: Want) -> Opened:
         writable=want.writable,
         owner=status.st_uid,
         public=public,
+        device=status.st_dev,
+        inode=status.st_ino,
         fd=fd,
     )
 

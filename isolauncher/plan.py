@@ -6,8 +6,10 @@ same plan can be applied by root, read back by the verifier, or shown to anyone.
 
 A plan is one sequence walked by two processes: *init* (PID 1 of the sandbox, root
 until its last step) and *stem* (its child, which becomes the activity). Where the
-actor changes, the one waits for the other. The order is written once, in `build`,
-and each place where two lines may not be swapped says why.
+actor changes, the one waits for the other. It has two parts. The *room* depends on the
+policy, the caller and the machine, and may be walked before anybody asks; the *rest*
+is what only a request can say. The order is written once, in `room` and `rest`, and
+each place where two lines may not be swapped says why.
 """
 
 from __future__ import annotations
@@ -386,8 +388,8 @@ class LandlockRule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Landlock:
-    """Binds the calling thread only, so while there is but one (landlock(7))."""
+class LandlockRules:
+    """What the view allows, as a ruleset that binds nobody yet."""
 
     abi: int
     files: int
@@ -398,6 +400,17 @@ class Landlock:
     def describe(self) -> str:
         tcp = ", no TCP" if self.net else ""
         return f"landlock (ABI {self.abi}): {len(self.rules)} rules{tcp}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Landlock:
+    """Binds the calling thread only, so while there is but one (landlock(7))."""
+
+    rules: tuple[LandlockRule, ...]
+
+    def describe(self) -> str:
+        more = "".join(f", and {r.path}" for r in self.rules)
+        return f"be bound by the landlock rules{more}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -465,6 +478,7 @@ Step = (
     | ShowAs
     | Dumpable
     | NoNewPrivs
+    | LandlockRules
     | Landlock
     | CloseDescriptors
     | Seccomp
@@ -541,11 +555,10 @@ class Link:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """What of the host becomes visible, already opened; ``program`` comes last."""
+    """What of the host becomes visible, already opened; shallow before deep."""
 
     trees: tuple[Tree, ...]
     links: tuple[Link, ...]
-    program: Tree | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -613,18 +626,38 @@ class Skipped:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class Room:
+    """The part of a plan that needs no request; ``id`` names its cgroup, say."""
+
+    id: str
+    steps: tuple[Planned, ...]
+    skipped: tuple[Skipped, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rest:
+    """The part of a plan that one request makes, for the room it is walked in."""
+
     id: str
     steps: tuple[Planned, ...]
     start: Start
-    skipped: tuple[Skipped, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    room: Room
+    rest: Rest
+
+    @property
+    def steps(self) -> tuple[Planned, ...]:
+        return self.room.steps + self.rest.steps
 
     def enforced(self) -> tuple[str, ...]:
         """The names of the report's ``enforced``, in the order they take effect."""
         seen: dict[str, None] = {}
         shared_net = not any(
             isinstance(p.step, Unshare) and "net" in p.step.namespaces
-            for p in self.steps
+            for p in self.room.steps
         )
         for planned in self.steps:
             for name in ENFORCES.get(type(planned.step), ()):
@@ -633,26 +666,26 @@ class Plan:
         return tuple(seen)
 
     def describe(self) -> tuple[str, ...]:
-        lines = [f"{p.actor}: {p.step.describe()}" for p in self.steps]
-        lines += [f"skipped: {s.what}: {s.why}" for s in self.skipped]
+        lines = ["the room, which may be prepared before it is asked for:"]
+        lines += [f"  {p.actor}: {p.step.describe()}" for p in self.room.steps]
+        lines.append("the rest, at the launch:")
+        lines += [f"  {p.actor}: {p.step.describe()}" for p in self.rest.steps]
+        lines += [f"skipped: {s.what}: {s.why}" for s in self.room.skipped]
         return tuple(lines)
 
 
 # ------------------------------------------------------------------------- building
 
 
-def build(
+def room(
     *,
-    activity_id: str,
+    room_id: str,
     policy: Policy,
     person: Person,
     view: View,
     machine: Machine,
-    filter_: CompiledFilter,
-    start: Start,
-    umask: int,
-) -> Plan:
-    """The whole order of one launch.
+) -> Room:
+    """The order of one launch, up to where the request has a say.
 
     Raises `HostError` when the policy requires what the machine has not.
     """
@@ -674,11 +707,9 @@ def build(
     init.append(Priority(nice=policy.limits.nice, oom_score_adj=OOM_SCORE_ADJ))
 
     before: list[Step] = [
-        Stdio(),
         # Those of the mounts, before the limit on descriptors counts them.
         CloseDescriptors(),
         ResetSignals(),
-        SetUmask(umask=umask),
         _limits(policy, machine, skipped),
         ClearGroups(),
         NewUserNamespace(),
@@ -692,15 +723,51 @@ def build(
         )
     ]
     # After the map: an id-mapped mount needs the user namespace to be finished.
-    if view.program is not None:
-        late = (*late, view.program)
     mapped += _places(late, above=early, known=_known(early, view.links))
     mapped += (_attach(tree) for tree in late)
-    mapped.append(SealRoot())
 
     after: list[Step] = [
         NoNestedUserNamespaces(),
         BecomeUser(uid=person.inner_uid, gid=person.inner_gid),
+        DropCapabilities(),
+        Dumpable(),
+        NoNewPrivs(),
+    ]
+    after += _landlock(policy, view, machine, skipped)
+    steps = (
+        *(Planned(actor="init", step=s) for s in init),
+        *(Planned(actor="stem", step=s) for s in before),
+        *(Planned(actor="init", step=s) for s in mapped),
+        *(Planned(actor="stem", step=s) for s in after),
+    )
+    return Room(id=room_id, steps=steps, skipped=tuple(skipped))
+
+
+def rest(
+    *,
+    activity_id: str,
+    within: Room,
+    view: View,
+    program: Tree | None,
+    filter_: CompiledFilter,
+    start: Start,
+    umask: int,
+    init_uid: int,
+) -> Rest:
+    """What is left to do in a room; ``view`` is the room's.
+
+    ``program`` is the program's own file, where the view does not show it already.
+    """
+    init: list[Step] = []
+    programs = () if program is None else (program,)
+    init += _places(programs, above=view.trees, known=_known(view.trees, view.links))
+    init += (_attach(tree) for tree in programs)
+    # Nothing is attached after this, and nothing else needs init's powers: they go
+    # while the stem has not yet begun.
+    init += [SealRoot(), LeavePrivileges(uid=init_uid)]
+    stem: list[Step] = [
+        Stdio(),
+        SetUmask(umask=umask),
         ShowAs(
             # What `python3 PROGRAM` would show; any other program shows itself when
             # it is exec'ed.
@@ -712,12 +779,18 @@ def build(
             environ=tuple(f"{k}={v}" for k, v in start.environment),
             name=posixpath.basename(PYTHON),
         ),
-        DropCapabilities(),
-        Dumpable(),
-        NoNewPrivs(),
     ]
-    after += _landlock(policy, view, machine, skipped)
-    after += [
+    ruled = [p.step for p in within.steps if isinstance(p.step, LandlockRules)]
+    stem += (
+        Landlock(
+            rules=tuple(
+                LandlockRule(path=t.path, rights=_rights(t) & rules.files)
+                for t in programs
+            )
+        )
+        for rules in ruled
+    )
+    stem += [
         CloseDescriptors(),
         Seccomp(
             name=filter_.name,
@@ -729,12 +802,9 @@ def build(
     ]
     steps = (
         *(Planned(actor="init", step=s) for s in init),
-        *(Planned(actor="stem", step=s) for s in before),
-        *(Planned(actor="init", step=s) for s in mapped),
-        *(Planned(actor="stem", step=s) for s in after),
-        Planned(actor="init", step=LeavePrivileges(uid=machine.init_uid)),
+        *(Planned(actor="stem", step=s) for s in stem),
     )
-    return Plan(id=activity_id, steps=steps, start=start, skipped=tuple(skipped))
+    return Rest(id=activity_id, steps=steps, start=start)
 
 
 def _cgroup(
@@ -991,7 +1061,7 @@ def _attach(tree: Tree) -> Attach:
 
 def _landlock(
     policy: Policy, view: View, machine: Machine, skipped: list[Skipped]
-) -> Iterator[Landlock]:
+) -> Iterator[LandlockRules]:
     wanted = policy.kernel.landlock
     if wanted == "off":
         skipped.append(Skipped(what="landlock", why='the policy says "off"'))
@@ -1028,7 +1098,7 @@ def _landlock(
         )
     read = kernel.FS_READ_FILE | kernel.FS_READ_DIR
     devices = read | kernel.FS_WRITE_FILE | kernel.FS_TRUNCATE | kernel.FS_IOCTL_DEV
-    everything = files & ~(kernel.FS_MAKE_CHAR | kernel.FS_MAKE_BLOCK)
+    everything = files & _EVERYTHING
     # Whatever is in the view may be read; executing and writing are named.
     rights = {
         "/": read,
@@ -1037,19 +1107,23 @@ def _landlock(
         "/tmp": everything,  # noqa: S108
         "/dev/shm": everything & ~kernel.FS_EXECUTE,  # noqa: S108
     }
-    program = (view.program,) if view.program is not None else ()
-    for tree in (*view.trees, *program):
-        allowed = everything if tree.writable else kernel.FS_READ
-        if tree.kind == "file":
-            allowed &= kernel.FS_FILE_ONLY
-        rights[tree.path] = rights.get(tree.path, 0) | allowed
+    for tree in view.trees:
+        rights[tree.path] = rights.get(tree.path, 0) | _rights(tree)
     rules = tuple(
         LandlockRule(path=path, rights=value & files)
         for path, value in sorted(rights.items())
     )
-    yield Landlock(
+    yield LandlockRules(
         abi=machine.landlock_abi, files=files, net=net, scopes=scopes, rules=rules
     )
+
+
+_EVERYTHING = ~(kernel.FS_MAKE_CHAR | kernel.FS_MAKE_BLOCK)
+
+
+def _rights(tree: Tree) -> int:
+    allowed = _EVERYTHING if tree.writable else kernel.FS_READ
+    return allowed & kernel.FS_FILE_ONLY if tree.kind == "file" else allowed
 
 
 # ---------------------------------------------------------------- over the wire
@@ -1062,7 +1136,8 @@ _CLASSES: Mapping[str, type] = {
         CgroupDirectory,
         LandlockRule,
         Planned,
-        Plan,
+        Room,
+        Rest,
         Start,
         Skipped,
     )
@@ -1128,7 +1203,6 @@ def describe_policy(policy: Policy) -> tuple[str, ...]:
     view = View(
         trees=tuple(sorted((*readable, *writable), key=lambda t: t.path)),
         links=(),
-        program=None,
     )
     person = Person(
         uid=INIT_UID + 1,
@@ -1152,12 +1226,14 @@ def describe_policy(policy: Policy) -> tuple[str, ...]:
         root_over="/run/isolauncher",
         init_uid=INIT_UID,
     )
-    plan = build(
+    prepared = room(
+        room_id="ID", policy=policy, person=person, view=view, machine=machine
+    )
+    launch = rest(
         activity_id="ID",
-        policy=policy,
-        person=person,
+        within=prepared,
         view=view,
-        machine=machine,
+        program=None,
         filter_=CompiledFilter(
             name=policy.kernel.syscalls,
             program=b"",
@@ -1176,5 +1252,6 @@ def describe_policy(policy: Policy) -> tuple[str, ...]:
             preload=policy.preload.set,
         ),
         umask=0o022,
+        init_uid=machine.init_uid,
     )
-    return plan.describe()
+    return Plan(room=prepared, rest=launch).describe()

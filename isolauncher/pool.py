@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Zygotes and what they fork, as the daemon sees them.
 
-`Pool.sandbox` gives one sandbox for a preload set: an init that waits for its plan.
-Today each is forked on demand; prepared ones can stand behind the same call. A zygote
-is checked before each fork against the files it was made from, and replaced when one
-of them has changed or it has died.
+`Pool.sandbox` gives one sandbox for a preload set: an init that waits for its plan. A
+zygote is checked before each fork against the files it was made from, and replaced
+when one of them has changed or it has died.
 """
 
 from __future__ import annotations
@@ -12,17 +11,16 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
 import socket
 import subprocess
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 
-from . import kernel, wire
-from .channel import Channel, leave, readable
+from . import kernel
+from .channel import Channel, readable
 from .errors import StepError, WireError, ZygoteError
 from .log import Log
+from .sandbox import Sandbox, pid_of
 from .zygote.preload import Fingerprint
 from .zygote.watch import Watch
 
@@ -41,67 +39,6 @@ Command = Callable[[str], tuple[str, ...]]
 def command(set_name: str) -> tuple[str, ...]:
     """How a zygote is started; the set comes as its first message, not here."""
     return (INTERPRETER, BOOTSTRAP)
-
-
-@dataclass(slots=True, kw_only=True)
-class Sandbox:
-    """A PID namespace with its init, from fork to end.
-
-    ``init`` is a pidfd; ``stem`` one too, or -1 before it is forked. ``pid`` and
-    ``stem_pid`` are host pids.
-    """
-
-    channel: Channel
-    init: int
-    pid: int
-    zygote: Zygote | None
-    stem: int = -1
-    stem_pid: int = 0
-    stem_channel: Channel | None = None
-
-    def kill(self) -> None:
-        """End it all: without its init the kernel kills the whole namespace."""
-        send_signal(self.init, signal.SIGKILL)
-
-    def last_words(self) -> dict[str, dict[str, object]]:
-        """What init has said that nobody heard, by event; once it has ended."""
-        said: dict[str, dict[str, object]] = {}
-        with suppress(WireError):
-            while (message := wire.try_recv(self.channel.sock)) is not None:
-                said[str(message.fields.get("event"))] = message.fields
-        return said
-
-    async def ended(self) -> None:
-        if self.init >= 0:
-            await readable(self.init)
-
-    def close(self) -> None:
-        self.channel.close()
-        if self.stem_channel is not None:
-            self.stem_channel.close()
-        for fd in (self.init, self.stem):
-            if fd >= 0:
-                leave(fd)
-                os.close(fd)
-        self.init = self.stem = -1
-
-
-def send_signal(pidfd: int, number: int) -> bool:
-    """False if the process has ended already."""
-    try:
-        signal.pidfd_send_signal(pidfd, number)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def pid_of(pidfd: int) -> int:
-    """The pid as this namespace counts it (proc_pid_fdinfo(5)); 0 once it is reaped."""
-    with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as f:
-        for line in f:
-            if line.startswith("Pid:"):
-                return max(0, int(line.split()[1]))
-    return 0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -162,8 +99,7 @@ class Zygote:
                 code=str(hello.fields.get("code")),
             )
         pidfd = hello.fds[0]
-        sandbox = Sandbox(channel=channel, init=pidfd, pid=pid_of(pidfd), zygote=self)
-        return sandbox
+        return Sandbox(channel=channel, init=pidfd, pid=pid_of(pidfd), zygote=self)
 
     async def _answer(self) -> bytes:
         while True:
@@ -357,4 +293,4 @@ class Pool:
                 await asyncio.wait(stuck, timeout=5)
 
 
-__all__ = ["BARE", "Pool", "Sandbox", "Zygote", "command", "pid_of"]
+__all__ = ["BARE", "Pool", "Zygote", "command"]

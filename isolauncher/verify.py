@@ -54,13 +54,13 @@ class Mount:
 class Sealed:
     """The sandbox as the daemon holds it: host pids, descriptors, probe answers.
 
-    ``descriptors`` are those the daemon sent, by the plan's names; ``probes`` are the
-    stem's answers: errno by name, and its securebits.
+    ``sent`` says device and inode of what the daemon sent, by the plan's names;
+    ``probes`` are the stem's answers: errno by name, and its securebits.
     """
 
     init: int
     stem: int
-    descriptors: Mapping[str, int]
+    sent: Mapping[str, tuple[int, int]]
     probes: Mapping[str, int]
     notes: tuple[plan.Skipped, ...]
 
@@ -284,8 +284,7 @@ def _right_thing(step: plan.Attach, sealed: Sealed) -> Iterator[str]:
         if not stat.S_ISCHR(inside.st_mode) or found != number:
             yield f"{step.path} is not the device {number}"
         return
-    sent = os.fstat(sealed.descriptors[step.descriptor])
-    if (inside.st_dev, inside.st_ino) != (sent.st_dev, sent.st_ino):
+    if (inside.st_dev, inside.st_ino) != sealed.sent[step.descriptor]:
         yield f"{step.path} is not what was sent"
 
 
@@ -297,20 +296,18 @@ def _descriptors(sealed: Sealed) -> Iterator[str]:
         return
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         inside = os.stat(f"/proc/{sealed.stem}/fd/{number}")
-        sent = os.fstat(sealed.descriptors[name])
-        if (inside.st_dev, inside.st_ino) != (sent.st_dev, sent.st_ino):
+        if (inside.st_dev, inside.st_ino) != sealed.sent[name]:
             yield f"descriptor {number} is not the caller's {name}"
     kind = os.readlink(f"/proc/{sealed.stem}/fd/{extra[0]}")
     if not kind.startswith("socket:"):
         yield f"descriptor {extra[0]} is {kind}"
     # Init keeps its ways to the daemon and the stem, and the record it ends with.
-    record = os.fstat(sealed.descriptors["record"])
     for held in os.listdir(f"/proc/{sealed.init}/fd"):
         try:
             kept = os.stat(f"/proc/{sealed.init}/fd/{held}")
         except FileNotFoundError:
             continue  # its end of the baton, closed just now
-        same = (kept.st_dev, kept.st_ino) == (record.st_dev, record.st_ino)
+        same = (kept.st_dev, kept.st_ino) == sealed.sent["record"]
         if not (same or stat.S_ISSOCK(kept.st_mode)):
             yield f"init keeps the descriptor {held}"
 

@@ -52,8 +52,8 @@ def main(
         os._exit(1)
     waiting = _serve(channel, own_namespace, expected, linux)
     kernel.title(f"isolauncher: stem({name})")
-    stem.prepare(waiting)
-    return _hand_over(waiting, world)
+    start = stem.prepare(waiting)
+    return _hand_over(waiting.channel, start, world)
 
 
 def _take_channel() -> socket.socket:
@@ -155,12 +155,12 @@ def _serve(
 # -------------------------------------------------------------------- in the stem
 
 
-def _hand_over(waiting: init.Stem, world: World) -> program.Prepared:
+def _hand_over(
+    channel: socket.socket, start: plan.Start, world: World
+) -> program.Prepared:
     """Verified: become a cold start's twin, or another program; then "go"."""
-    channel = waiting.channel
     try:
         stem.expect(channel, "hand-over")
-        start = waiting.plan.start
         environment = dict(start.environment)
         cwd = _enter(start.cwd)
         kind, path, shown, why = _resolve(start, environment)

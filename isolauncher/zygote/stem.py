@@ -3,6 +3,8 @@
 
 Messages with the daemon, on a channel of its own:
 
+    → {"event": "room", "notes": […]}                    the room's steps are done
+    ← {"descriptors": […]} + [plan, stdin, …]            the rest of the plan
     → {"event": "sealed", "probes": {…}, "notes": […]}   every step is done
     ← {"verb": "hand-over"}                               verified from outside
     → {"event": "ready", "program": […], "tier": …}       a cold start's twin
@@ -27,27 +29,29 @@ from ..errors import ProgramNotExecutable, ProgramNotFound, StepError
 from ..init import Gone, Stem
 
 
-def prepare(stem: Stem) -> None:
-    """Walk the stem's steps, then stand the probes; returns when all is in force.
+def prepare(stem: Stem) -> plan.Start:
+    """Walk the stem's steps, the room's and the rest's; returns when all is in force.
 
-    On any failure tells the daemon and ends the process: there is no way on.
+    What is to be started is returned. On any failure tells the daemon and ends the
+    process: there is no way on.
     """
     try:
-        _prepare(stem)
+        return _prepare(stem)
     except BaseException as e:
         give_up(stem.channel, e)
 
 
-def _prepare(stem: Stem) -> None:
-    steps = stem.plan.steps
-    fork_at = next(i for i, p in enumerate(steps) if p.actor == "stem")
+def _prepare(stem: Stem) -> plan.Start:
     outside = stem.descriptors.get("landlock-probe", -1)
     keep = {0, 1, 2, stem.channel.fileno(), stem.baton.fileno()}
     if outside >= 0:
         keep.add(outside)
     c = Context(kernel=stem.kernel, descriptors=stem.descriptors, keep=frozenset(keep))
-    init.walk("stem", steps[fork_at:], c, stem.baton)
-    seccomp = next(p.step for p in steps if isinstance(p.step, plan.Seccomp))
+    init.walk("stem", stem.room.steps[init.stem_begins(stem.room) :], c, stem.baton)
+    _tell("room", stem.channel, c)
+    rest, c.descriptors = init.receive(stem.channel, plan.Rest)
+    init.walk("stem", rest.steps, c, stem.baton)
+    seccomp = next(p.step for p in rest.steps if isinstance(p.step, plan.Seccomp))
     probes = {
         "seccomp": stem.kernel.probe(
             seccomp.probe_number, seccomp.probe_arguments
@@ -58,8 +62,14 @@ def _prepare(stem: Stem) -> None:
     if outside >= 0:
         os.close(outside)
     stem.baton.close()
+    _tell("sealed", stem.channel, c, probes=probes)
+    return rest.start
+
+
+def _tell(event: str, channel: socket.socket, c: Context, **more: object) -> None:
     notes = [plan.pack(n) for n in c.notes]
-    wire.send(stem.channel, {"event": "sealed", "probes": probes, "notes": notes})
+    wire.send(channel, {"event": event, "notes": notes, **more})
+    c.notes.clear()
 
 
 def _landlock_probe(fd: int) -> int:

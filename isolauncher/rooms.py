@@ -1,0 +1,520 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Rooms: sandboxes that need nothing more than a request, and those prepared ahead.
+
+`prepare` makes one: a forked init and stem, a lease, a cgroup, namespaces, a root with
+what the policy shows, and a stem that is nobody already. Whether that happens when it
+is asked for or before makes no difference to what it is.
+
+`Rooms` keeps some for who is likely to come again. A room is given out only when all
+it was made from is the same: its `Facts` are compared, the zygote asked whether its
+files have changed, the kernel whether anything was mounted, and the room's own opener
+looks once more, with the caller's rights, at every path it shows. Any difference and
+the room is dissolved, another is made on demand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pwd
+import secrets
+import select
+from collections.abc import Coroutine
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from . import cgroups, identity, opener, plan, pool, view
+from .errors import IdentityError, IsolauncherError, StepError
+from .policy.model import Policy
+from .request import Caller
+from .sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from .daemon import Daemon
+
+IDLE_S = 300
+"""How long a room waits. Its opener is a process of the caller's, seen by ``ps``."""
+
+AFTER_S = 0.05
+"""How long after a launch the next room is begun, so as not to disturb its start."""
+
+TWICE = 2
+"""Who launched once may not come again: a room is made after this many launches."""
+
+REMEMBERED = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What a room is made from, the paths it shows excepted: two equal, one room.
+
+    ``caller`` has no pid; ``name`` is its name for passwd(5) inside, ``home`` the
+    directory there. ``lease_key`` is set where the uid is to be kept. ``machine``
+    has the places above the room's cgroups.
+    """
+
+    policy: Policy
+    caller: Caller
+    name: str
+    home: str
+    set_name: str
+    lease_key: str | None
+    machine: plan.Machine
+
+
+@dataclass(slots=True, kw_only=True)
+class Room:
+    """One sandbox and all that is held for it; filled step by step.
+
+    ``id`` names its cgroup; ``leased_as`` is the activity id the ledger has. ``sent``
+    says device and inode of each mount, ``found`` what its opener, ``checker``, found.
+    """
+
+    id: str
+    sandbox: Sandbox | None = None
+    checker: opener.Opener | None = None
+    uid: int = -1
+    inner_uid: int = -1
+    leased_as: str | None = None
+    cgroups: tuple[str, ...] = ()
+    dissolved: bool = False
+    """Told to end: whatever is being made for it ends as soon as it is there."""
+    facts: Facts | None = None
+    planned: plan.Room | None = None
+    visible: plan.View | None = None
+    sent: dict[str, tuple[int, int]] = field(default_factory=dict)
+    found: tuple[opener.Opened, ...] = ()
+    skipped: list[plan.Skipped] = field(default_factory=list)
+
+    def end(self) -> None:
+        """What runs in it ends; what is being made of it will."""
+        self.dissolved = True
+        if self.sandbox is not None:
+            self.sandbox.kill()
+
+
+def new_id() -> str:
+    return secrets.token_hex(8)
+
+
+def facts(
+    daemon: Daemon,
+    policy: Policy,
+    caller: Caller,
+    home: str,
+    set_name: str,
+    lease_key: str | None,
+) -> Facts:
+    return Facts(
+        policy=policy,
+        caller=replace(caller, pid=0),
+        name=_name(caller.uid),
+        home=home,
+        set_name=set_name,
+        lease_key=lease_key,
+        machine=daemon.machine(),
+    )
+
+
+def _name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return ""
+
+
+async def prepare(
+    daemon: Daemon,
+    room: Room,
+    made_from: Facts,
+    program: int | None,
+    *,
+    ahead: bool = False,
+) -> opener.Program | None:
+    """Make the room; ``program`` is opened on the way, where one is there already.
+
+    Whatever is raised, what was made of it so far is the caller's to `dissolve`.
+    ``ahead``: nobody waits for it.
+    """
+    room.facts = made_from
+    policy = made_from.policy
+    room.checker = opener.Opener(daemon.openers, made_from.caller)
+    sandbox, (opened, found_program) = await _both(
+        room,
+        daemon.pool.sandbox(made_from.set_name),
+        room.checker.open(view.wants(policy), program),
+    )
+    mounts = view.Mounts(daemon.kernel)
+    try:
+        try:
+            _take_identity(daemon, room, made_from)
+        except IdentityError as e:
+            if ahead or e.code not in ("identity-quota", "identity-exhausted"):
+                raise
+            # Who has a use for a uid now goes before who may come.
+            if not await daemon.rooms.make_way(e.message):
+                raise
+            _take_identity(daemon, room, made_from)
+        room.visible, room.skipped = view.show(
+            mounts, opened, made_from.caller, daemon.store.refuse_write
+        )
+        room.found = tuple(replace(o, fd=-1) for o in opened)
+        machine = replace(
+            made_from.machine, cgroups=daemon.parents.for_activity(room.id)
+        )
+        room.cgroups = tuple(place.path for place in machine.cgroups)
+        room.planned = plan.room(
+            room_id=room.id,
+            policy=policy,
+            person=_person(room, made_from),
+            view=room.visible,
+            machine=machine,
+        )
+        room.skipped += room.planned.skipped
+        room.sent = {name: file_of(fd) for name, fd in mounts.fds.items()}
+        sent = {**mounts.fds, "landlock-probe": daemon.outside}
+        room.skipped += await sandbox.furnish(room.planned, sent)
+    except BaseException:
+        close_program(found_program)
+        raise
+    finally:
+        mounts.close()
+        _close_opened(opened)
+    return found_program
+
+
+def file_of(fd: int) -> tuple[int, int]:
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
+
+
+def close_program(program: opener.Program | None) -> None:
+    if program is not None and program.fd >= 0:
+        os.close(program.fd)
+
+
+def _close_opened(opened: tuple[opener.Opened, ...]) -> None:
+    for entry in opened:
+        if entry.fd >= 0:
+            os.close(entry.fd)
+
+
+_Found = tuple[tuple[opener.Opened, ...], opener.Program | None]
+
+
+async def _both(
+    room: Room,
+    forking: Coroutine[object, object, Sandbox],
+    opening: Coroutine[object, object, _Found],
+) -> tuple[Sandbox, _Found]:
+    """Fork and open at once; if either fails, what the other brought is given back."""
+    both = asyncio.gather(forking, opening, return_exceptions=True)
+    cut_short: BaseException | None = None
+    try:
+        sandbox, found = await asyncio.shield(both)
+    except asyncio.CancelledError as e:
+        # To their ends all the same: a zygote's answer that nobody took would be
+        # the next launch's, and what they bring must become somebody's to close.
+        cut_short = e
+        sandbox, found = await both
+    failed: BaseException | None = cut_short
+    if isinstance(sandbox, Sandbox):
+        room.sandbox = sandbox
+    if isinstance(found, BaseException):
+        raise cut_short or found
+    if isinstance(sandbox, BaseException):
+        failed = failed or sandbox
+    if failed is None and room.dissolved:
+        failed = StepError("it was stopped", step="launch", code="stopped")
+    if failed is not None or isinstance(sandbox, BaseException):
+        opened, program = found
+        _close_opened(opened)
+        close_program(program)
+        raise failed or AssertionError
+    return sandbox, found
+
+
+def _take_identity(daemon: Daemon, room: Room, made_from: Facts) -> None:
+    policy, caller = made_from.policy, made_from.caller
+    lease = daemon.ledger.take(
+        mode=policy.identity.uid,
+        caller_uid=caller.uid,
+        caller_name=made_from.name,
+        activity_id=room.id,
+        bundle_key=made_from.lease_key,
+    )
+    room.uid = lease.uid
+    room.leased_as = room.id
+    same = policy.identity.inner_uid == "same" or caller.uid == 0
+    room.inner_uid = lease.uid if same else caller.uid
+
+
+def _person(room: Room, made_from: Facts) -> plan.Person:
+    caller = made_from.caller
+    same = room.inner_uid == room.uid
+    inner_gid = room.uid if same or caller.gid == 0 else caller.gid
+    views = identity.views(  # noqa: S604 - "shell" is a field of passwd(5)
+        inner_uid=room.inner_uid,
+        inner_gid=inner_gid,
+        # Its own uid has a name outside only, which is ours and not worth asking NSS.
+        name="user" if same else made_from.name or "user",
+        home=made_from.home,
+        shell="/bin/sh",
+        hostname=made_from.policy.hostname,
+    )
+    return plan.Person(
+        uid=room.uid,
+        gid=room.uid,
+        inner_uid=room.inner_uid,
+        inner_gid=inner_gid,
+        passwd=views.passwd,
+        group=views.group,
+        nsswitch=views.nsswitch,
+        hosts=views.hosts,
+    )
+
+
+async def dissolve(daemon: Daemon, room: Room) -> None:
+    """End it and give back all that it holds, after its last process is gone."""
+    room.end()
+    sandbox = room.sandbox
+    if sandbox is not None:
+        await sandbox.ended()
+    busy = room.cgroups
+    for pause in (0.0, 0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 2.0):
+        # EBUSY: the kernel takes the last task out a moment after it has ended.
+        await asyncio.sleep(pause)
+        busy = cgroups.remove(busy)
+        if not busy:
+            break
+    for path in busy:
+        daemon.log.event("cgroup-left", id=room.id, path=path)
+    try:
+        if room.leased_as is not None:
+            daemon.ledger.release(room.uid, room.leased_as)
+            room.leased_as = None
+    finally:
+        if room.checker is not None:
+            room.checker.close()
+        if sandbox is not None:
+            sandbox.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """Who has launched, how often, and when last (the loop's seconds)."""
+
+    facts: Facts
+    count: int
+    at: float
+
+    def is_replaced_by(self, newer: Facts) -> bool:
+        """Of two versions of one policy only the newer is worth a room."""
+        return newer.policy.name == self.facts.policy.name and newer == replace(
+            self.facts, policy=newer.policy, machine=newer.machine
+        )
+
+
+class Rooms:
+    """Rooms of one daemon that nobody has asked for yet."""
+
+    def __init__(self, daemon: Daemon, *, most: int, per_caller: int) -> None:
+        self._daemon = daemon
+        self._most = most
+        self._per_caller = per_caller
+        self._ready: dict[str, Room] = {}
+        self._waits: dict[str, asyncio.Task[None]] = {}
+        self._asked: list[_Asked] = []
+        """The latest at the end."""
+        self._making: Room | None = None
+        self._filling: asyncio.Task[None] | None = None
+        self._ending: set[asyncio.Task[None]] = set()
+        self._mounts = MountTable()
+
+    def __len__(self) -> int:
+        return len(self._ready)
+
+    async def take(self, made_from: Facts) -> Room | None:
+        """One that was made from the same, or None."""
+        if self._mounts.changed():
+            self.drop_all("something was mounted")
+        room = next((r for r in self._ready.values() if r.facts == made_from), None)
+        if room is None or room.sandbox is None:
+            return None
+        self._take_out(room)
+        try:
+            zygote = await self._daemon.pool.zygote(made_from.set_name)
+        except BaseException:
+            self.dissolve(room)
+            raise
+        if zygote is not room.sandbox.zygote or _has_ended(room.sandbox):
+            self.dissolve(room)
+            return None
+        return room
+
+    def launched(self, made_from: Facts) -> None:
+        """Somebody has launched who may come again."""
+        count = 1
+        for asked in self._asked:
+            if asked.is_replaced_by(made_from):
+                self._asked.remove(asked)
+                count += asked.count
+                break
+        now = asyncio.get_running_loop().time()
+        self._asked.append(_Asked(facts=made_from, count=count, at=now))
+        del self._asked[:-REMEMBERED]
+
+    def consider(self) -> None:
+        """Begin to fill up, once nothing more urgent is to be done."""
+        if self._filling is None and self._wanted() is not None:
+            self._filling = asyncio.create_task(self._fill())
+            self._filling.add_done_callback(self._filled)
+
+    def _filled(self, task: asyncio.Task[None]) -> None:
+        self._filling = None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._daemon.log.event(
+                "internal-error", error=f"{type(error).__name__}: {error}"
+            )
+
+    def _wanted(self) -> Facts | None:
+        """The facts of the room to make next: of who came last."""
+        if len(self._ready) >= self._most or self._daemon.closing.is_set():
+            return None
+        since = asyncio.get_running_loop().time() - IDLE_S
+        for asked in reversed(self._asked):
+            made_from = asked.facts
+            same = [r for r in self._ready.values() if r.facts == made_from]
+            own = [r for r in self._ready.values() if _caller(r) == made_from.caller]
+            # A uid that is kept is the program's, and which program comes is unknown.
+            if (
+                asked.count >= TWICE
+                and asked.at > since
+                and not same
+                and len(own) < self._per_caller
+                and made_from.lease_key is None
+            ):
+                return made_from
+        return None
+
+    async def _fill(self) -> None:
+        while True:
+            await asyncio.sleep(AFTER_S)
+            made_from = self._wanted()
+            if made_from is None or self._daemon.starting():
+                return  # the launch under way asks us again when it is done
+            if not await self._make(made_from):
+                return
+
+    async def _make(self, made_from: Facts) -> bool:
+        room = self._making = Room(id=new_id())
+        self._mounts.changed()
+        try:
+            async with asyncio.timeout(self._daemon.config.limits.launch_ms / 1000):
+                await prepare(self._daemon, room, made_from, None, ahead=True)
+        except (IsolauncherError, TimeoutError) as e:
+            # No launch suffers: the next one is told what stands in the way.
+            why = e.message if isinstance(e, IsolauncherError) else "not ready in time"
+            self._daemon.log.event("room-not-made", set=made_from.set_name, why=why)
+            self._asked = [a for a in self._asked if a.facts != made_from]
+            self.dissolve(room)
+            return False
+        except BaseException:
+            self.dissolve(room)
+            raise
+        finally:
+            self._making = None
+        if room.dissolved or self._mounts.changed():
+            self.dissolve(room)
+            return False
+        self._ready[room.id] = room
+        self._waits[room.id] = asyncio.create_task(self._wait(room))
+        return True
+
+    async def _wait(self, room: Room) -> None:
+        """Until it has waited long enough, or has ended of itself."""
+        assert room.sandbox is not None  # noqa: S101 (for the type checker)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(room.sandbox.ended(), IDLE_S)
+        if self._ready.pop(room.id, None) is not None:
+            del self._waits[room.id]
+            self.dissolve(room)
+
+    def _take_out(self, room: Room) -> None:
+        del self._ready[room.id]
+        self._waits.pop(room.id).cancel()
+
+    def dissolve(self, room: Room) -> asyncio.Task[None]:
+        """In its own time; `close` waits for it."""
+        room.end()
+        task = asyncio.create_task(dissolve(self._daemon, room))
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+        return task
+
+    def drop_all(self, why: str) -> bool:
+        """Give back every room; False if there is none."""
+        if self._ready:
+            self._daemon.log.event("rooms-dissolved", count=len(self._ready), why=why)
+        rooms = list(self._ready.values())
+        for room in rooms:
+            self._take_out(room)
+            self.dissolve(room)
+        return bool(rooms)
+
+    async def make_way(self, why: str) -> bool:
+        """Give back every room, and wait until that is done; False if there is none."""
+        dropped = self.drop_all(why) or bool(self._ending)
+        if self._ending:
+            await asyncio.wait(self._ending)
+        return dropped
+
+    def zygote_died(self, zygote: pool.Zygote) -> None:
+        """What was forked from it and has not been asked for ends with it."""
+        for room in list(self._ready.values()):
+            if room.sandbox is not None and room.sandbox.zygote is zygote:
+                self._take_out(room)
+                self.dissolve(room)
+        making = self._making
+        if making is None or making.sandbox is None:
+            return
+        if making.sandbox.zygote is zygote:
+            making.end()
+
+    async def close(self) -> None:
+        if self._filling is not None:
+            self._filling.cancel()
+            await asyncio.gather(self._filling, return_exceptions=True)
+        await self.make_way("the daemon ends")
+        self._mounts.close()
+
+
+def _caller(room: Room) -> Caller | None:
+    return room.facts.caller if room.facts is not None else None
+
+
+def _has_ended(sandbox: Sandbox) -> bool:
+    poll = select.poll()
+    poll.register(sandbox.init, select.POLLIN)
+    poll.register(sandbox.stem, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+class MountTable:
+    """Whether anything was mounted or unmounted in our namespace (proc_pid_mounts(5)).
+
+    A room has copies of the mounts that were below its trees when it was made.
+    """
+
+    def __init__(self) -> None:
+        self._file = open("/proc/self/mountinfo", "rb")  # noqa: SIM115
+        self._poll = select.poll()
+        self._poll.register(self._file, select.POLLPRI)
+
+    def changed(self) -> bool:
+        """Since the last time it was asked, which the kernel remembers."""
+        return bool(self._poll.poll(0))
+
+    def close(self) -> None:
+        self._file.close()

@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A sandbox as the daemon talks to it: told the plan part by part, heard, ended.
+
+Two processes answer, each on a channel of its own: init (see init.py) and the stem
+(see zygote/stem.py). Whatever one of them says instead of what is expected ends the
+launch, with its own words.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from . import plan, wire
+from .channel import Channel, leave, readable
+from .errors import StepError, WireError, from_fields
+
+if TYPE_CHECKING:
+    from .pool import Zygote
+
+
+@dataclass(slots=True, kw_only=True)
+class Sandbox:
+    """A PID namespace with its init, from fork to end.
+
+    ``init`` is a pidfd; ``stem`` one too, or -1 before it is forked. ``pid`` and
+    ``stem_pid`` are host pids.
+    """
+
+    channel: Channel
+    init: int
+    pid: int
+    zygote: Zygote | None
+    stem: int = -1
+    stem_pid: int = 0
+    stem_channel: Channel | None = None
+
+    async def furnish(
+        self, room: plan.Room, descriptors: Mapping[str, int]
+    ) -> list[plan.Skipped]:
+        """Have the room's steps done; returns what had to be let pass."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.stem_channel = Channel(ours)
+        with theirs:
+            everything = {**descriptors, "stem": theirs.fileno()}
+            with _paper(room) as paper:
+                _hand_paper(self.channel, paper, everything)
+        forked = await _said(self.channel, "stem", max_fds=1)
+        (self.stem,) = forked.fds
+        self.stem_pid = pid_of(self.stem)
+        told, sealed = await self._both_say("room", "room")
+        return [*_notes(told.fields), *_notes(sealed.fields)]
+
+    async def seal(
+        self,
+        rest: plan.Rest,
+        for_init: Mapping[str, int],
+        for_stem: Mapping[str, int],
+    ) -> tuple[list[plan.Skipped], dict[str, int]]:
+        """Have the rest done; what was let pass, and the stem's answers to probes."""
+        with _paper(rest) as paper:
+            _hand_paper(self.channel, paper, for_init)
+            _hand_paper(self._stem(), paper, for_stem)
+        left, sealed = await self._both_say("left", "sealed")
+        probes = sealed.fields.get("probes")
+        if not isinstance(probes, dict):
+            raise StepError("no probes came", step="verify", code="verify-no-probes")
+        answers = {str(k): v for k, v in probes.items() if isinstance(v, int)}
+        return [*_notes(left.fields), *_notes(sealed.fields)], answers
+
+    async def hand_over(self) -> Mapping[str, object]:
+        """Have the stem become a cold start's twin; what it is ready to start."""
+        _tell(self._stem(), "hand-over", {"verb": "hand-over"})
+        return (await _said(self._stem(), "ready")).fields
+
+    async def go(self) -> int:
+        """Let it run; the stem's first reading of the clock after that (us)."""
+        _tell(self._stem(), "go", {"verb": "go"})
+        at = (await _said(self._stem(), "running")).fields.get("at_us")
+        # The channel closes when the program has taken over; a refusal comes before.
+        try:
+            message = await self._stem().recv()
+        except WireError as e:
+            if e.code != "wire-closed":
+                raise
+        else:
+            raise from_fields(message.fields)
+        return at if isinstance(at, int) else 0
+
+    def _stem(self) -> Channel:
+        assert self.stem_channel is not None  # noqa: S101 (for the type checker)
+        return self.stem_channel
+
+    async def _both_say(
+        self, of_init: str, of_stem: str
+    ) -> tuple[wire.Message, wire.Message]:
+        """Where one fails the other ends with it, and only the one knows why."""
+        heard = (
+            asyncio.create_task(_said(self.channel, of_init)),
+            asyncio.create_task(_said(self._stem(), of_stem)),
+        )
+        try:
+            await asyncio.wait(heard, return_when=asyncio.FIRST_EXCEPTION)
+            gone: StepError | None = None
+            for task in sorted(heard, key=lambda t: not t.done()):
+                try:
+                    await task
+                except StepError as e:
+                    if e.code != "sandbox-died":
+                        raise
+                    gone = gone or e
+            if gone is not None:
+                raise gone
+            return heard[0].result(), heard[1].result()
+        finally:
+            for task in heard:
+                task.cancel()
+
+    def kill(self) -> None:
+        """End it all: without its init the kernel kills the whole namespace."""
+        send_signal(self.init, signal.SIGKILL)
+
+    def last_words(self) -> dict[str, dict[str, object]]:
+        """What init has said that nobody heard, by event; once it has ended."""
+        said: dict[str, dict[str, object]] = {}
+        with suppress(WireError):
+            while (message := wire.try_recv(self.channel.sock)) is not None:
+                said[str(message.fields.get("event"))] = message.fields
+        return said
+
+    async def ended(self) -> None:
+        if self.init >= 0:
+            await readable(self.init)
+
+    def close(self) -> None:
+        self.channel.close()
+        if self.stem_channel is not None:
+            self.stem_channel.close()
+        for fd in (self.init, self.stem):
+            if fd >= 0:
+                leave(fd)
+                os.close(fd)
+        self.init = self.stem = -1
+
+
+def send_signal(pidfd: int, number: int) -> bool:
+    """False if the process has ended already."""
+    try:
+        signal.pidfd_send_signal(pidfd, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def pid_of(pidfd: int) -> int:
+    """The pid as this namespace counts it (proc_pid_fdinfo(5)); 0 once it is reaped."""
+    with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as f:
+        for line in f:
+            if line.startswith("Pid:"):
+                return max(0, int(line.split()[1]))
+    return 0
+
+
+# -------------------------------------------------------------------------- messages
+
+
+@contextmanager
+def _paper(part: plan.Room | plan.Rest) -> Iterator[int]:
+    """A memory file with a part of a plan, which may be larger than a message."""
+    paper = os.memfd_create("isolauncher-plan", os.MFD_CLOEXEC)
+    try:
+        with open(paper, "wb", closefd=False) as f:
+            f.write(json.dumps(plan.pack(part)).encode())
+        yield paper
+    finally:
+        os.close(paper)
+
+
+def _hand_paper(channel: Channel, paper: int, fds: Mapping[str, int]) -> None:
+    everything = {**fds, "plan": paper}
+    _tell(
+        channel, "plan", {"descriptors": list(everything)}, tuple(everything.values())
+    )
+
+
+def _tell(
+    channel: Channel,
+    step: str,
+    message: Mapping[str, object],
+    fds: tuple[int, ...] = (),
+) -> None:
+    """Send it into the sandbox; one that has ended is not a client that went away."""
+    try:
+        channel.send(message, fds)
+    except WireError as e:
+        raise StepError(
+            f"the sandbox ended before it was told: {e.message}",
+            step=step,
+            code="sandbox-died",
+        ) from e
+
+
+async def _said(channel: Channel, event: str, *, max_fds: int = 0) -> wire.Message:
+    """The expected event, or the error that came instead."""
+    try:
+        message = await channel.recv(max_fds=max_fds)
+    except WireError as e:
+        raise StepError(
+            f"the sandbox ended before it said {event!r}",
+            step=event,
+            code="sandbox-died",
+        ) from e
+    fields = message.fields
+    if fields.get("event") == "failed":
+        raise from_fields(fields)
+    if fields.get("event") != event:
+        message.close()
+        raise StepError(
+            f"{fields.get('event')!r} came instead of {event!r}",
+            step=event,
+            code="unexpected-message",
+        )
+    return message
+
+
+def _notes(fields: Mapping[str, object]) -> Iterator[plan.Skipped]:
+    notes = fields.get("notes")
+    for packed in notes if isinstance(notes, list) else []:
+        note = plan.unpack(packed)
+        if isinstance(note, plan.Skipped):
+            yield note
+
+
+__all__ = ["Sandbox", "pid_of", "send_signal"]
