@@ -38,8 +38,8 @@ class Context:
 
     ``descriptors`` maps the plan's names to descriptors; ``keep`` are those that
     survive `CloseDescriptors`; ``stem`` is the stem's pid as init sees it; ``root``
-    the new root's mount; ``ruleset`` Landlock's, until it binds; ``identity`` the
-    activity's uid inside, its uid and its gid outside.
+    the new root's mount; ``ruleset`` and ``filter`` are there until they bind;
+    ``identity`` is the activity's uid inside, its uid and its gid outside.
     """
 
     kernel: Kernel
@@ -48,6 +48,7 @@ class Context:
     stem: int = 0
     root: int = -1
     ruleset: int = -1
+    filter: bytes = b""
     identity: tuple[int, int, int] = (-1, -1, -1)
     notes: list[plan.Skipped] = field(default_factory=list)
 
@@ -230,8 +231,10 @@ def _apply(step: plan.Step, c: Context) -> None:
             os.close(c.ruleset)
         case plan.CloseDescriptors():
             k.close_except(c.keep)
+        case plan.Filter():
+            c.filter = step.program
         case plan.Seccomp():
-            k.seccomp(step.program)
+            k.seccomp(c.filter)
         case plan.LeavePrivileges():
             # The bounding set while there is CAP_SETPCAP, the uid while there is
             # CAP_SETUID. With NO_SETUID_FIXUP locked the change of uid takes nothing

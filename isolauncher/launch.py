@@ -13,6 +13,7 @@ import asyncio
 import os
 import stat
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -152,9 +153,19 @@ async def launch(
     filters.compile(policy.kernel.syscalls)
     for name in ("stdin", "stdout", "stderr"):
         _check_stream(name, fds[name], network=policy.network == "host")
-    activity_id = request.id or rooms.new_id()
-    daemon.refuse_taken(activity_id)
     tier, why_exec = _tier(daemon, request, policy, variables)
+    made_from = rooms.facts(
+        daemon,
+        policy,
+        caller,
+        home=variables.get("HOME", "/"),
+        set_name=policy.preload.set if tier == "fork" else pool.BARE,
+        lease_key=_lease_key(policy, request),
+    )
+    # A room's own id, where the caller has no other in mind: its lease has it already.
+    likely = daemon.rooms.find(made_from)
+    activity_id = request.id or (likely.id if likely else rooms.new_id())
+    daemon.refuse_taken(activity_id)
     activity = Activity(
         id=activity_id,
         caller_uid=caller.uid,
@@ -177,14 +188,6 @@ async def launch(
         not_kept.append(plan.Skipped(what="tier fork", why=why_exec))
     activity.skipped += not_kept
     daemon.add(activity)
-    made_from = rooms.facts(
-        daemon,
-        policy,
-        caller,
-        home=variables.get("HOME", "/"),
-        set_name=policy.preload.set if tier == "fork" else pool.BARE,
-        lease_key=_lease_key(policy, request),
-    )
     clock.lap("plan")
     program: opener.Program | None = None
     try:
@@ -229,23 +232,21 @@ async def _room(
     new, activity.room = activity.room, room
     assert room.checker is not None  # noqa: S101 (for the type checker)
     assert room.leased_as is not None  # noqa: S101
-    found: tuple[opener.Opened, ...] | None
-    found_program = None
-    try:
-        wants = view.wants(made_from.policy)
-        found, found_program = await room.checker.open(wants, program, again=True)
-    except StepError:
-        found = None  # its owner may have ended it: another one is asked below
-    if found == room.found and not activity.room.dissolved:
-        daemon.ledger.pass_on(room.uid, room.leased_as, activity.id)
-        room.leased_as = activity.id
+    same, found_program = False, None
+    with suppress(StepError):  # its owner may have ended it: another one is asked below
+        same, found_program = await room.checker.look_again(program)
+    if same and not room.dissolved:
+        if room.leased_as != activity.id:
+            daemon.ledger.pass_on(room.uid, room.leased_as, activity.id)
+            room.leased_as = activity.id
         if activity.tier != "exec":
             activity.path = "pool"
         return found_program
     rooms.close_program(found_program)
     activity.room = new
     new.dissolved = room.dissolved
-    daemon.rooms.dissolve(room)
+    # Waited for: the new one may be called the same.
+    await daemon.rooms.dissolve(room)
     return await rooms.prepare(daemon, new, made_from, program)
 
 
@@ -430,20 +431,12 @@ def _rest(
             )
         finally:
             os.close(root)
-    compiled = filters.compile(policy.kernel.syscalls)
-    number, arguments, errno_ = compiled.probe
     return plan.rest(
         activity_id=activity.id,
         within=room.planned,
         view=room.visible,
         program=shown,
-        filter_=plan.CompiledFilter(
-            name=compiled.name,
-            program=compiled.bpf,
-            probe_number=number,
-            probe_arguments=arguments,
-            probe_errno=errno_,
-        ),
+        filter_=rooms.compiled_filter(policy),
         start=plan.Start(
             program_kind=request.program_kind,
             path=path,

@@ -156,15 +156,26 @@ class Opener:
         self._pidfd = -1
 
     async def open(
-        self, wants: tuple[Want, ...], program: int | None, *, again: bool = False
+        self, wants: tuple[Want, ...], program: int | None
     ) -> tuple[tuple[Opened, ...], Program | None]:
         """Open all with the caller's rights; the descriptors are the receiver's.
 
-        ``program`` is an O_PATH descriptor that came from the caller. ``again`` looks
-        only: what is opened is compared with what was opened before, so ``fd`` is -1.
-        Raises StepError when the child fails or takes longer than PATIENCE_S (a file
-        system that hangs).
+        ``program`` is an O_PATH descriptor that came from the caller. Raises StepError
+        when the child fails or takes longer than PATIENCE_S (a file system that
+        hangs).
         """
+        question = {"wants": [[w.path, w.writable] for w in wants]}
+        return _read_answer(await self._ask(question, program))
+
+    async def look_again(self, program: int | None) -> tuple[bool, Program | None]:
+        """Whether all that was opened would be opened just so now; and the program."""
+        answer = await self._ask({"wants": None}, program)
+        same = answer.fields.pop("same", None) is True
+        return same, _read_answer(answer)[1]
+
+    async def _ask(
+        self, question: Mapping[str, object], program: int | None
+    ) -> wire.Message:
         caller = self._caller
         stuck = sum(uid == caller.uid for uid in _stuck.values())
         if caller.uid != 0 and stuck >= MAX_STUCK:
@@ -178,14 +189,13 @@ class Opener:
             hello = await _message(self._sock)
             (self._pidfd,) = hello.fds
         _stuck[self._pidfd] = caller.uid
-        question = {"wants": [[w.path, w.writable] for w in wants], "again": again}
         try:
             wire.send(self._sock, question, [] if program is None else [program])
         except WireError as e:
             raise _failed(e) from e
         message = await _message(self._sock)
         del _stuck[self._pidfd]
-        return _read_answer(message)
+        return message
 
     def close(self) -> None:
         """End the child, in its own time: it may hang beyond SIGKILL."""
@@ -304,11 +314,30 @@ def _child(sock: socket.socket, ids: Mapping[str, object]) -> NoReturn:
         # with this uid may look into a copy of the daemon's memory, core dumps
         # included.
         _LINUX.set_dumpable(dumpable=False)
+        wants: tuple[Want, ...] = ()
+        before: list[Opened] = []
         while True:
             message = wire.recv(sock, max_fds=1)
             signal.alarm(PATIENCE_S + 1)
+            fds: list[int] = []
             try:
-                answer, fds = _answer(message)
+                asked = message.fields["wants"]
+                if isinstance(asked, list):
+                    wants = tuple(Want(path=p, writable=w) for p, w in asked)
+                opened = _look(wants)
+                known = [replace(entry, fd=-1) for entry in opened]
+                if isinstance(asked, list):
+                    told = [_fields(entry, fds) for entry in opened]
+                else:
+                    told = []
+                    wire.close_all(e.fd for e in opened if e.fd >= 0)
+                programs = [_fields(_program(fd), fds) for fd in message.fds]
+                answer: Mapping[str, object] = {
+                    "opened": told,
+                    "program": programs,
+                    "same": known == before,
+                }
+                before = known
             except Exception as e:
                 if not isinstance(e, IsolauncherError):
                     text = f"{type(e).__name__}: {e}"
@@ -322,22 +351,13 @@ def _child(sock: socket.socket, ids: Mapping[str, object]) -> NoReturn:
         os._exit(0)
 
 
-def _answer(message: wire.Message) -> tuple[Mapping[str, object], list[int]]:
-    wants = message.fields["wants"]
-    assert isinstance(wants, list)  # noqa: S101 (our own words)
-    found = (_follow(Want(path=path, writable=writable)) for path, writable in wants)
-    opened = _once([entry for entries in found for entry in entries])
+def _look(wants: tuple[Want, ...]) -> list[Opened]:
+    opened = _once([entry for want in wants for entry in _follow(want)])
     if len(opened) > MAX_OPENED:
         raise RequestError(
             f"the policy shows more than {MAX_OPENED} paths", code="open-too-many"
         )
-    fds: list[int] = []
-    if message.fields["again"]:
-        wire.close_all(e.fd for e in opened if e.fd >= 0)
-        opened = [replace(e, fd=-1) for e in opened]
-    answers = [_fields(entry, fds) for entry in opened]
-    programs = [_fields(_program(fd), fds) for fd in message.fds]
-    return {"opened": answers, "program": programs}, fds
+    return opened
 
 
 def _fields(entry: Opened | Program, fds: list[int]) -> dict[str, object]:

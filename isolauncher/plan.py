@@ -420,17 +420,26 @@ class CloseDescriptors:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """The compiled filter, to have at hand; it binds nobody yet."""
+
+    program: bytes
+
+    def describe(self) -> str:
+        return f"a seccomp filter of {len(self.program) // 8} instructions"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Seccomp:
     """Last: the filter then need not allow the calls that gave up privileges."""
 
     name: str
-    program: bytes
     probe_number: int
     probe_arguments: tuple[int, ...]
     probe_errno: int
 
     def describe(self) -> str:
-        return f"seccomp filter {self.name} ({len(self.program) // 8} instructions)"
+        return f"be bound by the seccomp filter {self.name}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -481,6 +490,7 @@ Step = (
     | LandlockRules
     | Landlock
     | CloseDescriptors
+    | Filter
     | Seccomp
     | LeavePrivileges
 )
@@ -684,6 +694,7 @@ def room(
     person: Person,
     view: View,
     machine: Machine,
+    filter_: CompiledFilter,
 ) -> Room:
     """The order of one launch, up to where the request has a say.
 
@@ -734,6 +745,7 @@ def room(
         NoNewPrivs(),
     ]
     after += _landlock(policy, view, machine, skipped)
+    after.append(Filter(program=filter_.program))
     steps = (
         *(Planned(actor="init", step=s) for s in init),
         *(Planned(actor="stem", step=s) for s in before),
@@ -794,7 +806,6 @@ def rest(
         CloseDescriptors(),
         Seccomp(
             name=filter_.name,
-            program=filter_.program,
             probe_number=filter_.probe_number,
             probe_arguments=filter_.probe_arguments,
             probe_errno=filter_.probe_errno,
@@ -1226,21 +1237,27 @@ def describe_policy(policy: Policy) -> tuple[str, ...]:
         root_over="/run/isolauncher",
         init_uid=INIT_UID,
     )
+    filter_ = CompiledFilter(
+        name=policy.kernel.syscalls,
+        program=b"",
+        probe_number=0,
+        probe_arguments=(),
+        probe_errno=0,
+    )
     prepared = room(
-        room_id="ID", policy=policy, person=person, view=view, machine=machine
+        room_id="ID",
+        policy=policy,
+        person=person,
+        view=view,
+        machine=machine,
+        filter_=filter_,
     )
     launch = rest(
         activity_id="ID",
         within=prepared,
         view=view,
         program=None,
-        filter_=CompiledFilter(
-            name=policy.kernel.syscalls,
-            program=b"",
-            probe_number=0,
-            probe_arguments=(),
-            probe_errno=0,
-        ),
+        filter_=filter_,
         start=Start(
             program_kind="name",
             path="",

@@ -24,7 +24,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from . import cgroups, identity, opener, plan, pool, view
+from . import cgroups, filters, identity, opener, plan, pool, view
 from .errors import IdentityError, IsolauncherError, StepError
 from .policy.model import Policy
 from .request import Caller
@@ -68,7 +68,7 @@ class Room:
     """One sandbox and all that is held for it; filled step by step.
 
     ``id`` names its cgroup; ``leased_as`` is the activity id the ledger has. ``sent``
-    says device and inode of each mount, ``found`` what its opener, ``checker``, found.
+    says device and inode of each mount; ``checker`` can look at them once more.
     """
 
     id: str
@@ -84,7 +84,6 @@ class Room:
     planned: plan.Room | None = None
     visible: plan.View | None = None
     sent: dict[str, tuple[int, int]] = field(default_factory=dict)
-    found: tuple[opener.Opened, ...] = ()
     skipped: list[plan.Skipped] = field(default_factory=list)
 
     def end(self) -> None:
@@ -159,7 +158,6 @@ async def prepare(
         room.visible, room.skipped = view.show(
             mounts, opened, made_from.caller, daemon.store.refuse_write
         )
-        room.found = tuple(replace(o, fd=-1) for o in opened)
         machine = replace(
             made_from.machine, cgroups=daemon.parents.for_activity(room.id)
         )
@@ -170,6 +168,7 @@ async def prepare(
             person=_person(room, made_from),
             view=room.visible,
             machine=machine,
+            filter_=compiled_filter(policy),
         )
         room.skipped += room.planned.skipped
         room.sent = {name: file_of(fd) for name, fd in mounts.fds.items()}
@@ -182,6 +181,18 @@ async def prepare(
         mounts.close()
         _close_opened(opened)
     return found_program
+
+
+def compiled_filter(policy: Policy) -> plan.CompiledFilter:
+    compiled = filters.compile(policy.kernel.syscalls)
+    number, arguments, errno_ = compiled.probe
+    return plan.CompiledFilter(
+        name=compiled.name,
+        program=compiled.bpf,
+        probe_number=number,
+        probe_arguments=arguments,
+        probe_errno=errno_,
+    )
 
 
 def file_of(fd: int) -> tuple[int, int]:
@@ -335,21 +346,25 @@ class Rooms:
     def __len__(self) -> int:
         return len(self._ready)
 
+    def find(self, made_from: Facts) -> Room | None:
+        """One that was made from the same, or None; it stays where it is."""
+        return next((r for r in self._ready.values() if r.facts == made_from), None)
+
     async def take(self, made_from: Facts) -> Room | None:
-        """One that was made from the same, or None."""
+        """One that is still right, or None; what is not is gone by then."""
         if self._mounts.changed():
-            self.drop_all("something was mounted")
-        room = next((r for r in self._ready.values() if r.facts == made_from), None)
+            await self.make_way("something was mounted")
+        room = self.find(made_from)
         if room is None or room.sandbox is None:
             return None
         self._take_out(room)
         try:
             zygote = await self._daemon.pool.zygote(made_from.set_name)
         except BaseException:
-            self.dissolve(room)
+            await self.dissolve(room)
             raise
         if zygote is not room.sandbox.zygote or _has_ended(room.sandbox):
-            self.dissolve(room)
+            await self.dissolve(room)
             return None
         return room
 
