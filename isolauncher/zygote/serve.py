@@ -24,7 +24,15 @@ from typing import NoReturn
 
 from isolauncher import init, kernel, netlink, plan, wire
 from isolauncher.errors import IsolauncherError
-from isolauncher.zygote import handover, preload, program, sets, stem, unseen
+from isolauncher.zygote import (
+    handover,
+    preload,
+    program,
+    rehearsal,
+    sets,
+    stem,
+    unseen,
+)
 from isolauncher.zygote.handover import Pristine, World, signals, streams
 
 NOBODY = 65534
@@ -46,13 +54,14 @@ def main(
         own_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         expected = (0, 1, 2, channel.fileno(), own_namespace)
         world = _preload(name, frozenset(left_out), cold, expected, channel)
+        written = () if name == BARE else _rehearse(world)
         linux = make_kernel()
     except Exception as e:
         print(f"isolauncher zygote: {type(e).__name__}: {e}", file=sys.stderr)
         os._exit(1)
     waiting = _serve(channel, own_namespace, expected, linux)
     kernel.title(f"isolauncher: stem({name})")
-    start = stem.prepare(waiting)
+    start = stem.prepare(waiting, lambda: rehearsal.touch(written))
     return _hand_over(waiting.channel, start, world)
 
 
@@ -110,6 +119,26 @@ def _preload(
     gc.freeze()
     preload.prove_fit(expected)
     return world
+
+
+def _rehearse(world: World) -> rehearsal.Pages:
+    """The pages that every start of a program writes to."""
+
+    def start() -> None:
+        told = handover.Start(
+            kind="script",
+            program="/program.py",
+            arguments=("argument",),
+            environment={"PATH": "/usr/bin:/bin", "HOME": "/", "LANG": "C.UTF-8"},
+            cwd="/",
+        )
+        handover.run(told, world)
+        empty = program.Prepared(
+            start=told, world=world, filename="/program.py", source=b"", module=None
+        )
+        program.load(empty)()
+
+    return rehearsal.pages(start, NOBODY)
 
 
 def _paper(data: bytes) -> int:

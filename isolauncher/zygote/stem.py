@@ -29,19 +29,19 @@ from ..errors import ProgramNotExecutable, ProgramNotFound, StepError
 from ..init import Gone, Stem
 
 
-def prepare(stem: Stem) -> plan.Start:
+def prepare(stem: Stem, warm: Callable[[], None]) -> plan.Start:
     """Walk the stem's steps, the room's and the rest's; returns when all is in force.
 
-    What is to be started is returned. On any failure tells the daemon and ends the
-    process: there is no way on.
+    What is to be started is returned. ``warm`` is called in between, before the wait.
+    On any failure tells the daemon and ends the process: there is no way on.
     """
     try:
-        return _prepare(stem)
+        return _prepare(stem, warm)
     except BaseException as e:
         give_up(stem.channel, e)
 
 
-def _prepare(stem: Stem) -> plan.Start:
+def _prepare(stem: Stem, warm: Callable[[], None]) -> plan.Start:
     outside = stem.descriptors.get("landlock-probe", -1)
     keep = {0, 1, 2, stem.channel.fileno(), stem.baton.fileno()}
     if outside >= 0:
@@ -49,6 +49,7 @@ def _prepare(stem: Stem) -> plan.Start:
     c = Context(kernel=stem.kernel, descriptors=stem.descriptors, keep=frozenset(keep))
     init.walk("stem", stem.room.steps[init.stem_begins(stem.room) :], c, stem.baton)
     _tell("room", stem.channel, c)
+    warm()
     rest, c.descriptors = init.receive(stem.channel, plan.Rest)
     init.walk("stem", rest.steps, c, stem.baton)
     seccomp = next(p.step for p in rest.steps if isinstance(p.step, plan.Seccomp))
