@@ -235,17 +235,19 @@ def _apply(step: plan.Step, c: Context) -> None:
             c.filter = step.program
         case plan.Seccomp():
             k.seccomp(c.filter)
-        case plan.LeavePrivileges():
-            # The bounding set while there is CAP_SETPCAP, the uid while there is
-            # CAP_SETUID. With NO_SETUID_FIXUP locked the change of uid takes nothing
-            # away (capabilities(7)): every capability is cleared after it, by name.
+        case plan.LowerInit():
+            # The bounding set while there is CAP_SETPCAP. What it has stays in force.
             k.drop_bounding_set()
             k.lock_securebits()
             k.setgroups(())
+            k.no_new_privs()
+        case plan.LeavePrivileges():
+            # The uid while there is CAP_SETUID. With NO_SETUID_FIXUP locked the change
+            # of uid takes nothing away (capabilities(7)): every capability is cleared
+            # after it, by name.
             k.setresgid(step.uid)
             k.setresuid(step.uid)
             k.clear_capabilities()
-            k.no_new_privs()
             k.set_dumpable(dumpable=False)
             k.close_except(c.keep)
         case _:

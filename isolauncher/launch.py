@@ -186,16 +186,27 @@ async def launch(
     not_kept = list(_not_kept(request, dropped))
     if why_exec:
         not_kept.append(plan.Skipped(what="tier fork", why=why_exec))
-    activity.skipped += not_kept
+    activity.skipped = list(not_kept)
     daemon.add(activity)
     clock.lap("plan")
     program: opener.Program | None = None
     try:
         async with asyncio.timeout(daemon.config.limits.launch_ms / 1000):
             program = await _room(daemon, activity, made_from, fds.get("program"))
-            activity.skipped += activity.room.skipped
             clock.lap("fork")
-            await _road(activity, daemon, request, fds, program, variables, clock)
+            try:
+                await _road(activity, daemon, request, fds, program, variables, clock)
+            except _Stale:
+                # Nothing of the activity has run. Once more, in a room of its own.
+                rooms.close_program(program)
+                program = None
+                await _leave_room(daemon, activity)
+                activity.skipped = list(not_kept)
+                program = await rooms.prepare(
+                    daemon, activity.room, made_from, fds.get("program")
+                )
+                clock.lap("fork")
+                await _road(activity, daemon, request, fds, program, variables, clock)
     except TimeoutError:
         await daemon.abandon(activity)
         raise StepError(
@@ -219,35 +230,57 @@ async def launch(
     return activity
 
 
+class _Stale(Exception):
+    """The room was right when it was made, and is not any more."""
+
+
 async def _room(
     daemon: Daemon,
     activity: Activity,
     made_from: rooms.Facts,
     program: int | None,
 ) -> opener.Program | None:
-    """Give the activity its room: one prepared ahead if it is still right, or new."""
+    """Give the activity its room: one prepared ahead, or a new one."""
     room = await daemon.rooms.take(made_from)
     if room is None:
         return await rooms.prepare(daemon, activity.room, made_from, program)
-    new, activity.room = activity.room, room
+    room.dissolved = activity.room.dissolved
+    activity.room = room
+    if activity.tier != "exec":
+        activity.path = "pool"
     assert room.checker is not None  # noqa: S101 (for the type checker)
     assert room.leased_as is not None  # noqa: S101
-    same, found_program = False, None
-    with suppress(StepError):  # its owner may have ended it: another one is asked below
-        same, found_program = await room.checker.look_again(program)
-    if same and not room.dissolved:
-        if room.leased_as != activity.id:
-            daemon.ledger.pass_on(room.uid, room.leased_as, activity.id)
-            room.leased_as = activity.id
-        if activity.tier != "exec":
-            activity.path = "pool"
-        return found_program
-    rooms.close_program(found_program)
-    activity.room = new
-    new.dissolved = room.dissolved
-    # Waited for: the new one may be called the same.
-    await daemon.rooms.dissolve(room)
-    return await rooms.prepare(daemon, new, made_from, program)
+    try:
+        found_program = await room.checker.look_again(program)
+    except StepError:
+        # Its opener was the caller's to end.
+        await _leave_room(daemon, activity)
+        return await rooms.prepare(daemon, activity.room, made_from, program)
+    if room.leased_as != activity.id:
+        daemon.ledger.pass_on(room.uid, room.leased_as, activity.id)
+        room.leased_as = activity.id
+    return found_program
+
+
+async def _as_it_was(room: rooms.Room) -> bool:
+    """Whether its opener has found all it shows as it was when the room was made."""
+    assert room.checker is not None  # noqa: S101 (for the type checker)
+    with suppress(StepError):
+        return await room.checker.same()
+    return False
+
+
+async def _leave_room(daemon: Daemon, activity: Activity) -> None:
+    """Give back a room that was prepared ahead, for another that is not there yet."""
+    told_to_end = activity.room.dissolved
+    # Waited for: the new one is called the same.
+    await daemon.rooms.dissolve(activity.room)
+    if activity.record is not None:
+        activity.record.remove()
+        activity.record = None
+    activity.room = rooms.Room(id=activity.id, dissolved=told_to_end)
+    if activity.tier != "exec":
+        activity.path = "demand"
 
 
 def _lease_key(policy: Policy, request: Request) -> str | None:
@@ -356,6 +389,7 @@ async def _road(
     sandbox = room.sandbox
     assert sandbox is not None  # noqa: S101 (for the type checker)
     assert room.planned is not None  # noqa: S101
+    activity.skipped += room.skipped
     mounts = view.Mounts(daemon.kernel)
     try:
         rest = _rest(activity, daemon, request, fds, program, variables, mounts)
@@ -387,6 +421,8 @@ async def _road(
     # Only now: of a launch that failed before, nothing was in force.
     activity.enforced = whole.enforced()
     activity.pid = sandbox.stem_pid
+    if room.ahead and not await _as_it_was(room):
+        raise _Stale
     activity.record.append("forked", daemon.pids(activity))
     clock.lap("verify")
     ready = await sandbox.hand_over()

@@ -21,7 +21,7 @@ import socket
 import stat
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, NoReturn, TypeVar
 
 from . import kernel, wire
@@ -167,11 +167,17 @@ class Opener:
         question = {"wants": [[w.path, w.writable] for w in wants]}
         return _read_answer(await self._ask(question, program))
 
-    async def look_again(self, program: int | None) -> tuple[bool, Program | None]:
-        """Whether all that was opened would be opened just so now; and the program."""
-        answer = await self._ask({"wants": None}, program)
-        same = answer.fields.pop("same", None) is True
-        return same, _read_answer(answer)[1]
+    async def look_again(self, program: int | None) -> Program | None:
+        """The program; meanwhile the opener begins to look at all it has opened."""
+        return _read_answer(await self._ask({"wants": None}, program))[1]
+
+    async def same(self) -> bool:
+        """After `look_again`: whether all would be opened now just as it was."""
+        assert self._sock is not None  # noqa: S101 (for the type checker)
+        _stuck[self._pidfd] = self._caller.uid
+        fields = (await _message(self._sock)).fields
+        del _stuck[self._pidfd]
+        return fields.get("same") is True
 
     async def _ask(
         self, question: Mapping[str, object], program: int | None
@@ -315,40 +321,40 @@ def _child(sock: socket.socket, ids: Mapping[str, object]) -> NoReturn:
         # included.
         _LINUX.set_dumpable(dumpable=False)
         wants: tuple[Want, ...] = ()
-        before: list[Opened] = []
+        before: list[tuple[object, ...]] = []
         while True:
             message = wire.recv(sock, max_fds=1)
             signal.alarm(PATIENCE_S + 1)
             fds: list[int] = []
             try:
+                # Its own descriptor stays open: to close it may wait for the caller.
+                programs = [_fields(_program(fd), fds) for fd in message.fds]
                 asked = message.fields["wants"]
                 if isinstance(asked, list):
                     wants = tuple(Want(path=p, writable=w) for p, w in asked)
-                opened = _look(wants)
-                known = [replace(entry, fd=-1) for entry in opened]
-                if isinstance(asked, list):
+                    opened = _look(wants)
+                    before = [_without_fd(entry) for entry in opened]
                     told = [_fields(entry, fds) for entry in opened]
+                    wire.send(sock, {"opened": told, "program": programs}, fds)
                 else:
-                    told = []
+                    wire.send(sock, {"opened": [], "program": programs}, fds)
+                    opened = _look(wants)
+                    same = [_without_fd(entry) for entry in opened] == before
                     wire.close_all(e.fd for e in opened if e.fd >= 0)
-                programs = [_fields(_program(fd), fds) for fd in message.fds]
-                answer: Mapping[str, object] = {
-                    "opened": told,
-                    "program": programs,
-                    "same": known == before,
-                }
-                before = known
+                    wire.send(sock, {"same": same})
             except Exception as e:
                 if not isinstance(e, IsolauncherError):
                     text = f"{type(e).__name__}: {e}"
                     e = StepError(text, step="open-as-caller", code="open-failed")
-                answer, fds = e.as_fields(), []
-            # The program's own stays open: to close it may wait for the caller.
-            wire.send(sock, answer, fds)
+                wire.send(sock, e.as_fields())
             wire.close_all(fds)
             signal.alarm(0)
     finally:
         os._exit(0)
+
+
+def _without_fd(entry: Opened) -> tuple[object, ...]:
+    return tuple(getattr(entry, name) for name in entry.__slots__ if name != "fd")
 
 
 def _look(wants: tuple[Want, ...]) -> list[Opened]:

@@ -443,6 +443,14 @@ class Seccomp:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LowerInit:
+    """What init can give up while it waits: the rest only mounts a file."""
+
+    def describe(self) -> str:
+        return "init gives up its bounding set and groups, and locks securebits"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LeavePrivileges:
     """Init keeps nothing but its child and the descriptors it already has.
 
@@ -492,6 +500,7 @@ Step = (
     | CloseDescriptors
     | Filter
     | Seccomp
+    | LowerInit
     | LeavePrivileges
 )
 
@@ -736,6 +745,7 @@ def room(
     # After the map: an id-mapped mount needs the user namespace to be finished.
     mapped += _places(late, above=early, known=_known(early, view.links))
     mapped += (_attach(tree) for tree in late)
+    mapped.append(LowerInit())
 
     after: list[Step] = [
         NoNestedUserNamespaces(),

@@ -78,6 +78,7 @@ class Room:
     inner_uid: int = -1
     leased_as: str | None = None
     cgroups: tuple[str, ...] = ()
+    ahead: bool = False
     dissolved: bool = False
     """Told to end: whatever is being made for it ends as soon as it is there."""
     facts: Facts | None = None
@@ -137,6 +138,7 @@ async def prepare(
     ``ahead``: nobody waits for it.
     """
     room.facts = made_from
+    room.ahead = ahead
     policy = made_from.policy
     room.checker = opener.Opener(daemon.openers, made_from.caller)
     sandbox, (opened, found_program) = await _both(

@@ -66,8 +66,9 @@ class Sandbox:
     ) -> tuple[list[plan.Skipped], dict[str, int]]:
         """Have the rest done; what was let pass, and the stem's answers to probes."""
         with _paper(rest) as paper:
-            _hand_paper(self.channel, paper, for_init)
+            # The stem reads its copy while init does what comes first.
             _hand_paper(self._stem(), paper, for_stem)
+            _hand_paper(self.channel, paper, for_init)
         left, sealed = await self._both_say("left", "sealed")
         probes = sealed.fields.get("probes")
         if not isinstance(probes, dict):
