@@ -251,7 +251,7 @@ async def _room(
     assert room.checker is not None  # noqa: S101 (for the type checker)
     assert room.leased_as is not None  # noqa: S101
     try:
-        found_program = await room.checker.look_again(program)
+        found_program = await room.checker.open_program(program)
     except StepError:
         # Its opener was the caller's to end.
         await _leave_room(daemon, activity)
@@ -402,9 +402,14 @@ async def _road(
             for_init["program:read"] = program.fd
         sent = {n: rooms.file_of(fd) for n, fd in {**for_init, **for_stem}.items()}
         clock.lap("plan")
-        notes, probes = await sandbox.seal(rest, for_init, for_stem)
+        sandbox.tell_rest(rest, for_init, for_stem)
     finally:
         mounts.close()
+    if room.ahead and room.checker is not None:
+        # Beside what init and stem now do; before anything runs it must be answered.
+        with suppress(StepError):
+            room.checker.look_again()
+    notes, probes = await sandbox.sealed()
     activity.skipped += notes
     clock.lap("apply")
     whole = plan.Plan(room=room.planned, rest=rest)

@@ -167,17 +167,17 @@ class Opener:
         question = {"wants": [[w.path, w.writable] for w in wants]}
         return _read_answer(await self._ask(question, program))
 
-    async def look_again(self, program: int | None) -> Program | None:
-        """The program; meanwhile the opener begins to look at all it has opened."""
-        return _read_answer(await self._ask({"wants": None}, program))[1]
+    async def open_program(self, program: int | None) -> Program | None:
+        """The program alone, with nothing new to open."""
+        return _read_answer(await self._ask({"wants": []}, program))[1]
+
+    def look_again(self) -> None:
+        """Begin to look at all that was opened; `same` tells what came of it."""
+        self._send({"wants": None}, [])
 
     async def same(self) -> bool:
-        """After `look_again`: whether all would be opened now just as it was."""
-        assert self._sock is not None  # noqa: S101 (for the type checker)
-        _stuck[self._pidfd] = self._caller.uid
-        fields = (await _message(self._sock)).fields
-        del _stuck[self._pidfd]
-        return fields.get("same") is True
+        """After `look_again`: whether all would be opened now just as it was then."""
+        return (await self._hear()).fields.get("same") is True
 
     async def _ask(
         self, question: Mapping[str, object], program: int | None
@@ -194,11 +194,19 @@ class Opener:
             self._sock = self._service.ask(caller)
             hello = await _message(self._sock)
             (self._pidfd,) = hello.fds
-        _stuck[self._pidfd] = caller.uid
+        self._send(question, [] if program is None else [program])
+        return await self._hear()
+
+    def _send(self, question: Mapping[str, object], fds: list[int]) -> None:
+        assert self._sock is not None  # noqa: S101 (for the type checker)
         try:
-            wire.send(self._sock, question, [] if program is None else [program])
+            wire.send(self._sock, question, fds)
         except WireError as e:
             raise _failed(e) from e
+
+    async def _hear(self) -> wire.Message:
+        assert self._sock is not None  # noqa: S101 (for the type checker)
+        _stuck[self._pidfd] = self._caller.uid
         message = await _message(self._sock)
         del _stuck[self._pidfd]
         return message
@@ -320,37 +328,49 @@ def _child(sock: socket.socket, ids: Mapping[str, object]) -> NoReturn:
         # with this uid may look into a copy of the daemon's memory, core dumps
         # included.
         _LINUX.set_dumpable(dumpable=False)
-        wants: tuple[Want, ...] = ()
-        before: list[tuple[object, ...]] = []
+        answers = _Answers()
         while True:
             message = wire.recv(sock, max_fds=1)
             signal.alarm(PATIENCE_S + 1)
             fds: list[int] = []
             try:
                 # Its own descriptor stays open: to close it may wait for the caller.
-                programs = [_fields(_program(fd), fds) for fd in message.fds]
-                asked = message.fields["wants"]
-                if isinstance(asked, list):
-                    wants = tuple(Want(path=p, writable=w) for p, w in asked)
-                    opened = _look(wants)
-                    before = [_without_fd(entry) for entry in opened]
-                    told = [_fields(entry, fds) for entry in opened]
-                    wire.send(sock, {"opened": told, "program": programs}, fds)
-                else:
-                    wire.send(sock, {"opened": [], "program": programs}, fds)
-                    opened = _look(wants)
-                    same = [_without_fd(entry) for entry in opened] == before
-                    wire.close_all(e.fd for e in opened if e.fd >= 0)
-                    wire.send(sock, {"same": same})
+                answer = answers.to(message, fds)
             except Exception as e:
                 if not isinstance(e, IsolauncherError):
                     text = f"{type(e).__name__}: {e}"
                     e = StepError(text, step="open-as-caller", code="open-failed")
-                wire.send(sock, e.as_fields())
+                answer, fds = e.as_fields(), []
+            wire.send(sock, answer, fds)
             wire.close_all(fds)
             signal.alarm(0)
     finally:
         os._exit(0)
+
+
+class _Answers:
+    """What one opener has opened, to be compared with later."""
+
+    def __init__(self) -> None:
+        self._wants: tuple[Want, ...] = ()
+        self._before: list[tuple[object, ...]] = []
+
+    def to(self, message: wire.Message, fds: list[int]) -> Mapping[str, object]:
+        """The answer; what is to go with it is added to ``fds``."""
+        asked = message.fields["wants"]
+        if asked is None:
+            opened = _look(self._wants)
+            wire.close_all(e.fd for e in opened if e.fd >= 0)
+            return {"same": [_without_fd(entry) for entry in opened] == self._before}
+        assert isinstance(asked, list)  # noqa: S101 (our own words)
+        told = []
+        if asked:
+            self._wants = tuple(Want(path=p, writable=w) for p, w in asked)
+            opened = _look(self._wants)
+            self._before = [_without_fd(entry) for entry in opened]
+            told = [_fields(entry, fds) for entry in opened]
+        programs = [_fields(_program(fd), fds) for fd in message.fds]
+        return {"opened": told, "program": programs}
 
 
 def _without_fd(entry: Opened) -> tuple[object, ...]:

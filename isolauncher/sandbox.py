@@ -58,17 +58,20 @@ class Sandbox:
         told, sealed = await self._both_say("room", "room")
         return [*_notes(told.fields), *_notes(sealed.fields)]
 
-    async def seal(
+    def tell_rest(
         self,
         rest: plan.Rest,
         for_init: Mapping[str, int],
         for_stem: Mapping[str, int],
-    ) -> tuple[list[plan.Skipped], dict[str, int]]:
-        """Have the rest done; what was let pass, and the stem's answers to probes."""
+    ) -> None:
+        """Have the rest done."""
         with _paper(rest) as paper:
             # The stem reads its copy while init does what comes first.
             _hand_paper(self._stem(), paper, for_stem)
             _hand_paper(self.channel, paper, for_init)
+
+    async def sealed(self) -> tuple[list[plan.Skipped], dict[str, int]]:
+        """The rest is done: what was let pass, and the stem's answers to probes."""
         left, sealed = await self._both_say("left", "sealed")
         probes = sealed.fields.get("probes")
         if not isinstance(probes, dict):
