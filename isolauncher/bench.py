@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Launch latency, measured: from the zygote, and as bubblewrap with a cold start.
 
-Here is what is measured and how; how it is shown is in cli/bench.py. The daemon that
-is measured is started for the purpose, in directories of its own, and ended again:
+Here is what is measured and how; how it is shown is in cli/bench.py. The daemons that
+are measured are started for the purpose, in directories of their own, and ended again:
 neither this machine's daemon nor its ledger nor its administrator's policies are
 touched. Nothing here is on the way of a launch.
 
-Both contenders run one script that imports twenty modules and then writes a byte to a
-pipe. A launch is timed from just before it is asked for (the client's connection
-stands, its next act is to send; or: just before bwrap is started) until that byte can
-be read here. They take turns, and the turn's order changes with each pair, so that
-whatever else the machine does falls on both.
+There are three contenders: a daemon as it is set up without being told anything, which
+prepares rooms ahead; one that makes every sandbox on demand; and bubblewrap. Each runs
+one script that imports twenty modules and then writes a byte to a pipe. A launch is
+timed from just before it is asked for (the client's connection stands, its next act is
+to send; or: just before bwrap is started) until that byte can be read here. They take
+turns, and the order changes with each round, so that whatever else the machine does
+falls on all. Nobody is timed before both daemons are at rest: what one prepares for
+its next launch would slow the others down, and is in no launch's time.
 """
 
 from __future__ import annotations
@@ -25,13 +28,14 @@ import statistics
 import subprocess
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from . import client, wire
-from .config import Config
+from .config import Config, RoomsAhead
 from .errors import COULD_NOT_LAUNCH, DaemonError, HostError, IsolauncherError
 from .paths import vendor_policies
 
@@ -105,11 +109,13 @@ class Spread:
 class Result:
     """What `quick` measured, on what, and what was in force meanwhile.
 
-    ``reports`` are the launches' own, as ``run --report`` writes them.
+    ``reports`` are those of ``isolauncher``'s launches, as ``run --report`` writes
+    them.
     """
 
     machine: Mapping[str, object]
     isolauncher: Spread
+    on_demand: Spread
     bubblewrap: Spread
     reports: Sequence[Mapping[str, object]]
 
@@ -122,6 +128,15 @@ class Result:
         """Pair by pair: bubblewrap's time over ours."""
         pairs = zip(self.bubblewrap.samples, self.isolauncher.samples, strict=True)
         return Spread(samples=tuple(theirs / ours for theirs, ours in pairs))
+
+    def ways(self) -> Mapping[str, int]:
+        """How many of ``isolauncher``'s launches came which way."""
+        found: Counter[str] = Counter()
+        for report in self.reports:
+            activity = report["activity"]
+            assert isinstance(activity, dict)  # noqa: S101 (for the type checker)
+            found[str(activity["path"])] += 1
+        return found
 
     def phases(self) -> dict[str, int]:
         """The median of each of the report's ``timings_us``."""
@@ -151,9 +166,14 @@ class Result:
             },
             "unit": "ms",
             "isolauncher": self.isolauncher.as_data(),
+            "ways": self.ways(),
+            "on_demand": self.on_demand.as_data(),
             "bubblewrap": self.bubblewrap.as_data(),
             "ratio": {
                 "of_medians": round(self.ratio, 3),
+                "of_medians_on_demand": round(
+                    self.bubblewrap.median / self.on_demand.median, 3
+                ),
                 "of_pairs": {
                     "median": round(ratios.median, 3),
                     "min": round(min(ratios.samples), 3),
@@ -171,38 +191,58 @@ def quick(pairs: int, progress: Callable[[int], None] = lambda done: None) -> Re
     bwrap = _refuse_impossible()
     machine = describe_machine(bwrap)
     reports: list[Mapping[str, object]] = []
-    ours: list[float] = []
-    theirs: list[float] = []
     with tempfile.TemporaryDirectory(prefix="isolauncher-bench-") as name:
         top = Path(name)
         script = top / "script.py"
         script.write_text(SCRIPT)
         script.chmod(0o644)
-        with _daemon(top) as where:
+        with _daemon(top, "ahead") as ahead, _daemon(top, "demand", ahead=0) as demand:
 
-            def one() -> float:
-                taken, report = _from_zygote(where, script)
+            def from_room() -> float:
+                taken, report = _from_zygote(ahead, script)
                 reports.append(report)
                 return taken
 
-            for _ in range(WARM_UP):
-                one()
-                _cold(bwrap, script)
-            reports.clear()
-            for number in range(pairs):
-                if number % 2:
-                    theirs.append(_cold(bwrap, script))
-                    ours.append(one())
-                else:
-                    ours.append(one())
-                    theirs.append(_cold(bwrap, script))
+            contenders: dict[str, Callable[[], float]] = {
+                "isolauncher": from_room,
+                "on_demand": lambda: _from_zygote(demand, script)[0],
+                "bubblewrap": lambda: _cold(bwrap, script),
+            }
+            samples: dict[str, list[float]] = {name: [] for name in contenders}
+            order = list(contenders)
+            for number in range(-WARM_UP, pairs):
+                if number == 0:
+                    reports.clear()
+                for name in order:
+                    for where in (ahead, demand):
+                        _wait_for_rest(where)
+                    taken = contenders[name]()
+                    if number >= 0:
+                        samples[name].append(taken)
+                order.append(order.pop(0))
                 progress(number + 1)
     return Result(
         machine=machine,
-        isolauncher=Spread(samples=tuple(ours)),
-        bubblewrap=Spread(samples=tuple(theirs)),
         reports=tuple(reports),
+        **{name: Spread(samples=tuple(found)) for name, found in samples.items()},
     )
+
+
+def _wait_for_rest(where: str) -> None:
+    """Until a daemon neither launches nor cleans up nor prepares anything."""
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        with client.connect(where) as sock:
+            wire.send(sock, {"version": wire.VERSION, "verb": "stats"}, ())
+            stats = wire.recv(sock).fields["stats"]
+        assert isinstance(stats, dict)  # noqa: S101 (for the type checker)
+        rooms = stats["rooms"]
+        if not (rooms["wanted"] or rooms["ending"] or stats["activities"]):
+            # What the kernel still does for those that have just ended.
+            time.sleep(0.02)
+            return
+        time.sleep(0.005)
+    raise DaemonError("the daemon does not come to rest", code="bench-timeout")
 
 
 def _refuse_impossible() -> str:
@@ -255,15 +295,17 @@ def _lines(path: str) -> Iterator[str]:
 
 
 @contextmanager
-def _daemon(top: Path) -> Iterator[str]:
-    """A daemon in a child, with directories below ``top``; yields its socket."""
+def _daemon(above: Path, name: str, ahead: int = RoomsAhead().ahead) -> Iterator[str]:
+    """A daemon in a child, with directories of its own; yields its socket."""
     # Every command started here, and their daemon, end up with this environment.
     before = dict(os.environ)
     os.environ.clear()
     os.environ.update(ENVIRONMENT)
     os.environ["ISOLAUNCHER_LOG"] = "stderr"
-    (top / "policies").mkdir()
+    top = above / name
+    (top / "policies").mkdir(parents=True)
     config = Config(
+        rooms=RoomsAhead(ahead=ahead),
         socket=str(top / "run" / "socket"),
         run_dir=str(top / "run"),
         state_dir=str(top / "state"),

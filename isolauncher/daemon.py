@@ -59,6 +59,7 @@ from .policy.load import PolicyStore
 from .request import Attach, Caller, Ps, Request, Signal, Stats, Stop, parse
 from .request import parse_signal as read_signal
 from .sandbox import send_signal
+from .stats import Launch, Launches
 from .zygote.program import available_locales
 
 REMEMBER_S = 60
@@ -111,6 +112,7 @@ class Daemon:
             self, most=config.rooms.ahead, per_caller=config.rooms.per_caller
         )
         self.activities: dict[str, Activity] = {}
+        self.launches = Launches()
         self._connections: Counter[int] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._undoing: set[asyncio.Task[None]] = set()
@@ -460,9 +462,7 @@ class Daemon:
                 case Stop():
                     await self._stop(channel, asked, caller)
                 case Stats():
-                    raise RequestError(
-                        "stats are not kept yet", code="not-enforced-yet"
-                    )
+                    self._stats(channel, caller)
                 case _:
                     assert_never(asked)
         finally:
@@ -507,6 +507,11 @@ class Daemon:
         # The activity has its own by now: a pipe's reader must see its end.
         theirs, received[:] = list(received), []
         closing = asyncio.create_task(foreign.close(theirs))
+        self.launches.add(
+            Launch(
+                caller_uid=caller.uid, way=activity.path, timings_us=activity.timings
+            )
+        )
         self.log.event(
             "launched",
             id=activity.id,
@@ -515,6 +520,7 @@ class Daemon:
             uid=activity.room.uid,
             pid=activity.pid,
             tier=activity.tier,
+            room="ahead" if activity.room.ahead else "on-demand",
             total_us=activity.timings.get("total"),
             program=activity.program[:1],
         )
@@ -604,6 +610,31 @@ class Daemon:
         ]
         for part in wire.in_parts("list", "activities", rows):
             channel.send(part)
+
+    def _stats(self, channel: Channel, caller: Caller) -> None:
+        """Of its own launches to a caller, of everyone's to root."""
+
+        def told(uid: int) -> bool:
+            return caller.uid in (0, uid)
+
+        states = Counter(
+            a.state
+            for a in self.activities.values()
+            # One that has ended is only remembered, for a client that reconnects.
+            if a.state != "exited" and told(a.caller_uid)
+        )
+        zygotes = {
+            name: {"pid": z.process.pid, "generation": self.pool.generations[name]}
+            for name, z in sorted(self.pool.zygotes().items())
+        }
+        stats = {
+            "version": 1,
+            "activities": dict(states),
+            "launches": self.launches.as_data(told),
+            "rooms": self.rooms.as_data(told),
+            "zygotes": zygotes,
+        }
+        channel.send({"event": "stats", "stats": stats})
 
     async def _stop(self, channel: Channel, asked: Stop, caller: Caller) -> None:
         results = await asyncio.gather(

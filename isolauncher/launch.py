@@ -222,11 +222,12 @@ async def launch(
     except BaseException:
         await daemon.abandon(activity)
         raise
+    else:
+        daemon.rooms.launched(made_from)
     finally:
         rooms.close_program(program)
         daemon.rooms.consider()
     activity.timings = clock.spans
-    daemon.rooms.launched(made_from)
     return activity
 
 

@@ -19,7 +19,7 @@ import os
 import pwd
 import secrets
 import select
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -345,8 +345,16 @@ class Rooms:
         self._ending: set[asyncio.Task[None]] = set()
         self._mounts = MountTable()
 
-    def __len__(self) -> int:
-        return len(self._ready)
+    def as_data(self, of: Callable[[int], bool]) -> dict[str, int]:
+        """How many are ready, are to be made for who launched lately, and end."""
+        ready = [r for r in self._ready.values() if r.facts and of(r.facts.caller.uid)]
+        filling = self._filling is not None and not self._filling.done()
+        wanted = filling or self._wanted() is not None
+        return {
+            "ready": len(ready),
+            "wanted": int(wanted),
+            "ending": len(self._ending),
+        }
 
     def find(self, made_from: Facts) -> Room | None:
         """One that was made from the same, or None; it stays where it is."""
@@ -384,36 +392,43 @@ class Rooms:
 
     def consider(self) -> None:
         """Begin to fill up, once nothing more urgent is to be done."""
-        if self._filling is None and self._wanted() is not None:
+        idle = self._filling is None or self._filling.done()
+        if idle and self._wanted() is not None:
             self._filling = asyncio.create_task(self._fill())
             self._filling.add_done_callback(self._filled)
 
     def _filled(self, task: asyncio.Task[None]) -> None:
-        self._filling = None
         if not task.cancelled() and (error := task.exception()) is not None:
             self._daemon.log.event(
                 "internal-error", error=f"{type(error).__name__}: {error}"
             )
 
-    def _wanted(self) -> Facts | None:
-        """The facts of the room to make next: of who came last."""
-        if len(self._ready) >= self._most or self._daemon.closing.is_set():
-            return None
+    def _deserved(self) -> list[Facts]:
+        """Whose rooms there should be: who came last, within what we may keep."""
         since = asyncio.get_running_loop().time() - IDLE_S
+        chosen: list[Facts] = []
         for asked in reversed(self._asked):
             made_from = asked.facts
-            same = [r for r in self._ready.values() if r.facts == made_from]
-            own = [r for r in self._ready.values() if _caller(r) == made_from.caller]
+            own = sum(other.caller == made_from.caller for other in chosen)
             # A uid that is kept is the program's, and which program comes is unknown.
             if (
                 asked.count >= TWICE
                 and asked.at > since
-                and not same
-                and len(own) < self._per_caller
+                and own < self._per_caller
                 and made_from.lease_key is None
             ):
-                return made_from
-        return None
+                chosen.append(made_from)
+        return chosen[: self._most]
+
+    def _wanted(self) -> Facts | None:
+        """The facts of the room to make next."""
+        if self._daemon.closing.is_set():
+            return None
+        return next((f for f in self._deserved() if self.find(f) is None), None)
+
+    def _forget(self, room: Room) -> None:
+        """It ended of itself: another one only for who launches again, and again."""
+        self._asked = [a for a in self._asked if a.facts != room.facts]
 
     async def _fill(self) -> None:
         while True:
@@ -421,6 +436,11 @@ class Rooms:
             made_from = self._wanted()
             if made_from is None or self._daemon.starting():
                 return  # the launch under way asks us again when it is done
+            deserved = self._deserved()
+            for room in list(self._ready.values()):
+                if room.facts not in deserved:
+                    self._take_out(room)
+                    self.dissolve(room)
             if not await self._make(made_from):
                 return
 
@@ -434,7 +454,7 @@ class Rooms:
             # No launch suffers: the next one is told what stands in the way.
             why = e.message if isinstance(e, IsolauncherError) else "not ready in time"
             self._daemon.log.event("room-not-made", set=made_from.set_name, why=why)
-            self._asked = [a for a in self._asked if a.facts != made_from]
+            self._forget(room)
             self.dissolve(room)
             return False
         except BaseException:
@@ -456,7 +476,9 @@ class Rooms:
             await asyncio.wait_for(room.sandbox.ended(), IDLE_S)
         if self._ready.pop(room.id, None) is not None:
             del self._waits[room.id]
+            self._forget(room)
             self.dissolve(room)
+            self.consider()
 
     def _take_out(self, room: Room) -> None:
         del self._ready[room.id]
@@ -492,12 +514,12 @@ class Rooms:
         for room in list(self._ready.values()):
             if room.sandbox is not None and room.sandbox.zygote is zygote:
                 self._take_out(room)
+                self._forget(room)
                 self.dissolve(room)
         making = self._making
-        if making is None or making.sandbox is None:
-            return
-        if making.sandbox.zygote is zygote:
+        if making and making.sandbox and making.sandbox.zygote is zygote:
             making.end()
+        self.consider()
 
     async def close(self) -> None:
         if self._filling is not None:
@@ -505,10 +527,6 @@ class Rooms:
             await asyncio.gather(self._filling, return_exceptions=True)
         await self.make_way("the daemon ends")
         self._mounts.close()
-
-
-def _caller(room: Room) -> Caller | None:
-    return room.facts.caller if room.facts is not None else None
 
 
 def _has_ended(sandbox: Sandbox) -> bool:

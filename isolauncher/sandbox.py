@@ -81,12 +81,12 @@ class Sandbox:
 
     async def hand_over(self) -> Mapping[str, object]:
         """Have the stem become a cold start's twin; what it is ready to start."""
-        _tell(self._stem(), "hand-over", {"verb": "hand-over"})
+        tell(self._stem(), "hand-over", {"verb": "hand-over"})
         return (await _said(self._stem(), "ready")).fields
 
     async def go(self) -> int:
         """Let it run; the stem's first reading of the clock after that (us)."""
-        _tell(self._stem(), "go", {"verb": "go"})
+        tell(self._stem(), "go", {"verb": "go"})
         at = (await _said(self._stem(), "running")).fields.get("at_us")
         # The channel closes when the program has taken over; a refusal comes before.
         try:
@@ -189,12 +189,10 @@ def _paper(part: plan.Room | plan.Rest) -> Iterator[int]:
 
 def _hand_paper(channel: Channel, paper: int, fds: Mapping[str, int]) -> None:
     everything = {**fds, "plan": paper}
-    _tell(
-        channel, "plan", {"descriptors": list(everything)}, tuple(everything.values())
-    )
+    tell(channel, "plan", {"descriptors": list(everything)}, tuple(everything.values()))
 
 
-def _tell(
+def tell(
     channel: Channel,
     step: str,
     message: Mapping[str, object],
@@ -242,4 +240,4 @@ def _notes(fields: Mapping[str, object]) -> Iterator[plan.Skipped]:
             yield note
 
 
-__all__ = ["Sandbox", "pid_of", "send_signal"]
+__all__ = ["Sandbox", "pid_of", "send_signal", "tell"]

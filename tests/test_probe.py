@@ -43,9 +43,10 @@ class Way:
     tier: str
     caller: str
     standalone: bool = False
+    room: bool = False
 
     def __str__(self) -> str:
-        place = "standalone" if self.standalone else "daemon"
+        place = "standalone" if self.standalone else "room" if self.room else "daemon"
         return f"{place}-{self.tier}-{self.caller}"
 
     @property
@@ -57,6 +58,8 @@ WAYS = (
     *(Way(tier, who) for tier in ("fork", "exec") for who in ("root", "named")),
     *(Way(tier, "nameless") for tier in ("fork", "exec")),
     *(Way(tier, "root", standalone=True) for tier in ("fork", "exec")),
+    *(Way(tier, "named", room=True) for tier in ("fork", "exec")),
+    Way("fork", "root", room=True),
 )
 
 
@@ -96,9 +99,25 @@ def homes() -> Iterator[Path]:
     shutil.rmtree(top)
 
 
+@pytest.fixture(scope="module")
+def ahead() -> Iterator[Service]:
+    """A daemon that prepares rooms for who comes again."""
+    need(sandboxes())
+    with service(config="version = 1\n[rooms]\nahead = 4\n") as made:
+        yield made
+
+
 @pytest.fixture(scope="module", params=WAYS, ids=str)
-def seen(request: pytest.FixtureRequest, daemon: Service, homes: Path) -> Seen:
+def seen(
+    request: pytest.FixtureRequest, daemon: Service, ahead: Service, homes: Path
+) -> Seen:
     way: Way = request.param
+    if way.room:
+        daemon = ahead
+        for _ in range(2):
+            done = daemon.run("--tier", way.tier, "--", "true", uid=way.uid)
+            assert done.status == 0
+        assert daemon.at_rest()["rooms"]["ready"]  # type: ignore[index]
     program = str(homes / way.caller / "probe.py")
     words = ["--tier", way.tier]
     if way.standalone:
@@ -114,6 +133,14 @@ def seen(request: pytest.FixtureRequest, daemon: Service, homes: Path) -> Seen:
     assert (done.status, done.errors) == (0, "")
     assert done.report is not None
     assert done.report["activity"]["tier"] == way.tier  # type: ignore[index]
+    if way.room:
+        launched = str(done.report["activity"]["id"])  # type: ignore[index]
+        (line,) = (
+            text
+            for text in daemon.log.splitlines()
+            if "launched" in text and launched in text
+        )
+        assert "ahead" in line, line
     return Seen(way, program, json.loads(done.text), done.report)
 
 

@@ -48,6 +48,17 @@ def _in_the_opening_child(
     monkeypatch.setattr(opener, "become", and_then)
 
 
+async def _open(wants: tuple[opener.Want, ...]) -> tuple[opener.Opened, ...]:
+    """What an opener finds that is forked now, so with what a test has changed."""
+    service = opener.Service()
+    one = opener.Opener(service, _caller())
+    try:
+        return (await one.open(wants, None))[0]
+    finally:
+        one.close()
+        service.close()
+
+
 def test_a_callers_sigterm_to_the_opening_child_does_not_end_the_daemon(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -61,7 +72,7 @@ def test_a_callers_sigterm_to_the_opening_child_does_not_end_the_daemon(
         loop.add_signal_handler(signal.SIGTERM, heard.append, signal.SIGTERM)
         try:
             with pytest.raises(StepError) as failed:
-                await opener.open_as(_caller(), (), None)
+                await _open(())
             assert failed.value.code == "open-failed"
             # One more turn of the loop, had there been something in its pipe.
             await asyncio.sleep(0)
@@ -93,7 +104,7 @@ def test_a_caller_cannot_look_into_the_child_that_opens_for_it(
 
     monkeypatch.setattr(opener, "_follow", look)
     want = opener.Want(path="/usr", writable=False)
-    opened, _ = asyncio.run(opener.open_as(_caller(), (want,), None))
+    opened = asyncio.run(_open((want,)))
     assert [o.why for o in opened] == ["exit 7"]
 
 
@@ -106,7 +117,7 @@ def test_a_child_that_hangs_keeps_no_pipe_of_another_caller_open(
     _in_the_opening_child(monkeypatch, lambda: os.kill(os.getpid(), signal.SIGSTOP))
 
     async def scene() -> None:
-        asking = asyncio.create_task(opener.open_as(_caller(), (), None))
+        asking = asyncio.create_task(_open(()))
         # It is forked by the first step of the task and stops with the caller's ids.
         await asyncio.sleep(0)
         os.close(writer)
@@ -281,7 +292,7 @@ def _parents(daemon: Service) -> list[Path]:
 def test_a_working_directory_outside_the_root_is_a_difference() -> None:
     """As in CVE-2024-21626; pytest itself stands in for stem and init."""
     sealed = verify.Sealed(
-        init=os.getpid(), stem=os.getpid(), descriptors={}, probes={}, notes=()
+        init=os.getpid(), stem=os.getpid(), sent={}, probes={}, notes=()
     )
     found = list(verify._directories(sealed))
     assert "its working directory is not its root" in found
@@ -294,6 +305,6 @@ def test_an_id_mapped_mount_that_is_none_is_a_difference() -> None:
     )
     note = plan.Skipped(what="id-mapped mount of /x", why="not here")
     for notes, wanted in (((), True), ((note,), False)):
-        sealed = verify.Sealed(init=0, stem=0, descriptors={}, probes={}, notes=notes)
+        sealed = verify.Sealed(init=0, stem=0, sent={}, probes={}, notes=notes)
         [(_, _, options, _)] = verify._expected_mounts([step], sealed)
         assert ("idmapped" in options) is wanted

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from .. import bench
@@ -20,7 +21,8 @@ def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
     parser = subparsers.add_parser(
         "bench",
         description="Measure launches from the zygote, under the whole default "
-        "policy, against cold starts under bubblewrap. For root.",
+        "policy, from a room prepared ahead and on demand, against cold starts under "
+        "bubblewrap. For root.",
         epilog="It starts a daemon of its own, in directories of its own. "
         "exit status: 0 when it has measured, whatever came of it; 125 when it cannot.",
         allow_abbrev=False,
@@ -36,7 +38,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
         metavar="N",
         type=_pairs,
         default=bench.PAIRS,
-        help=f"launches of each, in turns (default: {bench.PAIRS})",
+        help=f"launches of each contender, in turns (default: {bench.PAIRS})",
     )
     parser.add_argument(
         "--json", metavar="FILE", help="write every sample too; -: to standard output"
@@ -82,7 +84,8 @@ def lines(result: bench.Result) -> list[str]:
     """The figures for a person."""
     rows = [["launch (ms)", "median", "min", "max", "p90"]]
     for name, spread in (
-        ("isolauncher, zygote", result.isolauncher),
+        ("isolauncher", result.isolauncher),
+        ("isolauncher, on demand", result.on_demand),
         ("bubblewrap, cold start", result.bubblewrap),
     ):
         numbers = (
@@ -106,11 +109,13 @@ def lines(result: bench.Result) -> list[str]:
     enforced = result.reports[-1]["enforced"]
     told += [
         "",
-        f"ratio of the medians   {result.ratio:.2f}",
+        f"ratio of the medians   {result.ratio:.2f} "
+        f"(on demand {result.bubblewrap.median / result.on_demand.median:.2f})",
         f"ratio pair by pair     {ratios.median:.2f} (median), {ratios.at(0.1):.2f} "
         f"to {ratios.at(0.9):.2f} (p10 to p90), {min(ratios.samples):.2f} to "
         f"{max(ratios.samples):.2f} (all)",
         f"ours in phases (ms)    {phases}",
+        f"ours came              {_ways(result.ways())}",
         f"machine                {machine['cpus']} cpus, {machine['cpu']}"
         f"{', virtual' if machine['virtual'] else ''}, Linux {machine['kernel']}, "
         f"Python {machine['python']}",
@@ -119,6 +124,11 @@ def lines(result: bench.Result) -> list[str]:
         f"skipped                {_words(skipped)}",
     ]
     return [printable(line) for line in told]
+
+
+def _ways(ways: Mapping[str, int]) -> str:
+    words = {"pool": "from a room prepared ahead", "demand": "from one made on demand"}
+    return ", ".join(f"{n} {words.get(way, way)}" for way, n in ways.items())
 
 
 def _words(values: object) -> str:

@@ -25,7 +25,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "run": ("run", "run a program, a script or a module under a policy"),
     "ps": ("ps", "list what runs"),
     "stop": ("stop", "end what runs, politely at first"),
-    "stats": ("stats", "show what the daemon has measured (it keeps nothing yet)"),
+    "stats": ("stats", "show what the daemon has measured: launches, rooms, zygotes"),
     "test-policy": ("test_policy", "check policies, and show the plan of each"),
     "preload": ("preload", "show what each zygote imports and what it costs"),
     "identity": ("identity", "show which uid belongs to which activity"),

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
     parser = subparsers.add_parser(
         "stats",
-        description="Show what the daemon has measured. This version's daemon keeps "
-        "nothing and refuses.",
+        description="Show what the daemon has measured: how many launches it made, "
+        "which way (from a room prepared ahead, on demand, in the exec tier), how long "
+        "each part of the latest took, and what is prepared. Root is told of "
+        "everyone's launches, anybody else of their own.",
         epilog="exit status: 0; 125 when the daemon refuses or cannot be asked.",
         allow_abbrev=False,
     )

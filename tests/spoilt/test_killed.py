@@ -34,7 +34,7 @@ from support.spoiling import (
 
 from isolauncher.channel import Channel
 from isolauncher.errors import StepError
-from isolauncher.launch import tell
+from isolauncher.sandbox import tell
 from isolauncher.spoilt import board as boards
 from spoilt.conftest import Full, every, full_for
 from spoilt.test_refused import record

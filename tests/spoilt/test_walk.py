@@ -54,8 +54,17 @@ def build(policy: Policy, **differently: object) -> plan.Plan:
         root_over="/",
         init_uid=70000,
     )
-    return plan.build(
-        activity_id="a0",
+    view = plan.View(
+        trees=(
+            plan.Tree(path="/usr", descriptor="usr", kind="directory", writable=False),
+        ),
+        links=(plan.Link(path="/bin", target="usr/bin"),),
+    )
+    filter_ = plan.CompiledFilter(
+        name="none", program=b"", probe_number=0, probe_arguments=(), probe_errno=0
+    )
+    room = plan.room(
+        room_id="a0",
         policy=policy,
         person=plan.Person(
             uid=70001,
@@ -67,25 +76,22 @@ def build(policy: Policy, **differently: object) -> plan.Plan:
             nsswitch=b"",
             hosts=b"",
         ),
-        view=plan.View(
-            trees=(
-                plan.Tree(
-                    path="/usr", descriptor="usr", kind="directory", writable=False
-                ),
-            ),
-            links=(plan.Link(path="/bin", target="usr/bin"),),
-            program=plan.Tree(
-                path="/",
-                descriptor="program",
-                kind="file",
-                writable=False,
-                owned_by=1000,
-            ),
-        ),
+        view=view,
         machine=replace(machine, **differently),  # type: ignore[arg-type]
-        filter_=plan.CompiledFilter(
-            name="none", program=b"", probe_number=0, probe_arguments=(), probe_errno=0
+        filter_=filter_,
+    )
+    rest = plan.rest(
+        activity_id="a0",
+        within=room,
+        view=view,
+        program=plan.Tree(
+            path="/",
+            descriptor="program",
+            kind="file",
+            writable=False,
+            owned_by=1000,
         ),
+        filter_=filter_,
         start=plan.Start(
             program_kind="file",
             path="/program",
@@ -97,7 +103,9 @@ def build(policy: Policy, **differently: object) -> plan.Plan:
             preload="python",
         ),
         umask=0o022,
+        init_uid=machine.init_uid,
     )
+    return plan.Plan(room=room, rest=rest)
 
 
 @pytest.fixture
@@ -172,9 +180,9 @@ def test_what_the_machine_has_not_is_reported_if_it_is_not_required(
     policy: Policy,
 ) -> None:
     whole = build(policy, landlock_abi=0, cgroups=())
-    assert {"landlock", "cgroup"} <= {s.what for s in whole.skipped}
+    assert {"landlock", "cgroup"} <= {s.what for s in whole.room.skipped}
     kinds = {type(p.step) for p in whole.steps}
-    assert not kinds & {plan.Landlock, plan.JoinCgroup}
+    assert not kinds & {plan.LandlockRules, plan.Landlock, plan.JoinCgroup}
 
 
 def test_a_recorder_has_every_call_that_there_is() -> None:

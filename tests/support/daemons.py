@@ -158,6 +158,19 @@ class Service:
             wire.send(sock, message)
             return wire.recv(sock).fields
 
+    def at_rest(self) -> dict[str, object]:
+        """The daemon's stats once nothing runs and no room is made or taken down."""
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            stats = self.ask({"version": wire.VERSION, "verb": "stats"})["stats"]
+            assert isinstance(stats, dict)
+            rooms = stats["rooms"]
+            if not (rooms["wanted"] or rooms["ending"] or stats["activities"]):
+                return stats
+            # Nothing tells: what we wait for is that nothing more happens.
+            select.select([], [], [], 0.01)
+        raise AssertionError(f"the daemon does not come to rest: {stats}")
+
     def start_client(
         self,
         *words: str,

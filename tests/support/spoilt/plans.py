@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from isolauncher import plan
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from isolauncher.spoilt.board import Board
 
 Change = Callable[[plan.Step], plan.Step]
+_Part = TypeVar("_Part", plan.Room, plan.Rest)
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,15 @@ class Bend:
     step: str = ""
     words: str = ""
 
-    def apply(self, whole: plan.Plan) -> plan.Plan:
-        steps = list(whole.steps)
-        at = next(i for i, p in enumerate(steps) if isinstance(p.step, self.kind))
+    def apply(self, part: _Part) -> _Part:
+        """A part of a plan, bent if it has such a step."""
+        steps = list(part.steps)
+        kinds = (i for i, p in enumerate(steps) if isinstance(p.step, self.kind))
+        at = next(kinds, None)
+        if at is None:
+            return part
         steps[at] = replace(steps[at], step=self.change(steps[at].step))
-        return replace(whole, steps=tuple(steps))
+        return replace(part, steps=tuple(steps))
 
     def named(self) -> str:
         return self.step or plan.name_of(object.__new__(self.kind))
@@ -64,7 +69,7 @@ def _cgroup(name: str, value: str) -> Change:
 
 
 def _rules(step: plan.Step) -> plan.Step:
-    assert isinstance(step, plan.Landlock)
+    assert isinstance(step, plan.LandlockRules)
     gone = plan.LandlockRule(path="/nowhere", rights=4)
     return replace(step, rules=(*step.rules, gone))
 
@@ -119,14 +124,16 @@ BENDS = {
     "a uid that is nobody's to become": Bend(
         plan.BecomeUser, _with(uid=-1), (), words="not -1"
     ),
-    "a rule for nothing": Bend(plan.Landlock, _rules, (errno.ENOENT,)),
+    "a rule for nothing": Bend(plan.LandlockRules, _rules, (errno.ENOENT,)),
     "rights that Landlock does not know": Bend(
-        plan.Landlock, _with(files=1 << 60), (errno.EINVAL,)
+        plan.LandlockRules, _with(files=1 << 60), (errno.EINVAL,)
     ),
     "a filter that is none": Bend(
-        plan.Seccomp, _with(program=b"\xff" * 64), (errno.EINVAL,)
+        plan.Filter, _with(program=b"\xff" * 64), (errno.EINVAL,), step="seccomp"
     ),
-    "a filter of nothing": Bend(plan.Seccomp, _with(program=b""), (errno.EINVAL,)),
+    "a filter of nothing": Bend(
+        plan.Filter, _with(program=b""), (errno.EINVAL,), step="seccomp"
+    ),
     "an init that keeps its uid": Bend(
         plan.LeavePrivileges, _with(uid=-1), (), words="not -1"
     ),
@@ -135,10 +142,15 @@ BENDS = {
 
 def bend_as_told(board: Board) -> None:
     """From now on plans are built as the board says."""
-    build = plan.build
+    room, rest = plan.room, plan.rest
 
-    def bent(**keywords: object) -> plan.Plan:
-        whole = build(**keywords)  # type: ignore[arg-type]
-        return BENDS[board.bent].apply(whole) if board.bent else whole
+    def bent_room(**keywords: object) -> plan.Room:
+        part = room(**keywords)  # type: ignore[arg-type]
+        return BENDS[board.bent].apply(part) if board.bent else part
 
-    plan.build = bent  # type: ignore[assignment]
+    def bent_rest(**keywords: object) -> plan.Rest:
+        part = rest(**keywords)  # type: ignore[arg-type]
+        return BENDS[board.bent].apply(part) if board.bent else part
+
+    plan.room = bent_room  # type: ignore[assignment]
+    plan.rest = bent_rest  # type: ignore[assignment]

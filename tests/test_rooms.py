@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Rooms prepared ahead: given out only while they are right, and never left behind.
+
+That a program sees the same in one as in any other sandbox is test_probe.py's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from support.daemons import Finished, Leftovers, Service, service
+from support.peers import until, zygotes
+from support.powers import need, sandboxes
+
+CAROL = 12347
+ROOMS = "version = 1\n[rooms]\nahead = 4\n"
+ATTENTIVE = """
+import os, sys
+for path in sys.argv[1:]:
+    try:
+        print(path, sorted(os.listdir(path)))
+    except OSError as error:
+        print(path, type(error).__name__)
+"""
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[Service]:
+    need(sandboxes())
+    with service(config=ROOMS) as made:
+        yield made
+
+
+@contextmanager
+def shown_directory() -> Iterator[Path]:
+    """A directory outside /tmp, which a sandbox has one of its own of."""
+    place = Path(tempfile.mkdtemp(prefix="isolauncher-shown-", dir="/var/tmp"))
+    place.chmod(0o755)
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place)
+
+
+def launch(where: Service, policy: str, *words: str, **keywords: object) -> Finished:
+    script = where.script("attentive.py", ATTENTIVE)
+    done = where.run("--policy", policy, "--", script, *words, **keywords)
+    assert (done.status, done.errors) == (0, ""), done
+    return done
+
+
+def way(done: Finished) -> object:
+    assert done.report is not None
+    return done.report["activity"]["path"]  # type: ignore[index]
+
+
+def prepared(where: Service, policy: str, **keywords: object) -> None:
+    """Two launches, and a third finds its room ready."""
+    for _ in range(2):
+        launch(where, policy, **keywords)
+    assert where.at_rest()["rooms"]["ready"]  # type: ignore[index]
+
+
+def showing(where: Service, name: str, *paths: Path, **more: str) -> str:
+    read = json.dumps(["...", *map(str, paths)])
+    lines = ["version = 1", *(f"{k} = {v}" for k, v in more.items())]
+    text = "\n".join(
+        [*lines, "[match]", 'callers = ["*"]', "[files]", f"read = {read}"]
+    )
+    return where.policy(name, text + "\n")
+
+
+def test_who_launches_for_the_third_time_finds_a_room_ready(daemon: Service) -> None:
+    policy = showing(daemon, "third")
+    ways = []
+    for _ in range(3):
+        ways.append(way(launch(daemon, policy)))
+        daemon.at_rest()
+    assert ways == ["demand", "demand", "pool"]
+
+
+def test_a_room_of_one_caller_is_not_given_to_another(daemon: Service) -> None:
+    policy = showing(daemon, "mine")
+    prepared(daemon, policy, uid=CAROL)
+    assert way(launch(daemon, policy)) == "demand"
+    assert way(launch(daemon, policy, uid=CAROL)) == "pool"
+
+
+def test_an_edited_policy_governs_the_next_launch(daemon: Service) -> None:
+    with shown_directory() as place:
+        policy = showing(daemon, "edited")
+        prepared(daemon, policy)
+        showing(daemon, "edited", place)
+        done = launch(daemon, policy, str(place))
+    assert done.text == f"{place} []\n"
+    assert way(done) == "demand"
+
+
+def test_a_directory_that_was_replaced_is_not_shown_as_it_was(daemon: Service) -> None:
+    with shown_directory() as place:
+        (place / "here").mkdir()
+        policy = showing(daemon, "replaced", place / "here")
+        prepared(daemon, policy)
+        (place / "here").rename(place / "gone")
+        (place / "here").mkdir()
+        (place / "here" / "new").touch()
+        done = launch(daemon, policy, str(place / "here"))
+    assert done.text == f"{place}/here ['new']\n"
+    assert way(done) == "demand"
+
+
+def test_a_directory_that_the_caller_may_not_read_any_more_is_not_shown(
+    daemon: Service,
+) -> None:
+    with shown_directory() as place:
+        (place / "secret").touch()
+        policy = showing(daemon, "secret", place)
+        prepared(daemon, policy, uid=CAROL)
+        assert "secret" in launch(daemon, policy, str(place), uid=CAROL).text
+        daemon.at_rest()
+        place.chmod(0o700)
+        done = launch(daemon, policy, str(place), uid=CAROL)
+    assert done.text == f"{place} FileNotFoundError\n"
+    assert way(done) == "demand"
+
+
+def test_what_was_mounted_meanwhile_is_seen(daemon: Service) -> None:
+    with shown_directory() as place:
+        (place / "below").mkdir()
+        policy = showing(daemon, "mounted", place)
+        prepared(daemon, policy)
+        subprocess.run(["mount", "-t", "tmpfs", "room", place / "below"], check=True)
+        try:
+            (place / "below" / "new").touch()
+            done = launch(daemon, policy, str(place / "below"))
+        finally:
+            subprocess.run(["umount", place / "below"], check=True)
+        assert done.text == f"{place}/below ['new']\n"
+        assert way(done) == "demand"
+        # And the one made then does not keep what has been taken away.
+        done = launch(daemon, policy, str(place / "below"))
+        assert done.text == f"{place}/below []\n"
+
+
+def test_a_launch_with_an_id_of_its_own_has_the_rooms_lease(daemon: Service) -> None:
+    policy = showing(daemon, "named")
+    prepared(daemon, policy)
+    script = daemon.script("wait.py", "import sys; print(1, flush=True); input()")
+    words = ("run", "--policy", policy, "--id", "my_own", "--", script)
+    client = daemon.start_client(*words, stdin=subprocess.PIPE)
+    assert client.stdout is not None
+    assert client.stdout.read(2) == b"1\n"
+    (listed,) = (
+        json.loads(path.read_text())
+        for path in (daemon.state_dir / "identity" / "uids").iterdir()
+        if "my_own" in path.read_text()
+    )
+    running = daemon.ask({"version": 1, "verb": "ps"})["activities"]
+    assert [(a["uid"], a["path"]) for a in running] == [(listed["uid"], "pool")]  # type: ignore[index,union-attr]
+    client.communicate(b"\n", timeout=30)
+    assert client.returncode == 0
+
+
+def test_a_room_whose_opener_its_caller_has_killed_is_not_used(daemon: Service) -> None:
+    policy = showing(daemon, "killed")
+    prepared(daemon, policy, uid=CAROL)
+    for pid in _titled(daemon, f"opener({CAROL})"):
+        os.kill(pid, signal.SIGKILL)
+    assert way(launch(daemon, policy, uid=CAROL)) == "demand"
+
+
+def test_a_service_of_openers_that_was_killed_is_started_again() -> None:
+    need(sandboxes())
+    with service(config=ROOMS) as daemon:
+        (pid,) = _titled(daemon, "isolauncher: opener\0")
+        os.kill(pid, signal.SIGKILL)
+        launch(daemon, showing(daemon, "again"))
+        assert len(_titled(daemon, "isolauncher: opener\0")) == 1
+
+
+@pytest.mark.parametrize("who", ["init", "stem"])
+def test_a_room_that_ended_of_itself_is_taken_down(daemon: Service, who: str) -> None:
+    policy = showing(daemon, f"ended_{who}")
+    empty = _empty(daemon)
+    prepared(daemon, policy)
+    (init,) = _inits(daemon) - empty
+    if who == "init":
+        os.kill(init, signal.SIGKILL)
+    else:
+        children = Path(f"/proc/{init}/task/{init}/children").read_text()
+        os.kill(int(children), signal.SIGKILL)
+        # Nobody need notice before somebody asks for it.
+    assert way(launch(daemon, policy)) == "demand"
+    daemon.at_rest()
+
+
+def test_rooms_end_with_their_zygote(daemon: Service) -> None:
+    policy = showing(daemon, "zygote")
+    prepared(daemon, policy)
+    before = _inits(daemon)
+    os.kill(zygotes(daemon)["python"], signal.SIGKILL)
+    daemon.wait_for_log("zygote-ended")
+    assert way(launch(daemon, policy)) == "demand"
+    daemon.at_rest()
+    assert not before & _inits(daemon)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_rooms_end_with_their_daemon(number: signal.Signals) -> None:
+    need(sandboxes())
+    with service(config=ROOMS) as daemon:
+        before = Leftovers.now(daemon)
+        prepared(daemon, showing(daemon, "daemon"))
+        init = _inits(daemon)
+        assert init
+        daemon.stop(number)
+        assert until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in init))
+        daemon.config = "version = 1\n[rooms]\nahead = 0\n"
+        daemon.start()
+        assert Leftovers.now(daemon).leases == before.leases
+        assert Leftovers.now(daemon).cgroups == before.cgroups
+
+
+def test_a_caller_out_of_uids_gets_the_one_that_its_room_has() -> None:
+    need(sandboxes())
+    config = "version = 1\n[quotas]\nuids = 1\n[rooms]\nahead = 4\n"
+    with service(config=config) as daemon:
+        prepared(daemon, showing(daemon, "one"), uid=CAROL)
+        other = showing(daemon, "other")
+        assert way(launch(daemon, other, uid=CAROL)) == "demand"
+
+
+def test_a_caller_has_no_more_rooms_than_the_daemon_is_told() -> None:
+    need(sandboxes())
+    config = "version = 1\n[rooms]\nahead = 3\nper-caller = 1\n"
+    with service(config=config) as daemon:
+        before = Leftovers.now(daemon)
+        for name in ("a", "b", "c"):
+            prepared(daemon, showing(daemon, name), uid=CAROL)
+        assert daemon.at_rest()["rooms"]["ready"] == 1  # type: ignore[index]
+        for uid in (CAROL + 1, CAROL + 2, CAROL + 3):
+            prepared(daemon, showing(daemon, "a"), uid=uid)
+        assert daemon.at_rest()["rooms"]["ready"] == 3  # type: ignore[index]
+        daemon.policy("a", "version = 1\n")  # every room is of another policy now
+        assert len(Leftovers.now(daemon).leases - before.leases) == 3
+
+
+def test_stats_tell_a_caller_of_its_own_launches_only(daemon: Service) -> None:
+    policy = showing(daemon, "stats")
+    launch(daemon, policy, uid=CAROL + 7)
+    done = daemon.isolauncher("stats", "--json", uid=CAROL + 7)
+    mine = json.loads(done.out)
+    assert mine["launches"].keys() == {"demand"}
+    assert mine["launches"]["demand"]["count"] == 1
+    everyone = json.loads(daemon.isolauncher("stats", "--json").out)
+    assert everyone["launches"]["demand"]["count"] > 1
+    times = everyone["launches"]["demand"]["timings_us"]["total"]
+    assert 0 < times["p50"] <= times["p90"] <= times["p99"]
+
+
+def _titled(where: Service, words: str) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            title = path.read_bytes()
+            status = (path.parent / "status").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if words.encode() in title and "State:\tZ" not in status:
+            pid = int(path.parent.name)
+            if _is_below(pid, where):
+                found.append(pid)
+    return found
+
+
+def _is_below(pid: int, where: Service) -> bool:
+    assert where.process is not None
+    while pid > 1:
+        if pid == where.process.pid:
+            return True
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+        pid = int(stat.rpartition(")")[2].split()[1])
+    return False
+
+
+def _inits(where: Service) -> set[int]:
+    return set(_titled(where, "isolauncher: init("))
+
+
+def _empty(where: Service) -> set[int]:
+    """The inits of rooms that other tests left; this one's comes beside them."""
+    where.at_rest()
+    return _inits(where)
