@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from support import policy_page
 
-from isolauncher import config, launch
+from isolauncher import config, launch, rooms
 from isolauncher.cli import main, ps
 from isolauncher.cli.main import Parser
 
@@ -86,8 +86,13 @@ def test_the_daemons_page_has_its_options_configuration_and_log() -> None:
     assert config.Uids(**written["uids"]) == config.Uids()
     assert config.Quotas(**written["quotas"]) == config.Quotas()
     assert config.DaemonLimits(**written["limits"]) == config.DaemonLimits()
+    assert config.RoomsAhead(**written["rooms"]) == config.RoomsAhead()
     for table, kind in written.items():
-        every = {"uids": config.Uids, "quotas": config.Quotas}
+        every = {
+            "uids": config.Uids,
+            "quotas": config.Quotas,
+            "rooms": config.RoomsAhead,
+        }
         names = fields(every.get(table, config.DaemonLimits))
         assert set(kind) == {f.name for f in names}, table
     source = "".join(p.read_text() for p in (TOP / "isolauncher").glob("*.py"))
@@ -113,8 +118,7 @@ def test_the_manual_names_every_field_of_the_report_and_of_ps() -> None:
         tier="",
         path="",
         program=[],
-        uid=0,
-        inner_uid=0,
+        room=rooms.Room(id=""),
         tied=True,
     )
     report = activity.report()

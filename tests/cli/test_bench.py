@@ -41,10 +41,12 @@ def test_quick_measures_both_and_its_json_adds_up(tmp_path: Path) -> None:
     said = json.loads((tmp_path / "figures.json").read_text())
     assert set(said) == {
         *("version", "benchmark", "pairs", "modules", "machine", "commands"),
-        *("in_force", "unit", "isolauncher", "bubblewrap", "ratio", "phases_us"),
+        *("in_force", "unit", "isolauncher", "on_demand", "bubblewrap"),
+        *("ways", "ratio", "phases_us"),
     }
     assert (said["version"], said["benchmark"], said["pairs"]) == (1, "quick", 2)
-    for name in ("isolauncher", "bubblewrap"):
+    assert said["ways"] == {"pool": 2}
+    for name in ("isolauncher", "on_demand", "bubblewrap"):
         figures = said[name]
         samples = figures["samples"]
         assert len(samples) == 2

@@ -50,10 +50,11 @@ def test_the_example_of_the_manual_is_the_defaults(file: Path) -> None:
     assert example
     file.write_text(example[1])
     found = config.load(str(file))
-    assert (found.uids, found.quotas, found.limits) == (
+    assert (found.uids, found.quotas, found.limits, found.rooms) == (
         config.Uids(),
         config.Quotas(),
         config.DaemonLimits(),
+        config.RoomsAhead(),
     )
     told = {
         table: set(keys)

@@ -319,7 +319,7 @@ def _pids_below(pid: int) -> Iterator[int]:
 
 
 def _sandbox_processes(where: Service) -> Iterator[str]:
-    """What the daemon and its zygotes have below them, zygotes themselves left out."""
+    """What the daemon has below it, but zygotes and where openers come from."""
     if where.process is None:
         return
     for pid in _pids_below(where.process.pid):
@@ -327,7 +327,7 @@ def _sandbox_processes(where: Service) -> Iterator[str]:
             title = Path(f"/proc/{pid}/cmdline").read_bytes()
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if b"zygote(" not in title:
+        if b"zygote(" not in title and title != b"isolauncher: opener\0":
             yield str(pid)
 
 
