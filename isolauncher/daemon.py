@@ -20,7 +20,7 @@ import socket
 import stat
 import traceback
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +29,7 @@ from typing import assert_never
 from . import (
     cgroups,
     cleanup,
+    descriptors,
     foreign,
     host,
     kernel,
@@ -208,6 +209,14 @@ class Daemon:
                     hint="wait until one has ended, or stop one; an administrator "
                     "sets [quotas] in /etc/isolauncher/isolauncher.toml",
                 )
+        try:
+            descriptors.need(descriptors.LAUNCH * (1 + _starting(alive)))
+        except OSError as e:
+            raise DaemonError(
+                f"the daemon has no descriptors for another launch: {e.strerror}",
+                code="descriptors",
+                hint="wait until something has ended, or raise its RLIMIT_NOFILE",
+            ) from e
         self.activities[activity.id] = activity
 
     async def abandon(self, activity: Activity) -> None:
@@ -244,12 +253,19 @@ class Daemon:
                 break
         for path in busy:
             self.log.event("cgroup-left", id=activity.id, path=path)
-        if activity.leased:
-            self.ledger.release(activity.uid, activity.id)
-        if activity.record is not None:
-            activity.record.remove()
+        # First what cannot fail, and makes room for what can.
         if activity.sandbox is not None:
             activity.sandbox.close()
+        try:
+            if activity.leased:
+                self.ledger.release(activity.uid, activity.id)
+            if activity.record is not None:
+                activity.record.remove()
+        finally:
+            # A lease or a record that stays is the next daemon's to find; a descriptor
+            # would be nobody's.
+            if activity.record is not None:
+                activity.record.close()
 
     async def attend(self, activity: Activity) -> None:
         """Wait for a running activity's end, note how, and clean up after it."""
@@ -345,6 +361,10 @@ class Daemon:
                 )
                 ready.cancel()
                 try:
+                    launches = 1 + _starting(self.activities.values())
+                    descriptors.need(
+                        descriptors.CONNECTION + descriptors.LAUNCH * launches
+                    )
                     sock, _ = listener.accept()
                 except (BlockingIOError, ConnectionAbortedError):
                     continue
@@ -661,7 +681,7 @@ def _where(error: BaseException) -> str:
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
 
 
-def _starting(activities: list[Activity]) -> int:
+def _starting(activities: Iterable[Activity]) -> int:
     return sum(a.state == "starting" for a in activities)
 
 
@@ -691,6 +711,12 @@ def main(
     # is for programs that use select(2).
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    if most < descriptors.LEAST:
+        raise DaemonError(
+            f"the daemon may open no more than {most} descriptors",
+            code="daemon-few-descriptors",
+            hint=f"raise its RLIMIT_NOFILE to {descriptors.LEAST} or more",
+        )
     _directories(config)
     listener = _listen(config.socket)
     try:
