@@ -104,6 +104,7 @@ class Daemon:
         self.pool = pool.Pool(log, command=command, died=self._zygote_died)
         self.activities: dict[str, Activity] = {}
         self._connections: Counter[int] = Counter()
+        self._turned_away: dict[int, list[int]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._undoing: set[asyncio.Task[None]] = set()
         self.closing = asyncio.Event()
@@ -371,7 +372,7 @@ class Daemon:
                 except OSError as e:
                     # EMFILE, ENFILE, ENOMEM (accept(2)): they wait in the queue until
                     # something of ours has ended.
-                    self.log.event("cannot-accept", why=e.strerror)
+                    self.log.often("cannot-accept", why=e.strerror)
                     await self._or_closing(ACCEPT_AGAIN_S)
                     continue
                 self.spawn(asyncio.create_task(self.connection(sock)))
@@ -402,11 +403,34 @@ class Daemon:
             self._refuse(channel, caller, DaemonError(text, code="internal"))
         finally:
             # The socket too: what was sent and not read ends with it.
-            try:
-                await foreign.close(channel.take_apart())
-            finally:
-                if counted and caller is not None:
+            if counted and caller is not None:
+                try:
+                    await foreign.close(channel.take_apart())
+                finally:
                     self._count(caller, -1)
+            else:
+                with suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)  # the other end sees it at once
+                uid = caller.uid if caller is not None else -1
+                await self._close_in_turn(uid, channel.take_apart())
+
+    async def _close_in_turn(self, uid: int, fds: list[int]) -> None:
+        """Of connections that no quota counts: those of a caller one after another.
+
+        Whoever makes one wait makes his own next ones wait, and each of them costs a
+        descriptor (see `serve`) and no thread.
+        """
+        waiting = self._turned_away.get(uid)
+        if waiting is not None:
+            waiting += fds  # whoever closes for this caller just now goes on with them
+            return
+        waiting = self._turned_away[uid] = list(fds)
+        try:
+            while waiting:
+                now, waiting[:] = list(waiting), []
+                await foreign.close(now)
+        finally:
+            del self._turned_away[uid]
 
     def _count(self, caller: Caller, change: int) -> None:
         self._connections[caller.uid] += change
@@ -435,7 +459,7 @@ class Daemon:
     def _refuse(
         self, channel: Channel, caller: Caller | None, error: IsolauncherError
     ) -> None:
-        self.log.event(
+        self.log.often(
             "refused",
             caller=caller.uid if caller else None,
             step=error.step,
@@ -597,7 +621,8 @@ class Daemon:
                     pool.send_signal(sandbox.stem, signal.Signals[f"SIG{asked.name}"])
         except IsolauncherError as e:
             if e.code != "wire-closed":
-                self.log.event("refused", id=activity.id, code=e.code)
+                caller = activity.caller_uid
+                self.log.often("refused", caller=caller, id=activity.id, code=e.code)
 
     async def _attach(self, channel: Channel, asked: Attach, caller: Caller) -> None:
         activity = self.activities.get(asked.id)
@@ -643,7 +668,7 @@ class Daemon:
         elif not _may(caller, activity):
             result = "not-allowed"
             message = f"{activity_id!r} was not launched by you"
-            self.log.event("refused", id=activity_id, caller=caller.uid, code=result)
+            self.log.often("refused", id=activity_id, caller=caller.uid, code=result)
         else:
             await self.stop(activity, grace_s)
             result, message = "gone", ""
@@ -664,6 +689,7 @@ class Daemon:
         if self._undoing:
             await asyncio.wait(self._undoing, timeout=5)
         await self.pool.close()
+        self.log.close()
         self.ledger.close()
         self.store.close()
         os.close(self.outside)
@@ -734,7 +760,8 @@ async def _serve(
     command: pool.Command,
     linux: kernel.Kernel | None,
 ) -> None:
-    daemon = Daemon(config, log=Log(journal=_journal()), command=command, linux=linux)
+    log = Log(journal=_journal(), lines=config.limits.log_lines)
+    daemon = Daemon(config, log=log, command=command, linux=linux)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, daemon.closing.set)

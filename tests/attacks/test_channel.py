@@ -53,7 +53,7 @@ from isolauncher.descriptors import CONNECTION, LAUNCH, LEAST
 from isolauncher.errors import WireError
 
 # Short patience, so that a test of it need not be long.
-CONFIG = "version = 1\n[limits]\nmessage-ms = 700\ngrace-ms = 1000\n"
+CONFIG = "version = 1\n[limits]\nmessage-ms = 700\ngrace-ms = 1000\nlog-lines = 10000\n"
 
 
 @pytest.fixture(scope="module")
