@@ -28,6 +28,7 @@ program may do is never said here but in policies.
     message-ms = 5000       # for a client to send its first message
     launch-ms = 30000       # for a launch until the program runs
     grace-ms = 5000         # from SIGTERM to the end when a caller says nothing
+    log-lines = 100         # in two seconds, of one caller's refusals with one code
 """
 
 from __future__ import annotations
@@ -90,6 +91,7 @@ class DaemonLimits:
     message_ms: int = 5000
     launch_ms: int = 30_000
     grace_ms: int = 5000
+    log_lines: int = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +137,7 @@ _BOUNDS: dict[str, dict[str, tuple[int, int]]] = {
         "message-ms": (100, 60_000),
         "launch-ms": (1000, 600_000),
         "grace-ms": (0, 600_000),
+        "log-lines": (1, 1_000_000),
     },
 }
 

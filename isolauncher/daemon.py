@@ -20,7 +20,7 @@ import socket
 import stat
 import traceback
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +29,7 @@ from typing import assert_never
 from . import (
     cgroups,
     cleanup,
+    descriptors,
     foreign,
     host,
     kernel,
@@ -114,6 +115,7 @@ class Daemon:
         self.activities: dict[str, Activity] = {}
         self.launches = Launches()
         self._connections: Counter[int] = Counter()
+        self._turned_away: dict[int, list[int]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._undoing: set[asyncio.Task[None]] = set()
         self.closing = asyncio.Event()
@@ -220,6 +222,14 @@ class Daemon:
                     hint="wait until one has ended, or stop one; an administrator "
                     "sets [quotas] in /etc/isolauncher/isolauncher.toml",
                 )
+        try:
+            descriptors.need(descriptors.LAUNCH * (1 + _starting(alive)))
+        except OSError as e:
+            raise DaemonError(
+                f"the daemon has no descriptors for another launch: {e.strerror}",
+                code="descriptors",
+                hint="wait until something has ended, or raise its RLIMIT_NOFILE",
+            ) from e
         self.activities[activity.id] = activity
 
     async def abandon(self, activity: Activity) -> None:
@@ -243,9 +253,15 @@ class Daemon:
 
     async def _give_back(self, activity: Activity) -> None:
         """The room, then the record that says who has it."""
-        await rooms.dissolve(self, activity.room)
-        if activity.record is not None:
-            activity.record.remove()
+        try:
+            await rooms.dissolve(self, activity.room)
+            if activity.record is not None:
+                activity.record.remove()
+        finally:
+            # A lease or a record that stays is the next daemon's to find; a descriptor
+            # would be nobody's.
+            if activity.record is not None:
+                activity.record.close()
 
     async def attend(self, activity: Activity) -> None:
         """Wait for a running activity's end, note how, and clean up after it."""
@@ -344,13 +360,17 @@ class Daemon:
                 )
                 ready.cancel()
                 try:
+                    launches = 1 + _starting(self.activities.values())
+                    descriptors.need(
+                        descriptors.CONNECTION + descriptors.LAUNCH * launches
+                    )
                     sock, _ = listener.accept()
                 except (BlockingIOError, ConnectionAbortedError):
                     continue
                 except OSError as e:
                     # EMFILE, ENFILE, ENOMEM (accept(2)): they wait in the queue until
                     # something of ours has ended.
-                    self.log.event("cannot-accept", why=e.strerror)
+                    self.log.often("cannot-accept", why=e.strerror)
                     await self._or_closing(ACCEPT_AGAIN_S)
                     continue
                 self.spawn(asyncio.create_task(self.connection(sock)))
@@ -381,11 +401,34 @@ class Daemon:
             self._refuse(channel, caller, DaemonError(text, code="internal"))
         finally:
             # The socket too: what was sent and not read ends with it.
-            try:
-                await foreign.close(channel.take_apart())
-            finally:
-                if counted and caller is not None:
+            if counted and caller is not None:
+                try:
+                    await foreign.close(channel.take_apart())
+                finally:
                     self._count(caller, -1)
+            else:
+                with suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)  # the other end sees it at once
+                uid = caller.uid if caller is not None else -1
+                await self._close_in_turn(uid, channel.take_apart())
+
+    async def _close_in_turn(self, uid: int, fds: list[int]) -> None:
+        """Of connections that no quota counts: those of a caller one after another.
+
+        Whoever makes one wait makes his own next ones wait, and each of them costs a
+        descriptor (see `serve`) and no thread.
+        """
+        waiting = self._turned_away.get(uid)
+        if waiting is not None:
+            waiting += fds  # whoever closes for this caller just now goes on with them
+            return
+        waiting = self._turned_away[uid] = list(fds)
+        try:
+            while waiting:
+                now, waiting[:] = list(waiting), []
+                await foreign.close(now)
+        finally:
+            del self._turned_away[uid]
 
     def _count(self, caller: Caller, change: int) -> None:
         self._connections[caller.uid] += change
@@ -414,7 +457,7 @@ class Daemon:
     def _refuse(
         self, channel: Channel, caller: Caller | None, error: IsolauncherError
     ) -> None:
-        self.log.event(
+        self.log.often(
             "refused",
             caller=caller.uid if caller else None,
             step=error.step,
@@ -580,7 +623,8 @@ class Daemon:
                     send_signal(sandbox.stem, signal.Signals[f"SIG{asked.name}"])
         except IsolauncherError as e:
             if e.code != "wire-closed":
-                self.log.event("refused", id=activity.id, code=e.code)
+                caller = activity.caller_uid
+                self.log.often("refused", caller=caller, id=activity.id, code=e.code)
 
     async def _attach(self, channel: Channel, asked: Attach, caller: Caller) -> None:
         activity = self.activities.get(asked.id)
@@ -651,7 +695,7 @@ class Daemon:
         elif not _may(caller, activity):
             result = "not-allowed"
             message = f"{activity_id!r} was not launched by you"
-            self.log.event("refused", id=activity_id, caller=caller.uid, code=result)
+            self.log.often("refused", id=activity_id, caller=caller.uid, code=result)
         else:
             await self.stop(activity, grace_s)
             result, message = "gone", ""
@@ -674,6 +718,7 @@ class Daemon:
         await self.rooms.close()
         await self.pool.close()
         self.openers.close()
+        self.log.close()
         self.ledger.close()
         self.store.close()
         os.close(self.outside)
@@ -691,7 +736,7 @@ def _where(error: BaseException) -> str:
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
 
 
-def _starting(activities: list[Activity]) -> int:
+def _starting(activities: Iterable[Activity]) -> int:
     return sum(a.state == "starting" for a in activities)
 
 
@@ -721,6 +766,12 @@ def main(
     # is for programs that use select(2).
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    if most < descriptors.LEAST:
+        raise DaemonError(
+            f"the daemon may open no more than {most} descriptors",
+            code="daemon-few-descriptors",
+            hint=f"raise its RLIMIT_NOFILE to {descriptors.LEAST} or more",
+        )
     _directories(config)
     listener = _listen(config.socket)
     try:
@@ -738,7 +789,8 @@ async def _serve(
     command: pool.Command,
     linux: kernel.Kernel | None,
 ) -> None:
-    daemon = Daemon(config, log=Log(journal=_journal()), command=command, linux=linux)
+    log = Log(journal=_journal(), lines=config.limits.log_lines)
+    daemon = Daemon(config, log=log, command=command, linux=linux)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, daemon.closing.set)

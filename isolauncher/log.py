@@ -2,11 +2,14 @@
 """One structured line per launch, refusal and end: to the journal where there is one.
 
 Standard error otherwise, as ``event key=value …``. Values come from callers: they are
-JSON strings there, so that none can start a line of its own.
+JSON strings there, so that none can start a line of its own. What callers can make
+happen as often as they like is counted after a while (`Log.often`), so that nobody
+drowns what others did.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import socket
@@ -14,13 +17,23 @@ import sys
 
 JOURNAL = "/run/systemd/journal/socket"
 
+WHILE_S = 2.0
+
 
 class Log:
-    """``journal`` empty: standard error only. ``quiet``: nothing at all."""
+    """``journal`` empty: standard error only. ``quiet``: nothing at all.
 
-    def __init__(self, *, journal: str = JOURNAL, quiet: bool = False) -> None:
+    ``lines``: see `often`. The journal, too, drops lines of a service that writes many,
+    but whoever they are about (RateLimitBurst, journald.conf(5)).
+    """
+
+    def __init__(
+        self, *, journal: str = JOURNAL, quiet: bool = False, lines: int = 100
+    ) -> None:
         self._quiet = quiet
+        self._lines = lines
         self._journal: socket.socket | None = None
+        self._written: dict[tuple[str, object, object], int] = {}
         if journal and os.path.exists(journal) and not quiet:
             kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC
             sock = socket.socket(socket.AF_UNIX, kind)
@@ -43,6 +56,30 @@ class Log:
             print(f"isolauncher: {line}", file=sys.stderr, flush=True)
         except OSError:
             self._quiet = True
+
+    def often(self, event: str, **values: object) -> None:
+        """As `event`, but of one caller's with one code ``lines`` in ``WHILE_S``.
+
+        A line at the end of it says how many were left out. For the event loop only.
+        """
+        alike = (event, values.get("caller"), values.get("code"))
+        count = self._written[alike] = self._written.get(alike, 0) + 1
+        if count == 1:
+            loop = asyncio.get_running_loop()
+            loop.call_later(WHILE_S, self._tell_left_out, alike)
+        if count <= self._lines:
+            self.event(event, **values)
+
+    def _tell_left_out(self, alike: tuple[str, object, object]) -> None:
+        more = self._written.pop(alike, 0) - self._lines
+        if more > 0:
+            event, caller, code = alike
+            self.event("left-out", of=event, caller=caller, code=code, lines=more)
+
+    def close(self) -> None:
+        """Tell what has been left out until now."""
+        for alike in tuple(self._written):
+            self._tell_left_out(alike)
 
     def _to_journal(self, line: str, event: str, values: dict[str, object]) -> bool:
         fields = {"MESSAGE": line, "SYSLOG_IDENTIFIER": "isolauncherd", "PRIORITY": "6"}

@@ -303,15 +303,14 @@ async def dissolve(daemon: Daemon, room: Room) -> None:
             break
     for path in busy:
         daemon.log.event("cgroup-left", id=room.id, path=path)
-    try:
-        if room.leased_as is not None:
-            daemon.ledger.release(room.uid, room.leased_as)
-            room.leased_as = None
-    finally:
-        if room.checker is not None:
-            room.checker.close()
-        if sandbox is not None:
-            sandbox.close()
+    # First what cannot fail, and makes room for what can.
+    if room.checker is not None:
+        room.checker.close()
+    if sandbox is not None:
+        sandbox.close()
+    if room.leased_as is not None:
+        daemon.ledger.release(room.uid, room.leased_as)
+        room.leased_as = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -259,6 +259,13 @@ def _receive(
     try:
         # The alignment of the buffer may let more in than was meant, and what did
         # not fit is only told by MSG_CTRUNC: both are a sender that sent too many.
+        if got & socket.MSG_CTRUNC and len(fds) < room == _SCM_MAX_FD:
+            # There was room for as many as can be sent: it is we who had none.
+            raise WireError(
+                "a message came without its descriptors: no more can be opened here",
+                code="wire-descriptors-lost",
+                hint="wait until something has ended, and ask again",
+            )
         if got & socket.MSG_CTRUNC or len(fds) > max_fds:
             raise WireError(
                 f"a message carries more than {max_fds} descriptors",

@@ -8,6 +8,8 @@ import json
 import os
 import pickle
 import random
+import resource
+import select
 import signal
 import socket
 import subprocess
@@ -15,17 +17,25 @@ import threading
 import time
 from array import array
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from support.daemons import COMMAND, TOP, Service, service
+from support.daemons import (
+    COMMAND,
+    PATIENCE_S,
+    TOP,
+    Service,
+    nothing_left,
+    service,
+)
 from support.peers import (
     ALICE,
     BOB,
     Watch,
     ask,
+    descriptors,
     identity,
     normal_launch,
     peer,
@@ -39,10 +49,11 @@ from support.peers import (
 from support.powers import need, program, sandboxes
 
 from isolauncher import wire
+from isolauncher.descriptors import CONNECTION, LAUNCH, LEAST
 from isolauncher.errors import WireError
 
 # Short patience, so that a test of it need not be long.
-CONFIG = "version = 1\n[limits]\nmessage-ms = 700\ngrace-ms = 1000\n"
+CONFIG = "version = 1\n[limits]\nmessage-ms = 700\ngrace-ms = 1000\nlog-lines = 10000\n"
 
 
 @pytest.fixture(scope="module")
@@ -869,38 +880,102 @@ def _forked(uid: int, work: object) -> int:
     return child
 
 
-def test_a_daemon_that_runs_out_of_descriptors_goes_on() -> None:
-    """Row 10: root has no quota; what cannot be accepted waits or is turned away."""
-    need(sandboxes(), program("prlimit"))
-    few = ("prlimit", "--nofile=110:110", "--", *COMMAND, "daemon")
-    with service(command=few) as where:
-        normal_launch(where)
-        watch = Watch(where)
-        null = _null()
+@contextmanager
+def _room_for(where: Service, more: int) -> Iterator[None]:
+    """Let the daemon open ``more`` descriptors than it has open now."""
+    assert where.process is not None
+    pid = where.process.pid
+    soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    now = descriptors(pid).total()
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (now + more, hard))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_daemon_that_runs_out_of_descriptors_goes_on(
+    daemon: Service, watch: Watch
+) -> None:
+    """Row 10: root has no quota; what cannot be accepted waits, and what has been
+    begun comes to its end."""
+    null = _null()
+    with _room_for(daemon, CONNECTION + LAUNCH * 2):
         with ExitStack() as stack:
-            for number in range(150):
+            launched = []
+            for number in range(300):
                 sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
                 stack.enter_context(sock)
                 sock.setblocking(False)
                 try:
-                    sock.connect(str(where.socket))
+                    sock.connect(str(daemon.socket))
                 except BlockingIOError:
                     break
                 if number % 10 == 0:
                     wire.send(sock, run_message(argv=["sleep", "9"]), [null] * 3)
+                    launched.append(sock)
             assert until(lambda: watch.lines("cannot-accept"))
-        os.close(null)
-        assert where.process is not None
-        assert where.process.poll() is None
-        # What was under way then was refused, as the machine's fault.
-        assert all("Errno 24" in line for line in watch.lines("internal-error"))
-        watch.settled(faults=True)
+            for sock in launched[:3]:
+                sock.settimeout(PATIENCE_S)
+                said = wire.recv(sock).fields
+                assert said.get("code", said["event"]) in ("started", "descriptors")
+        watch.settled()
+    os.close(null)
 
 
-def _start(where: Path, *words: str) -> subprocess.CompletedProcess[str]:
+@pytest.mark.parametrize("tier", ["fork", "exec"])
+def test_a_launch_fits_into_what_is_kept_free_for_it(
+    daemon: Service, watch: Watch, tier: str
+) -> None:
+    """Row 10: with one descriptor less it is not begun, and nobody is refused."""
+    with _room_for(daemon, CONNECTION + LAUNCH):
+        normal_launch(daemon, tiers=(tier,))
+        nothing_left(daemon, watch.leftovers)
+        assert until(lambda: watch.held == watch.now_held())
+    assert not watch.lines("cannot-accept")
+    null = _null()
+    with _room_for(daemon, CONNECTION + LAUNCH - 1), peer(daemon, BOB) as sock:
+        wire.send(sock, run_message(tier=tier), [null] * 3)
+        assert until(lambda: watch.lines("cannot-accept"))
+        assert not select.select([sock], [], [], 0)[0]
+        # It waits in the queue, for as long as it takes.
+        with _room_for(daemon, CONNECTION + LAUNCH):
+            assert verdict(sock)["event"] == "exited"
+    os.close(null)
+    watch.settled()
+
+
+def test_what_ends_is_given_back_without_a_descriptor_to_spare(
+    daemon: Service, watch: Watch
+) -> None:
+    """Row 10: what gives some back must not need one first."""
+    null = _null()
+    with peer(daemon, BOB) as sock:
+        wire.send(sock, run_message(argv=["sleep", "60"]), [null] * 3)
+        assert wire.recv(sock).fields["event"] == "started"
+        with _room_for(daemon, 0):
+            wire.send(sock, {"verb": "signal", "signal": "TERM"})
+            assert verdict(sock)["signal"] == signal.SIGTERM
+            nothing_left(daemon, watch.leftovers)
+    os.close(null)
+    watch.settled()
+
+
+def test_a_daemon_with_few_descriptors_does_not_start(tmp_path: Path) -> None:
+    """Row 10: it could not keep what it promises."""
+    need(sandboxes(), program("prlimit"))
+    done = _start(tmp_path, under=("prlimit", f"--nofile={LEAST - 1}:{LEAST - 1}"))
+    assert done.returncode == 125, done.stderr
+    assert "[daemon-few-descriptors]" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def _start(
+    where: Path, *words: str, under: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [
-            *(*COMMAND, "daemon", "--socket", str(where / "run" / "socket")),
+            *(*under, *COMMAND, "daemon", "--socket", str(where / "run" / "socket")),
             *("--state-dir", str(where / "state")),
             *("--policy-dir", str(where / "policies")),
             *words,

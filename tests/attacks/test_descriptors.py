@@ -42,7 +42,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[Service]:
     need(sandboxes())
-    with service(config="version = 1\n[limits]\ngrace-ms = 1000\n") as made:
+    with service(
+        config="version = 1\n[limits]\ngrace-ms = 1000\nlog-lines = 10000\n"
+    ) as made:
         normal_launch(made)
         yield made
 

@@ -10,11 +10,12 @@ import os
 import random
 import signal
 import socket
+import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from support.peers import (
     BOB,
     Watch,
     ask,
+    left_out,
     normal_launch,
     peer,
     pids,
@@ -37,6 +39,7 @@ from support.powers import need, sandboxes
 from isolauncher import wire
 
 CAROL = 12347
+LINES = 60
 SMALL = """version = 1
 [quotas]
 activities = 4
@@ -49,6 +52,7 @@ launches = 6
 connections = 40
 message-ms = 700
 grace-ms = 1000
+log-lines = 60
 """
 
 
@@ -189,6 +193,89 @@ def test_connections_of_one_caller_leave_room_for_others(
             assert verdict(ninth)["code"] == "quota-connections"
         normal_launch(daemon, ALICE)
     watch.settled("quota-connections")
+
+
+def test_connections_that_do_not_close_cost_their_caller_and_no_thread(
+    daemon: Service, watch: Watch
+) -> None:
+    """Rows 10 and 68: beyond a quota nothing is read, but what lies in a connection
+    unread is closed with it, and to close a socket may wait for its other end."""
+    assert daemon.process is not None
+    pid = daemon.process.pid
+    before = len(os.listdir(f"/proc/{pid}/task"))
+    with ExitStack() as stack:
+        for _ in range(8):
+            stack.enter_context(peer(daemon, BOB))
+        ends = stack.enter_context(_lingering_ends())
+        turned_away = []
+        # What is in flight is Bob's alone when the daemon comes to it.
+        daemon.process.send_signal(signal.SIGSTOP)
+        for _ in range(30):
+            sock = stack.enter_context(peer(daemon, BOB))
+            with ends() as lingering:
+                socket.send_fds(sock, [b"{}"], [lingering.fileno()])
+            turned_away.append(sock)
+        daemon.process.send_signal(signal.SIGCONT)
+        for sock in turned_away:
+            # He hears it, and the end of it, however long it takes.
+            assert wire.recv(sock).fields["code"] == "quota-connections"
+            assert sock.recv(1) == b""
+        assert len(os.listdir(f"/proc/{pid}/task")) <= before + 1
+        normal_launch(daemon, ALICE)
+        with peer(daemon, CAROL) as sock:
+            wire.send(sock, {"version": 1, "verb": "ps"})
+            assert verdict(sock)["event"] == "list"
+    watch.settled("quota-connections", lines=30)
+
+
+@contextmanager
+def _lingering_ends() -> Iterator[Callable[[], socket.socket]]:
+    """Makes connections whose close waits for as long as this lasts (SO_LINGER)."""
+    others = []
+    with socket.socket() as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+
+        def make() -> socket.socket:
+            sock = socket.socket()
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            sock.connect(server.getsockname())
+            others.append(server.accept()[0])
+            sock.setblocking(False)
+            with suppress(BlockingIOError):
+                while True:
+                    sock.send(bytes(4096))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER)
+            return sock
+
+        try:
+            yield make
+        finally:
+            for other in others:
+                # With what was not read it is reset, and nobody waits any more.
+                other.close()
+
+
+_LINGER = struct.pack("ii", 1, 600)
+
+
+def test_the_log_of_one_callers_refusals_is_cut_and_says_so(
+    daemon: Service, watch: Watch
+) -> None:
+    """Row 68: nobody's lines are drowned by another's, and none is lost untold."""
+    ask(daemon, run_message(policy="none-such"), uid=ALICE)
+    for _ in range(LINES * 3):
+        code = str(ask(daemon, b"{}", [], uid=BOB)["code"])
+    ask(daemon, run_message(policy="none-such"), uid=ALICE)
+    # For another reason, and from another caller.
+    ask(daemon, b"[", [], uid=BOB)
+    ask(daemon, b"{}", [], uid=ALICE)
+    assert len(watch.lines(": refused ", f"caller={ALICE}")) == 3
+    assert len(watch.lines(": refused ", f"caller={BOB}")) == LINES + 1
+    assert until(lambda: left_out(watch, code) == LINES * 2)
+    assert len(watch.lines(" left-out ")) == 1
+    watch.settled()
 
 
 def test_a_caller_with_all_his_activities_can_still_list_and_stop_them(

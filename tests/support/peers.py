@@ -184,10 +184,10 @@ class Watch:
         if len(zygotes(self.where)) < 2:
             normal_launch(self.where)  # one was killed, and is started when needed
         self.leftovers = Leftovers.now(self.where)
-        self.held = self._held()
+        self.held = self.now_held()
         self.since = (self.where.top / "log").stat().st_size
 
-    def _held(self) -> dict[str, Counter[str]]:
+    def now_held(self) -> dict[str, Counter[str]]:
         return {name: descriptors(pid) for name, pid in pids(self.where).items()}
 
     def lines(self, *words: str) -> list[str]:
@@ -210,11 +210,17 @@ class Watch:
         nothing_left(self.where, self.leftovers)
         normal_launch(self.where, tiers=(next(_TIERS),))
         nothing_left(self.where, self.leftovers)
-        until(lambda: self._held() == self.held)
-        now = self._held()
+        until(lambda: self.now_held() == self.held)
+        now = self.now_held()
         for name, before in self.held.items():
             more = now.get(name, Counter()) - before
             assert not more, f"{name} holds more: {more}"
+
+
+def left_out(watch: Watch, code: str) -> int:
+    """How many refusals with that code were counted and not written."""
+    lines = watch.lines(" left-out ", f'code="{code}"')
+    return sum(int(line.rpartition("=")[2]) for line in lines)
 
 
 _TIERS = itertools.cycle(("fork", "exec"))

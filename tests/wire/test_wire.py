@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import pickle
+import resource
 import socket
 import struct
 import subprocess
@@ -153,6 +155,32 @@ def test_extra_descriptors_are_closed_and_the_message_refused(
         wire.recv(pair[0], max_fds=expected)
     assert caught.value.code == "wire-too-many-descriptors"
     assert open_descriptors() == before
+
+
+def test_who_cannot_open_more_does_not_blame_the_sender(pair: Pair) -> None:
+    before = open_descriptors()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken: list[int] = []
+    wire.send(pair[1], {"a": 1}, [0] * 5)
+    # The lowest free numbers are given: two of five fit.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_free(2), hard))
+    try:
+        with pytest.raises(WireError) as caught:
+            wire.try_recv(pair[0], max_fds=6, discard=taken.extend)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert caught.value.code == "wire-descriptors-lost"
+    assert len(taken) == 2
+    wire.close_all(taken)
+    assert open_descriptors() == before
+
+
+def _free(count: int) -> int:
+    """The limit under which so many more descriptors can be opened."""
+    opened = open_descriptors()
+    return next(
+        n for n in itertools.count() if n - sum(fd < n for fd in opened) == count
+    )
 
 
 @pytest.mark.parametrize("data", [b"{", b"x" * 200_000, pickle.dumps(1), b"[]"])

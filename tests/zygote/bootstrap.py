@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A zygote without sandbox or daemon, for tests: preloads, forks, hands over, runs.
 
-Started as the real one is. Its one argument is a JSON file: ``start`` (the fields of
-`Start`), ``preload``, ``path`` (more entries of sys.path for planted modules),
-``plant`` (code run in the zygote before it settles: what it spoils the hand-over must
+Started as the real one is, its channel is descriptor 0. Its one argument is JSON:
+``preload`` and ``path`` (more entries of sys.path for planted modules). It imports them
+and does no more; each message, with three descriptors for the standard streams, is for
+a child of its own, which does the rest that a zygote does: ``start`` (the fields of
+`Start`), ``plant`` (code run before it settles: what it spoils the hand-over must
 mend), ``without`` (modules of the hand-over left out), ``children`` (how many, one
-after the other), ``stop`` (end where a launch would
-wait for its "go"). The last child's status is passed on.
+after the other), ``stop`` (end where a launch would wait for its "go"). The answer is
+the last child's status.
 """
 
 import sys
@@ -27,23 +29,44 @@ unseen.close_image(sys.argv[0])
 
 
 def zygote():
-    import gc
     import json
     import os
+    import socket
 
     unseen.prove()
-    with open(sys.argv[1], encoding="utf-8") as file:
-        told = json.load(file)
+    channel = socket.socket(fileno=os.dup(0))
+    os.dup2(1, 0)
+    told = json.loads(sys.argv[1])
     pristine = handover.Pristine.capture(*COLD)
     names = told.get("preload")
     sys.path[1:1] = told.get("path", [])
     report = preload.preload(
         sets.PYTHON if names is None else names,
         pristine=pristine,
-        expected_fds=(0, 1, 2),
+        expected_fds=(0, 1, 2, channel.fileno()),
     )
     if report.unfit:
         raise SystemExit(f"unfit: {report.unfit}")
+    while True:
+        data, ancillary, _, _ = channel.recvmsg(1 << 17, 64)
+        if not data:
+            os._exit(0)
+        rights = ancillary[0][2]
+        fds = [int.from_bytes(rights[n : n + 4], sys.byteorder) for n in (0, 4, 8)]
+        pid = os.fork()
+        if not pid:
+            channel.close()
+            return settled(json.loads(data), report, fds)
+        for fd in fds:
+            os.close(fd)
+        _, status = os.waitpid(pid, 0)
+        channel.send(b"%d" % os.waitstatus_to_exitcode(status))
+
+
+def settled(told, report, fds):
+    import gc
+    import os
+
     if told.get("plant"):
         exec(told["plant"], {})  # noqa: S102
     without = told.get("without", [])
@@ -62,6 +85,9 @@ def zygote():
     for _ in range(told.get("children", 1)):
         pid = os.fork()
         if not pid:
+            for number, fd in enumerate(fds):
+                os.dup2(fd, number)
+                os.close(fd)
             handover.run(start, world)
             prepared = program.prepare(start, world)
             if told.get("stop"):

@@ -1,11 +1,20 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Runs one program twice: by a cold start, and forked from a zygote (bootstrap.py)."""
+"""Runs one program twice: by a cold start, and forked from a zygote (bootstrap.py).
+
+A zygote is started once for all programs that want the same preloaded, as the real one
+is; what a test spoils in it is spoilt in a child that does the rest of its work.
+"""
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
+import os
+import selectors
+import socket
 import subprocess
-import tempfile
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +23,7 @@ PYTHON = "/usr/bin/python3"
 BOOTSTRAP = Path(__file__).resolve().parent / "bootstrap.py"
 ENVIRONMENT = {"LANG": "C.UTF-8", "HOME": "/nonexistent", "PATH": "/usr/bin:/bin"}
 ZYGOTE_ENVIRONMENT = {"LC_CTYPE": "C.UTF-8", "HOME": "/nonexistent", "PAD": "x" * 4096}
+PATIENCE_S = 50
 
 
 @dataclass(frozen=True)
@@ -35,7 +45,7 @@ def run(
         env=environment,
         cwd=cwd,
         capture_output=True,
-        timeout=50,
+        timeout=PATIENCE_S,
         **({"input": stdin} if stdin is not None else {"stdin": subprocess.DEVNULL}),
     )
     return Ended(done.returncode, done.stdout, done.stderr)
@@ -50,12 +60,88 @@ def cold(
     return run([PYTHON, *argv], environment, cwd, stdin)
 
 
+class Zygote:
+    """What has imported its list, and does the rest in a child for each program."""
+
+    def __init__(self, told: dict[str, Any]) -> None:
+        self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.channel.settimeout(PATIENCE_S)
+        with theirs:
+            self.process = subprocess.Popen(
+                [PYTHON, str(BOOTSTRAP), json.dumps(told)],
+                env=ZYGOTE_ENVIRONMENT,
+                cwd="/",
+                stdin=theirs,
+                stdout=subprocess.DEVNULL,
+            )
+
+    def run(self, told: dict[str, Any], stdin: bytes | None) -> Ended:
+        """As `run`, of which this is the twin: pipes, each read to its end."""
+        source, feed = (os.open(os.devnull, os.O_RDONLY), -1)
+        if stdin is not None:
+            os.close(source)
+            source, feed = os.pipe()
+        (out, their_out), (err, their_err) = os.pipe(), os.pipe()
+        try:
+            message = json.dumps(told).encode()
+            socket.send_fds(self.channel, [message], [source, their_out, their_err])
+        finally:
+            for fd in (source, their_out, their_err):
+                os.close(fd)
+        feeder = threading.Thread(target=_feed, args=(feed, stdin))
+        feeder.start()
+        text = _to_the_end(out, err)
+        feeder.join()
+        status = self.channel.recv(64)
+        assert status, "the zygote has ended"
+        return Ended(int(status), *text)
+
+    def end(self) -> None:
+        self.channel.close()
+        self.process.wait(PATIENCE_S)
+
+
+def _feed(fd: int, data: bytes | None) -> None:
+    if data is not None:
+        try:
+            with open(fd, "wb") as pipe:
+                pipe.write(data)
+        except BrokenPipeError:
+            pass  # it did not want to read more
+
+
+def _to_the_end(*fds: int) -> list[bytes]:
+    texts = {fd: b"" for fd in fds}
+    with selectors.DefaultSelector() as selector:
+        for fd in fds:
+            selector.register(fd, selectors.EVENT_READ)
+        while selector.get_map():
+            ready = selector.select(PATIENCE_S)
+            assert ready, f"no output and no end of it: {texts}"
+            for key, _ in ready:
+                block = os.read(key.fd, 1 << 16)
+                texts[key.fd] += block
+                if not block:
+                    selector.unregister(key.fd)
+                    os.close(key.fd)
+    return list(texts.values())
+
+
+@functools.cache
+def zygote(wanted: str) -> Zygote:
+    made = Zygote(json.loads(wanted))
+    atexit.register(made.end)
+    return made
+
+
 def forked(
     *argv: str,
     environment: dict[str, str] = ENVIRONMENT,
     cwd: str = "/",
     stdin: bytes | None = None,
     umask: int | None = None,
+    preload: list[str] | None = None,
+    path: list[str] | None = None,
     **told: Any,
 ) -> Ended:
     kind = "script"
@@ -69,11 +155,8 @@ def forked(
         "cwd": cwd,
         "umask": umask,
     }
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-        json.dump(told, file)
-        file.flush()
-        command = [PYTHON, str(BOOTSTRAP), file.name]
-        return run(command, ZYGOTE_ENVIRONMENT, "/", stdin)
+    wanted = json.dumps({"preload": preload, "path": path or []})
+    return zygote(wanted).run(told, stdin)
 
 
 def both(*argv: str, **how: Any) -> tuple[Ended, Ended]:
