@@ -4,7 +4,9 @@
 A record whose "go" was written, whose boot is this one and whose init is still the
 process with that start time is a running activity; it is taken over, exit status
 included. Everything else in the run directory, the ledger and our cgroups is what a
-killed daemon, zygote or init left behind.
+killed daemon, zygote or init left behind. A record names its init from its first line
+on, which is written before init is told anything: so whoever may come to have the uid,
+the cgroup or a mount of a launch ends before these are given back.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from . import cgroups, records
-from .channel import Channel, readable
+from .channel import Channel, leave, readable
 from .launch import Activity
 from .rooms import Room
 from .sandbox import Sandbox, pid_of, send_signal
@@ -41,25 +43,33 @@ def exit_status(events: Events) -> int:
 async def adopt(daemon: Daemon) -> None:
     """Take over what runs; give back what does not."""
     for name in records.names(daemon.run_dir):
-        record = records.reopen(daemon.run_dir, name)
-        events = records.read(record)
-        planned = events.get("planned", {})
-        if _owned_by_another(planned):
-            record.close()
-            continue
-        activity = _activity(name, record, events)
-        pidfd = _alive(events)
-        if pidfd >= 0 and "go" in events:
-            await _take_over(daemon, activity, events, pidfd)
-            continue
-        if pidfd >= 0:
-            # In flight when its daemon died: it never got its "go".
-            send_signal(pidfd, signal.SIGKILL)
-            await readable(pidfd)
-            os.close(pidfd)
-        await _bury(daemon, activity, events)
-    _ledger(daemon)
+        await _settle(daemon, name)
+    # First what a room's processes are known by: nobody has recorded those.
     await _cgroups(daemon)
+    kept = _ledger(daemon)
+    if kept:
+        daemon.spawn(asyncio.create_task(_collect_later(daemon, kept)))
+
+
+async def _settle(daemon: Daemon, name: str) -> None:
+    """What becomes of one record."""
+    record = records.reopen(daemon.run_dir, name)
+    events = records.read(record)
+    planned = events.get("planned", {})
+    if _owned_by_another(planned):
+        record.close()
+        return
+    activity = _activity(name, record, events)
+    pidfd = _alive(events)
+    if pidfd >= 0 and "go" in events:
+        await _take_over(daemon, activity, events, pidfd)
+        return
+    if pidfd >= 0:
+        # In flight when its daemon died: it never got its "go".
+        send_signal(pidfd, signal.SIGKILL)
+        await readable(pidfd)
+        os.close(pidfd)
+    await _bury(daemon, activity, events)
 
 
 def _owned_by_another(planned: Mapping[str, object]) -> bool:
@@ -72,11 +82,10 @@ def _owned_by_another(planned: Mapping[str, object]) -> bool:
 
 def _alive(events: Events) -> int:
     """A pidfd of the record's init, or -1 if that process is gone."""
-    forked = events.get("forked", {})
-    pid, start = forked.get("init_pid"), forked.get("init_start")
-    if events.get("planned", {}).get("boot_id") != records.boot_id():
+    planned = events.get("planned", {})
+    if planned.get("boot_id") != records.boot_id():
         return -1
-    return _pidfd(pid, start)
+    return _pidfd(planned.get("init_pid"), planned.get("init_start"))
 
 
 def _pidfd(pid: object, start: object) -> int:
@@ -212,11 +221,57 @@ async def _forget(daemon: Daemon, activity: Activity) -> None:
         del daemon.activities[activity.id]
 
 
-def _ledger(daemon: Daemon) -> None:
-    """Leases of launches that died before they had a record."""
+def _ledger(daemon: Daemon) -> set[int]:
+    """Take back leases of launches that died before they had a record.
+
+    Returns the processes that stand in the way of others: uids are a matter of the
+    whole machine, and whoever has one need not be ours.
+    """
     known = set(daemon.activities) | set(records.names(daemon.run_dir))
+    kept: set[int] = set()
     for collected in daemon.ledger.gc(lambda activity_id: activity_id in known):
-        daemon.log.event("lease", uid=collected.uid, what=collected.what)
+        daemon.log.event(
+            "lease",
+            uid=collected.uid,
+            id=collected.activity_id,
+            what=collected.what,
+            why=collected.why,
+        )
+        if collected.pid:
+            kept.add(collected.pid)
+    return kept
+
+
+async def _collect_later(daemon: Daemon, kept: set[int]) -> None:
+    """Look again whenever a process that stood in the way of a lease has ended."""
+    pause = 0.05
+    while kept:
+        await _one_ends(kept)
+        # One that ended but waits to be reaped has its uid still.
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, 30.0)
+        kept = _ledger(daemon)
+
+
+async def _one_ends(pids: set[int]) -> None:
+    held: list[int] = []
+    try:
+        for pid in pids:
+            try:
+                held.append(os.pidfd_open(pid))
+            except ProcessLookupError:
+                return
+        waiting = [asyncio.create_task(readable(fd)) for fd in held]
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+    finally:
+        for fd in held:
+            leave(fd)
+            os.close(fd)
 
 
 async def _cgroups(daemon: Daemon) -> None:
@@ -237,6 +292,8 @@ async def _cgroups(daemon: Daemon) -> None:
         for pause in (0.0, 0.01, 0.1, 1.0):
             await asyncio.sleep(pause)
             busy = cgroups.remove(busy)
+            if not busy:
+                break
         for path in busy:
             daemon.log.event("cgroup-left", id=name, path=path)
 

@@ -160,7 +160,11 @@ class Daemon:
 
     def describe(self, activity: Activity) -> dict[str, object]:
         """What a record must say so that a later daemon can answer for it."""
+        sandbox = activity.room.sandbox
+        assert sandbox is not None  # noqa: S101
         return {
+            "init_pid": sandbox.pid,
+            "init_start": records.start_time(sandbox.pid),
             "uid": activity.room.uid,
             "caller_uid": activity.caller_uid,
             "caller_gid": activity.caller_gid,
@@ -187,7 +191,6 @@ class Daemon:
         assert sandbox is not None  # noqa: S101
         return {
             "init_pid": sandbox.pid,
-            "init_start": records.start_time(sandbox.pid),
             "pid": sandbox.stem_pid,
             "pid_start": records.start_time(sandbox.stem_pid),
         }

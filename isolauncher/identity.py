@@ -133,12 +133,16 @@ class Lease:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collected:
-    """What gc did about one uid, or why it left it."""
+    """What gc did about one uid, or why it left it.
+
+    ``pid`` is the process that stands in the way, 0 if none does.
+    """
 
     uid: int
     activity_id: str
     what: Literal["released", "kept"]
     why: str
+    pid: int = 0
 
 
 class Views(NamedTuple):
@@ -637,10 +641,16 @@ class Ledger:
         alive = self._uids_in_proc()
         done: list[Collected] = []
 
-        def note(lease: Lease, what: Literal["released", "kept"], why: str) -> None:
+        def note(
+            lease: Lease, what: Literal["released", "kept"], why: str, pid: int = 0
+        ) -> None:
             done.append(
                 Collected(
-                    uid=lease.uid, activity_id=lease.activity_id, what=what, why=why
+                    uid=lease.uid,
+                    activity_id=lease.activity_id,
+                    what=what,
+                    why=why,
+                    pid=pid,
                 )
             )
 
@@ -655,9 +665,11 @@ class Ledger:
                     and taker != self._myself()
                     and _start_of(lease.taker_pid) == lease.taker_start
                 ):
-                    note(lease, "kept", f"process {lease.taker_pid} took it and lives")
+                    pid = lease.taker_pid
+                    note(lease, "kept", f"process {pid} took it and lives", pid)
                 elif lease.mode == "instance" and lease.uid in alive:
-                    note(lease, "kept", f"process {alive[lease.uid]} runs as it")
+                    pid = alive[lease.uid]
+                    note(lease, "kept", f"process {pid} runs as it", pid)
                 else:
                     self._drop(lease)
                     note(lease, "released", "its activity is gone")

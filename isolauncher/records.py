@@ -3,8 +3,8 @@
 
 ``activities/ID`` holds JSON objects, a line each, only ever appended:
 
-    {"event": "planned", …}   what was leased, before init is sent its plan
-    {"event": "forked", …}    pids, with their start times
+    {"event": "planned", …}   what was leased, and init, before it is sent its plan
+    {"event": "forked", …}    the stem's pid; pids come with their start times
     {"event": "go", …}        from here on the activity runs
     {"event": "exited", …}    written by init, whatever became of the daemon
 

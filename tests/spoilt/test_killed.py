@@ -192,6 +192,31 @@ def test_a_launch_whose_helper_is_killed_after_any_call_leaves_nothing(
     assert interrupt_all(doomed, iter(pairs)) == len(pairs)
 
 
+@pytest.mark.parametrize(
+    ("actor", "number"),
+    [("init", 0), ("init", 100), ("stem", 0), ("stem", 58)],
+)
+def test_a_launch_that_stands_still_when_its_daemon_is_killed_is_ended_by_the_next(
+    doomed: Full, actor: str, number: int
+) -> None:
+    of = doomed.of
+    before = replace(Trace.now(of), descriptors=None)
+    of.board.set(boards.PAUSE, actor, number)
+    run = doomed.launch()
+    assert of.board.wait_paused(30)
+    of.service.stop(signal.SIGKILL)
+    assert run.end() is None
+    of.service.start()
+    try:
+        # It is not told to go on: nobody but the daemon can have ended it.
+        nothing_left(of, before)
+    finally:
+        of.board.go_on()
+    assert run.printed() == b""
+    run.close()
+    assert not doomed.ran()
+
+
 def test_a_client_that_goes_away_during_the_fork_disturbs_no_other(
     doomed: Full,
 ) -> None:

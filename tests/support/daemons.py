@@ -266,7 +266,7 @@ def _kill_recorded(path: Path) -> None:
     """An activity outlives its daemon; after a test it must not."""
     for line in path.read_text().splitlines():
         event = json.loads(line)
-        if event.get("event") == "forked":
+        if event.get("event") == "planned":
             try:
                 os.kill(int(event["init_pid"]), signal.SIGKILL)
             except ProcessLookupError:
