@@ -361,8 +361,8 @@ class Rooms:
 
     async def take(self, made_from: Facts) -> Room | None:
         """One that is still right, or None; what is not is gone by then."""
-        if self._mounts.changed():
-            await self.make_way("something was mounted")
+        if self._drop_if_mounted() and self._ending:
+            await asyncio.wait(self._ending)
         room = self.find(made_from)
         if room is None or room.sandbox is None:
             return None
@@ -445,7 +445,7 @@ class Rooms:
 
     async def _make(self, made_from: Facts) -> bool:
         room = self._making = Room(id=new_id())
-        self._mounts.changed()
+        self._drop_if_mounted()
         try:
             async with asyncio.timeout(self._daemon.config.limits.launch_ms / 1000):
                 await prepare(self._daemon, room, made_from, None, ahead=True)
@@ -461,7 +461,7 @@ class Rooms:
             raise
         finally:
             self._making = None
-        if room.dissolved or self._mounts.changed():
+        if self._drop_if_mounted() or room.dissolved:
             self.dissolve(room)
             return False
         self._ready[room.id] = room
@@ -500,6 +500,15 @@ class Rooms:
             self._take_out(room)
             self.dissolve(room)
         return bool(rooms)
+
+    def _drop_if_mounted(self) -> bool:
+        """Whether something was; the kernel says so once, so it concerns all rooms."""
+        changed = self._mounts.changed()
+        if changed:
+            self.drop_all("something was mounted")
+            if self._making is not None:
+                self._making.end()
+        return changed
 
     async def make_way(self, why: str) -> bool:
         """Give back every room, and wait until that is done; False if there is none."""
