@@ -2,13 +2,16 @@
 """What every test gets without asking, and what it may ask for by name.
 
 Makes ``support`` importable wherever pytest was started. The askers for powers are
-in support/powers.py; ``must_work`` says whether a skip counts as a failure.
+in support/powers.py; ``must_work`` says whether a skip counts as a failure. A daemon
+that no test harms serves the files that ask for ``daemon``, or by its configuration.
 """
 
 from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -35,6 +38,7 @@ def pytest_configure() -> None:
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from support import powers  # noqa: E402 - found only now
+from support.daemons import Service, service  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -47,6 +51,31 @@ def must_work() -> bool:
 def checkout() -> Path:
     """The top of the source tree under test."""
     return HERE.parent
+
+
+@pytest.fixture(scope="session")
+def services() -> Iterator[Callable[[str], Service]]:
+    """A daemon for a configuration: the one that is there, if it is still alive."""
+    with ExitStack() as stack:
+        made: dict[str, Service] = {}
+
+        def get(config: str) -> Service:
+            known = made.get(config)
+            if (
+                known is None
+                or known.process is None
+                or known.process.poll() is not None
+            ):
+                made[config] = stack.enter_context(service(config=config))
+            return made[config]
+
+        yield get
+
+
+@pytest.fixture(scope="module")
+def daemon(services: Callable[[str], Service]) -> Service:
+    powers.need(powers.sandboxes())
+    return services("")
 
 
 @pytest.hookimpl(hookwrapper=True)

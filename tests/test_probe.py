@@ -19,8 +19,7 @@ from pathlib import Path
 
 import pytest
 from support import probe
-from support.daemons import PATIENCE_S, Service, service
-from support.powers import need, sandboxes
+from support.daemons import PATIENCE_S, Service
 
 NAMELESS = 12345
 KINDS = ("mnt", "pid", "net", "ipc", "uts", "user", "cgroup")
@@ -71,13 +70,6 @@ class Seen:
     program: str
     said: dict[str, object]
     report: dict[str, object]
-
-
-@pytest.fixture(scope="module")
-def daemon() -> Iterator[Service]:
-    need(sandboxes())
-    with service() as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from support.daemons import Leftovers, Service, nothing_left, service
+from support.daemons import Leftovers, Service, nothing_left
 from support.powers import namespaces, need, sandboxes
 
 from isolauncher import cgroups, foreign, kernel, opener, plan, verify, wire
@@ -22,13 +22,6 @@ from isolauncher.errors import StepError, WireError
 from isolauncher.request import Caller
 
 BOB = 12345
-
-
-@pytest.fixture(scope="module")
-def daemon() -> Iterator[Service]:
-    need(sandboxes())
-    with service() as made:
-        yield made
 
 
 def _caller() -> Caller:

@@ -3,18 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-from support.daemons import Leftovers, Service, nothing_left, service
-from support.powers import need, sandboxes
-
-
-@pytest.fixture(scope="module")
-def daemon() -> Iterator[Service]:
-    need(sandboxes())
-    with service() as made:
-        yield made
+from support.daemons import Leftovers, Service, nothing_left
 
 
 @pytest.mark.parametrize("tier", ["fork", "exec"])

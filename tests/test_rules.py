@@ -30,22 +30,14 @@ from support.daemons import (
     Leftovers,
     Service,
     nothing_left,
-    service,
 )
-from support.powers import need, sandboxes
+from support.powers import need
 
 BOB = 12345
 ALICE = 12346
 TIERS = pytest.mark.parametrize("tier", ["fork", "exec"])
 
 SHOW = "import json, os, sys\njson.dump([sys.argv, os.getcwd()], sys.stdout)\n"
-
-
-@pytest.fixture(scope="module")
-def daemon() -> Iterator[Service]:
-    need(sandboxes())
-    with service() as made:
-        yield made
 
 
 def settled(where: Service) -> Leftovers:

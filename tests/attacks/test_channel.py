@@ -28,11 +28,12 @@ from support.daemons import (
     TOP,
     Service,
     nothing_left,
-    service,
 )
 from support.peers import (
     ALICE,
     BOB,
+    QUICK,
+    STANDARD,
     Watch,
     ask,
     descriptors,
@@ -52,26 +53,7 @@ from isolauncher import wire
 from isolauncher.descriptors import CONNECTION, LAUNCH, LEAST
 from isolauncher.errors import WireError
 
-# Short patience, so that a test of it need not be long.
-CONFIG = "version = 1\n[limits]\nmessage-ms = 700\ngrace-ms = 1000\nlog-lines = 10000\n"
-
-
-@pytest.fixture(scope="module")
-def daemon() -> Iterator[Service]:
-    need(sandboxes())
-    with service(config=CONFIG) as made:
-        normal_launch(made)
-        yield made
-
-
-@pytest.fixture
-def watch(daemon: Service) -> Watch:
-    return Watch(daemon)
-
-
-@pytest.fixture(autouse=True)
-def _unharmed() -> None:
-    """`Watch` asserts more than the fixture of this name that it stands in for."""
+CONFIG = QUICK
 
 
 SHOW = """
@@ -99,29 +81,14 @@ def _null() -> int:
     return os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
 
 
-def _launch_and_read(
-    where: Service, message: dict[str, object], uid: int = BOB
-) -> tuple[dict[str, object], str]:
-    null = _null()
-    out = os.memfd_create("out")
-    try:
-        said = ask(where, message, [null, out, null], uid=uid)
-        return said, os.pread(out, 1 << 20, 0).decode("utf-8", "surrogateescape")
-    finally:
-        os.close(null)
-        os.close(out)
-
-
 @pytest.mark.parametrize("tier", ["fork", "exec"])
 @pytest.mark.parametrize("text", ODD.values(), ids=ODD.keys())
 def test_cve_2024_31317_newline_is_data(
-    daemon: Service, watch: Watch, tier: str, text: str
+    daemon: Service, watch: Watch, tier: str, text: str, null: int, out: int
 ) -> None:
     """Row 1: in an argument and in the value of a variable nothing has a meaning."""
     script = daemon.script("show.py", SHOW)
     fd = os.open(script, os.O_PATH)
-    null = _null()
-    out = os.memfd_create("out")
     try:
         said = ask(
             daemon,
@@ -131,15 +98,14 @@ def test_cve_2024_31317_newline_is_data(
                 tier=tier,
                 environment={"LANG": "C.UTF-8", "COLORTERM": text, "EVIL": text},
                 setenv={"TERM": text},
-                descriptors=["stdin", "stdout", "stderr", "program"],
+                descriptors=[*STANDARD, "program"],
             ),
             [null, out, null, fd],
             uid=BOB,
         )
-        shown = json.loads(os.pread(out, 1 << 20, 0))
     finally:
-        for one in (fd, null, out):
-            os.close(one)
+        os.close(fd)
+    shown = json.loads(os.pread(out, 1 << 20, 0))
     assert said["status"] == 0
     arguments, environment = shown
     assert arguments == [text, "", text]
@@ -263,15 +229,13 @@ def test_one_byte_at_a_time_is_refused_at_the_first(
 
 
 def test_a_second_launch_on_a_connection_is_no_launch(
-    daemon: Service, watch: Watch
+    daemon: Service, watch: Watch, null: int
 ) -> None:
     """Row 2: two messages in two packets: the second gives up the first."""
-    null = _null()
     with peer(daemon, BOB) as sock:
         wire.send(sock, run_message(id="first", argv=["sleep", "60"]), [null] * 3)
         wire.send(sock, run_message(id="second", argv=["sleep", "60"]), [null] * 3)
         said = verdict(sock)
-    os.close(null)
     assert said["event"] == "closed"
     assert not watch.lines("launched", "second")
     assert watch.lines("client-gone", "first")
@@ -279,16 +243,14 @@ def test_a_second_launch_on_a_connection_is_no_launch(
 
 
 def test_a_second_launch_beside_a_running_program_is_refused(
-    daemon: Service, watch: Watch
+    daemon: Service, watch: Watch, null: int
 ) -> None:
     """Row 2: while a program runs its client can say signals and nothing else."""
-    null = _null()
     with peer(daemon, BOB) as sock:
         wire.send(sock, run_message(id="first", argv=["sleep", "60"]), [null] * 3)
         assert wire.recv(sock).fields["event"] == "started"
         wire.send(sock, run_message(id="second"), [null] * 3)
         assert verdict(sock)["event"] in ("closed", "refused")
-    os.close(null)
     assert not watch.lines("launched", "second")
     watch.settled("wire-too-many-descriptors", lines=None)
 
@@ -670,17 +632,15 @@ def test_a_uid_beside_the_range_is_served(
     watch.settled()
 
 
-def test_who_asks_is_who_connected(daemon: Service, watch: Watch) -> None:
+def test_who_asks_is_who_connected(daemon: Service, watch: Watch, null: int) -> None:
     """Row 7: a connection that changes hands stays its maker's, and credentials that
     are sent along are believed by nobody."""
-    null = _null()
     with peer(daemon, BOB) as sock:
         credentials = (socket.SOL_SOCKET, socket.SCM_CREDENTIALS, bytes(12))
         rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [null] * 3))
         claim = (*credentials[:2], _ucred(os.getpid(), 0, 0))
         sock.sendmsg([wire.encode(run_message())], [claim, rights])
         said = verdict(sock)
-    os.close(null)
     assert said["event"] == "exited"
     report = said["report"]
     assert isinstance(report, dict)
@@ -710,7 +670,9 @@ def test_those_refusals_left_nothing(watch: Watch) -> None:
     watch.settled("request-unknown-field", lines=2)
 
 
-def test_a_policy_for_others_is_refused(daemon: Service, watch: Watch) -> None:
+def test_a_policy_for_others_is_refused(
+    daemon: Service, watch: Watch, null: int
+) -> None:
     """Row 7: by name, by a name that is no policy, by a file of one's own."""
     daemon.policy("only-root", 'version = 1\n[match]\ncallers = ["root"]\n')
     daemon.policy("nobody", "version = 1\n")
@@ -719,13 +681,11 @@ def test_a_policy_for_others_is_refused(daemon: Service, watch: Watch) -> None:
         said = ask(daemon, run_message(policy=name), uid=BOB, groups=(0,))
         assert said["code"] == "policy-not-for-caller", said
     file = os.open(daemon.policies / "only-root.toml", os.O_RDONLY)
-    null = _null()
-    names = ["stdin", "stdout", "stderr", "policy"]
+    names = [*STANDARD, "policy"]
     try:
         said = ask(daemon, run_message(descriptors=names), [null] * 3 + [file], uid=BOB)
     finally:
         os.close(file)
-        os.close(null)
     assert said["code"] == "policy-file-not-for-caller"
     assert watch.lines('code="policy-file-not-for-caller"')
     watch.settled("policy-not-for-caller", lines=3)
@@ -802,10 +762,9 @@ def test_clients_that_are_killed_take_their_programs_along(
 
 
 def test_a_client_that_leaves_another_behind_does_not_end_its_program(
-    daemon: Service, watch: Watch
+    daemon: Service, watch: Watch, null: int
 ) -> None:
     """Row 9: of two clients attached to one program the last one counts."""
-    null = _null()
     with peer(daemon, BOB) as first:
         wire.send(first, run_message(id="two", argv=["sleep", "60"]), [null] * 3)
         assert wire.recv(first).fields["event"] == "started"
@@ -818,7 +777,6 @@ def test_a_client_that_leaves_another_behind_does_not_end_its_program(
         # The daemon has seen the second one go when it has answered the third.
         wire.send(first, {"verb": "signal", "signal": "TERM"})
         assert verdict(first)["signal"] == signal.SIGTERM
-    os.close(null)
     assert not watch.lines("client-gone")
     watch.settled("unknown-id")
 
@@ -895,11 +853,10 @@ def _room_for(where: Service, more: int) -> Iterator[None]:
 
 
 def test_a_daemon_that_runs_out_of_descriptors_goes_on(
-    daemon: Service, watch: Watch
+    daemon: Service, watch: Watch, null: int
 ) -> None:
     """Row 10: root has no quota; what cannot be accepted waits, and what has been
     begun comes to its end."""
-    null = _null()
     with _room_for(daemon, CONNECTION + LAUNCH * 2):
         with ExitStack() as stack:
             launched = []
@@ -920,12 +877,11 @@ def test_a_daemon_that_runs_out_of_descriptors_goes_on(
                 said = wire.recv(sock).fields
                 assert said.get("code", said["event"]) in ("started", "descriptors")
         watch.settled()
-    os.close(null)
 
 
 @pytest.mark.parametrize("tier", ["fork", "exec"])
 def test_a_launch_fits_into_what_is_kept_free_for_it(
-    daemon: Service, watch: Watch, tier: str
+    daemon: Service, watch: Watch, tier: str, null: int
 ) -> None:
     """Row 10: with one descriptor less it is not begun, and nobody is refused."""
     with _room_for(daemon, CONNECTION + LAUNCH):
@@ -933,7 +889,6 @@ def test_a_launch_fits_into_what_is_kept_free_for_it(
         nothing_left(daemon, watch.leftovers)
         assert until(lambda: watch.held == watch.now_held())
     assert not watch.lines("cannot-accept")
-    null = _null()
     with _room_for(daemon, CONNECTION + LAUNCH - 1), peer(daemon, BOB) as sock:
         wire.send(sock, run_message(tier=tier), [null] * 3)
         assert until(lambda: watch.lines("cannot-accept"))
@@ -941,15 +896,13 @@ def test_a_launch_fits_into_what_is_kept_free_for_it(
         # It waits in the queue, for as long as it takes.
         with _room_for(daemon, CONNECTION + LAUNCH):
             assert verdict(sock)["event"] == "exited"
-    os.close(null)
     watch.settled()
 
 
 def test_what_ends_is_given_back_without_a_descriptor_to_spare(
-    daemon: Service, watch: Watch
+    daemon: Service, watch: Watch, null: int
 ) -> None:
     """Row 10: what gives some back must not need one first."""
-    null = _null()
     with peer(daemon, BOB) as sock:
         wire.send(sock, run_message(argv=["sleep", "60"]), [null] * 3)
         assert wire.recv(sock).fields["event"] == "started"
@@ -957,7 +910,6 @@ def test_what_ends_is_given_back_without_a_descriptor_to_spare(
             wire.send(sock, {"verb": "signal", "signal": "TERM"})
             assert verdict(sock)["signal"] == signal.SIGTERM
             nothing_left(daemon, watch.leftovers)
-    os.close(null)
     watch.settled()
 
 

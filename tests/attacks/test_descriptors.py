@@ -17,10 +17,12 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from support.daemons import Service, service
+from support.daemons import Service
 from support.peers import (
     ALICE,
     BOB,
+    QUICK,
+    STANDARD,
     Watch,
     ask,
     normal_launch,
@@ -29,34 +31,14 @@ from support.peers import (
     until,
     verdict,
 )
-from support.powers import mounting, need, sandboxes
+from support.powers import mounting, need
 
 from isolauncher import kernel, wire
 
-STREAMS = ["stdin", "stdout", "stderr"]
+CONFIG = QUICK
 HELLO = "#!/bin/sh\necho hello\n"
 
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-@pytest.fixture(scope="module")
-def daemon() -> Iterator[Service]:
-    need(sandboxes())
-    with service(
-        config="version = 1\n[limits]\ngrace-ms = 1000\nlog-lines = 10000\n"
-    ) as made:
-        normal_launch(made)
-        yield made
-
-
-@pytest.fixture
-def watch(daemon: Service) -> Watch:
-    return Watch(daemon)
-
-
-@pytest.fixture(autouse=True)
-def _unharmed() -> None:
-    """`Watch` asserts more than the fixture of this name that it stands in for."""
 
 
 def _launch(
@@ -75,7 +57,7 @@ def _launch(
         message = run_message(
             program_kind="file",
             argv=[name],
-            descriptors=[*STREAMS, "program"],
+            descriptors=[*STANDARD, "program"],
             **changes,
         )
         said = ask(where, message, [null, out, out, program], uid=uid, groups=groups)
@@ -170,7 +152,7 @@ def test_a_path_alone_opens_nothing(
 
 
 def test_execute_permission_is_not_made_into_reading(
-    daemon: Service, watch: Watch
+    daemon: Service, watch: Watch, null: int, out: int
 ) -> None:
     """Row 61: of the group's execute permission no owner's read permission is made."""
     path = daemon.top / "programs" / "sealed"
@@ -178,21 +160,17 @@ def test_execute_permission_is_not_made_into_reading(
     path.write_bytes(Path("/bin/cat").read_bytes())
     os.chown(path, 0, 4242)
     path.chmod(0o710)
-    out = os.memfd_create("out")
-    null = os.open(os.devnull, os.O_RDWR)
     program = os.open(path, os.O_PATH)
     try:
         message = run_message(
             program_kind="file",
             argv=[str(path), str(path)],
-            descriptors=[*STREAMS, "program"],
+            descriptors=[*STANDARD, "program"],
         )
         said = ask(daemon, message, [null, out, null, program], uid=BOB, groups=(4242,))
     finally:
-        for fd in (null, program):
-            os.close(fd)
+        os.close(program)
     assert os.pread(out, 64, 0) == b""
-    os.close(out)
     assert said.get("status", said.get("exit_status")) in (1, 126)
     watch.settled()
 
@@ -565,22 +543,20 @@ NO_STREAMS: dict[str, Callable[[], int]] = {
 
 @pytest.mark.parametrize("make", NO_STREAMS.values(), ids=NO_STREAMS.keys())
 def test_what_is_no_stream_is_refused_in_one_line(
-    daemon: Service, watch: Watch, make: Callable[[], int]
+    daemon: Service, watch: Watch, make: Callable[[], int], null: int
 ) -> None:
     """Row 63: whatever leads further than the bytes that it holds, in each place."""
     try:
         bad = make()
     except OSError:
         return  # what this machine has not, nobody can pass
-    null = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         fds = [null, null, null]
         fds[stream] = bad
         said = ask(daemon, run_message(), fds, uid=BOB)
         assert said["event"] == "refused", said
         assert said["code"] == "request-bad-stream", said
-        assert STREAMS[stream] in str(said["message"])
-    os.close(null)
+        assert STANDARD[stream] in str(said["message"])
     os.close(bad)
     watch.settled("request-bad-stream", lines=3)
 
@@ -612,13 +588,11 @@ GOOD_STREAMS: dict[str, Callable[[], int]] = {
 
 @pytest.mark.parametrize("make", GOOD_STREAMS.values(), ids=GOOD_STREAMS.keys())
 def test_what_is_a_stream_is_passed_on(
-    daemon: Service, watch: Watch, make: Callable[[], int]
+    daemon: Service, watch: Watch, make: Callable[[], int], null: int
 ) -> None:
     """What the refusals above must not take away."""
-    null = os.open(os.devnull, os.O_RDWR)
     good = make()
     said = ask(daemon, run_message(), [good, null, null], uid=BOB)
-    os.close(null)
     os.close(good)
     assert (said["event"], said["status"]) == ("exited", 0), said
     watch.settled()
@@ -636,20 +610,17 @@ def test_what_is_a_stream_is_passed_on(
     ids=["link", "root", "home", "descriptors", "root-again"],
 )
 def test_a_working_directory_shows_nothing_more(
-    daemon: Service, watch: Watch, make: Callable[[], int]
+    daemon: Service, watch: Watch, make: Callable[[], int], null: int, out: int
 ) -> None:
     """Row 63: a directory is a name to look for in the view, never a way out of it."""
-    out = os.memfd_create("out")
-    null = os.open(os.devnull, os.O_RDWR)
     cwd = make()
     message = run_message(
         argv=["sh", "-c", "ls -A . .. ../.. | sort -u; ls /proc/self/fd; pwd -P"],
-        descriptors=[*STREAMS, "cwd"],
+        descriptors=[*STANDARD, "cwd"],
     )
     said = ask(daemon, message, [null, out, null, cwd], uid=BOB)
     text = os.pread(out, 1 << 16, 0).decode()
-    for fd in (out, null, cwd):
-        os.close(fd)
+    os.close(cwd)
     if said["event"] == "refused":
         assert said["code"] == "request-bad-cwd"
         watch.settled("request-bad-cwd")
@@ -665,14 +636,12 @@ def test_a_working_directory_shows_nothing_more(
     ids=["file", "device", "pipe", "socket"],
 )
 def test_a_working_directory_that_is_none_is_refused(
-    daemon: Service, watch: Watch, make: Callable[[], int]
+    daemon: Service, watch: Watch, make: Callable[[], int], null: int
 ) -> None:
     """Row 63."""
-    null = os.open(os.devnull, os.O_RDWR)
     cwd = make()
-    message = run_message(descriptors=[*STREAMS, "cwd"])
+    message = run_message(descriptors=[*STANDARD, "cwd"])
     said = ask(daemon, message, [null, null, null, cwd], uid=BOB)
-    os.close(null)
     os.close(cwd)
     assert said["code"] == "request-bad-cwd"
     watch.settled("request-bad-cwd")
@@ -680,12 +649,10 @@ def test_a_working_directory_that_is_none_is_refused(
 
 @pytest.mark.parametrize("count", [0, 1, 2, 4, 5, 6, 7, 20, 253])
 def test_descriptors_that_were_not_named_are_closed_and_refused(
-    daemon: Service, watch: Watch, count: int
+    daemon: Service, watch: Watch, count: int, null: int
 ) -> None:
     """Row 63: more or fewer than the message says, up to what the kernel carries."""
-    null = os.open(os.devnull, os.O_RDWR)
     said = ask(daemon, run_message(), [null] * count, uid=BOB)
-    os.close(null)
     assert said["event"] == "refused"
     assert said["code"] in ("request-descriptors", "wire-too-many-descriptors")
     watch.settled(str(said["code"]))
@@ -693,23 +660,20 @@ def test_descriptors_that_were_not_named_are_closed_and_refused(
 
 @pytest.mark.parametrize("verb", ["ps", "attach", "stop", "stats"])
 def test_other_questions_take_no_descriptors(
-    daemon: Service, watch: Watch, verb: str
+    daemon: Service, watch: Watch, verb: str, null: int
 ) -> None:
     """Row 63."""
     fields = {"attach": {"id": "x"}, "stop": {"ids": ["x"], "grace_ms": 0}}
-    null = os.open(os.devnull, os.O_RDWR)
     message = {"version": 1, "verb": verb, **fields.get(verb, {})}
     said = ask(daemon, message, [null], uid=BOB)
-    os.close(null)
     assert said["code"] == "request-descriptors"
     watch.settled("request-descriptors")
 
 
 def test_the_connection_itself_as_a_stream_ends_with_the_launch(
-    daemon: Service, watch: Watch
+    daemon: Service, watch: Watch, null: int
 ) -> None:
     """Row 63: a socket that holds itself, and one in flight in itself (unix_gc)."""
-    null = os.open(os.devnull, os.O_RDWR)
     for _ in range(20):
         with peer(daemon, BOB) as sock:
             wire.send(sock, run_message(argv=["true"]), [sock.fileno(), null, null])
@@ -719,7 +683,6 @@ def test_the_connection_itself_as_a_stream_ends_with_the_launch(
             socket.send_fds(one, [b"x"], [one.fileno(), other.fileno()])
             said = ask(daemon, run_message(), [other.fileno(), null, null], uid=BOB)
             assert said["event"] == "exited", said
-    os.close(null)
     watch.settled()
 
 
@@ -762,15 +725,13 @@ def test_two_hundred_bad_programs_hold_no_descriptor(
 
 @pytest.mark.parametrize("kind", ["directory", "udp", "mount-namespace", "eventfd"])
 def test_two_hundred_bad_streams_hold_no_descriptor(
-    daemon: Service, watch: Watch, kind: str
+    daemon: Service, watch: Watch, kind: str, null: int
 ) -> None:
     """As above."""
-    null = os.open(os.devnull, os.O_RDWR)
     bad = NO_STREAMS[kind]()
     for _ in range(200):
         said = ask(daemon, run_message(), [bad, null, null], uid=BOB)
         assert said["code"] == "request-bad-stream"
-    os.close(null)
     os.close(bad)
     watch.settled()
 
@@ -779,12 +740,11 @@ def test_two_hundred_bad_streams_hold_no_descriptor(
 
 
 def test_a_socket_that_lingers_does_not_stop_the_daemon(
-    daemon: Service, watch: Watch
+    daemon: Service, watch: Watch, null: int
 ) -> None:
     """Closing the last descriptor of such a socket waits for its other end
     (SO_LINGER, socket(7)): the daemon must not be the one who waits."""
     assert daemon.process is not None
-    null = os.open(os.devnull, os.O_RDWR)
     peers = []
     with ExitStack() as stack:
         server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
@@ -811,7 +771,6 @@ def test_a_socket_that_lingers_does_not_stop_the_daemon(
             abort = struct.pack("ii", 1, 0)
             other.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, abort)
             other.close()
-    os.close(null)
     assert until(lambda: len(watch.lines("request-bad-stream")) == 3)
     watch.settled("request-bad-stream", lines=3)
 
@@ -915,14 +874,13 @@ def _bobs_file_system(
 
 
 def test_a_program_on_a_file_system_that_hangs_does_not_stop_the_daemon(
-    daemon: Service, watch: Watch
+    daemon: Service, watch: Watch, null: int
 ) -> None:
     """A person's own server need not answer; even SIGKILL waits for it (fuse)."""
     need(mounting())
-    null = os.open(os.devnull, os.O_RDWR)
     with _bobs_file_system(14, os.O_PATH) as (fd, end), peer(daemon, BOB) as client:
         message = run_message(
-            program_kind="file", argv=["x"], descriptors=[*STREAMS, "program"]
+            program_kind="file", argv=["x"], descriptors=[*STANDARD, "program"]
         )
         wire.send(client, message, [null, null, null, fd])
         # Once while it waits, once after it has been given up.
@@ -935,16 +893,14 @@ def test_a_program_on_a_file_system_that_hangs_does_not_stop_the_daemon(
         normal_launch(daemon, ALICE)
         assert time.monotonic() - started < 4
         end()
-    os.close(null)
     watch.settled(str(said["code"]))
 
 
 def test_a_stream_of_a_file_system_that_hangs_does_not_stop_the_daemon(
-    daemon: Service, watch: Watch
+    daemon: Service, watch: Watch, null: int
 ) -> None:
     """Its server is asked at each close of the file (FUSE_FLUSH)."""
     need(mounting())
-    null = os.open(os.devnull, os.O_RDWR)
     with _bobs_file_system(25, os.O_RDONLY) as (fd, end), peer(daemon, BOB) as client:
         wire.send(client, run_message(), [fd, null, null])
         for _ in range(3):
@@ -953,7 +909,6 @@ def test_a_stream_of_a_file_system_that_hangs_does_not_stop_the_daemon(
             assert time.monotonic() - started < 4
         end()
         assert verdict(client)["code"] == "request-bad-stream"
-    os.close(null)
     watch.settled("request-bad-stream")
 
 

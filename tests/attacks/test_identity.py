@@ -12,51 +12,31 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from support.daemons import Service, service
+from support.daemons import Service
 from support.peers import (
     ALICE,
     BOB,
     Watch,
     ask,
-    normal_launch,
     peer,
     pids,
     run_message,
     until,
     verdict,
 )
-from support.powers import need, sandboxes
 
 from isolauncher import wire
 
 OPEN = 'version = 1\n[match]\ncallers = ["*"]\n'
 # Ten uids: the first is every init's, nine are for activities.
-FEW = "version = 1\n[uids]\nfirst = 80000\nlast = 80009\n[limits]\ngrace-ms = 1000\n"
+CONFIG = "version = 1\n[uids]\nfirst = 80000\nlast = 80009\n[limits]\ngrace-ms = 1000\n"
 
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-@pytest.fixture(scope="module")
-def daemon() -> Iterator[Service]:
-    need(sandboxes())
-    with service(config=FEW) as made:
-        normal_launch(made)
-        yield made
-
-
-@pytest.fixture
-def watch(daemon: Service) -> Watch:
-    return Watch(daemon)
-
-
-@pytest.fixture(autouse=True)
-def _unharmed() -> None:
-    """`Watch` asserts more than the fixture of this name that it stands in for."""
 
 
 def _as(uid: int, work: Callable[[], object]) -> str:
@@ -122,10 +102,9 @@ HARM: dict[str, Callable[[int], object]] = {
 
 @pytest.mark.parametrize("harm", HARM.values(), ids=HARM.keys())
 def test_a_caller_can_do_nothing_to_the_daemon_the_zygotes_or_a_sandbox(
-    daemon: Service, watch: Watch, harm: Callable[[int], object]
+    daemon: Service, watch: Watch, harm: Callable[[int], object], null: int
 ) -> None:
     """Row 27: nor to the program that he launched himself, but through the daemon."""
-    null = os.open(os.devnull, os.O_RDWR)
     with peer(daemon, BOB) as sock:
         wire.send(sock, run_message(argv=["sleep", "60"]), [null] * 3)
         stem = wire.recv(sock).fields["pid"]
@@ -146,7 +125,6 @@ def test_a_caller_can_do_nothing_to_the_daemon_the_zygotes_or_a_sandbox(
                 assert _as(uid, lambda pid=pid: harm(pid)) in REFUSED, (name, uid)
         wire.send(sock, {"verb": "signal", "signal": "TERM"})
         assert verdict(sock)["signal"] == signal.SIGTERM
-    os.close(null)
     watch.settled()
 
 
@@ -158,13 +136,12 @@ def _uid_of(pid: int) -> int:
 
 
 def test_the_child_that_opens_paths_as_the_caller_is_out_of_the_callers_reach(
-    daemon: Service, watch: Watch
+    daemon: Service, watch: Watch, null: int
 ) -> None:
     """Row 27: it has his uid, and is a copy of the daemon: its memory and descriptors
     are not his. A signal can reach it, and ends one launch of his own."""
     assert daemon.process is not None
     children = f"/proc/{daemon.process.pid}/task/{daemon.process.pid}/children"
-    null = os.open(os.devnull, os.O_RDWR)
     seen = 0
     for _ in range(40):
         with peer(daemon, BOB) as sock:
@@ -174,7 +151,6 @@ def test_the_child_that_opens_paths_as_the_caller_is_out_of_the_callers_reach(
             seen += "refused" in answers
             said = verdict(sock)
             assert said["event"] in ("exited", "refused"), said
-    os.close(null)
     watch.settled()
 
 
@@ -249,11 +225,10 @@ def test_a_program_finds_no_socket_of_the_daemon(daemon: Service, watch: Watch) 
 
 
 def test_a_program_with_the_daemons_socket_as_a_stream_speaks_as_its_caller_only(
-    daemon: Service, watch: Watch
+    daemon: Service, watch: Watch, null: int
 ) -> None:
     """Row 67: its caller's own connection is its caller's own doing: Bob's, never
     root's, and never alice's program's end."""
-    null = os.open(os.devnull, os.O_RDWR)
     with peer(daemon, ALICE) as hers:
         wire.send(hers, run_message(id="hers", argv=["sleep", "60"]), [null] * 3)
         assert wire.recv(hers).fields["event"] == "started"
@@ -283,7 +258,6 @@ def test_a_program_with_the_daemons_socket_as_a_stream_speaks_as_its_caller_only
         assert "not-allowed" in answer or "refused" in answer, answer
         wire.send(hers, {"verb": "signal", "signal": "TERM"})
         assert verdict(hers)["signal"] == signal.SIGTERM
-    os.close(null)
     watch.settled()
 
 
@@ -346,7 +320,7 @@ def test_files_of_a_uid_in_the_state_hold_it(daemon: Service, watch: Watch) -> N
 
 
 def test_what_one_wrote_the_next_one_with_its_uid_cannot_read(
-    daemon: Service, watch: Watch
+    daemon: Service, watch: Watch, null: int, out: int
 ) -> None:
     """Row 28: /tmp, /dev/shm and where a policy lets it write; Bob's, then alice's."""
     shared = daemon.top / "shared"
@@ -354,8 +328,6 @@ def test_what_one_wrote_the_next_one_with_its_uid_cannot_read(
     shared.chmod(0o1777)
     daemon.policy("shares", OPEN + f'[files]\nwrite = ["{shared}"]\n')
     seen: dict[int, set[int]] = {}
-    out = os.memfd_create("out")
-    null = os.open(os.devnull, os.O_RDWR)
     for number in range(24):
         caller = (BOB, ALICE)[number % 2]
         words = (
@@ -376,8 +348,6 @@ def test_what_one_wrote_the_next_one_with_its_uid_cannot_read(
         other = ALICE if caller == BOB else BOB
         assert f"secret-{other}" not in text, (number, text)
         seen.setdefault(_uid(said), set()).add(caller)
-    os.close(out)
-    os.close(null)
     owners = {path.stat().st_uid for path in shared.iterdir()}
     assert owners <= {BOB, ALICE}, owners
     assert [uid for uid, callers in seen.items() if len(callers) > 1], seen
@@ -387,11 +357,9 @@ def test_what_one_wrote_the_next_one_with_its_uid_cannot_read(
 
 
 def test_a_uid_that_the_machine_knows_by_name_is_given_to_nobody(
-    daemon: Service, watch: Watch
+    daemon: Service, watch: Watch, null: int, out: int
 ) -> None:
     """Row 28: nor does the caller become the owner of what an activity left behind."""
-    out = os.memfd_create("out")
-    null = os.open(os.devnull, os.O_RDWR)
     for uid in (BOB, 0):
         said = ask(
             daemon,
@@ -403,18 +371,15 @@ def test_a_uid_that_the_machine_knows_by_name_is_given_to_nobody(
         )
         lease = _uid(said)
         assert 80001 <= lease <= 80009
-    os.close(out)
-    os.close(null)
     assert until(lambda: not list((daemon.run_dir / "activities").iterdir()))
     watch.settled()
 
 
 def test_a_socket_pair_kept_by_the_caller_does_not_outlive_the_uid(
-    daemon: Service, watch: Watch
+    daemon: Service, watch: Watch, null: int
 ) -> None:
     """Row 28: a daemonised grandchild is not left behind with its uid."""
     one, other = socket.socketpair()
-    null = os.open(os.devnull, os.O_RDWR)
     words = "(setsid sleep 600 <&- >&- 2>&- &) ; (trap '' TERM HUP; sleep 600) & exit 0"
     for _ in range(9):
         said = ask(
@@ -426,7 +391,6 @@ def test_a_socket_pair_kept_by_the_caller_does_not_outlive_the_uid(
         assert (said["event"], said["status"]) == ("exited", 0), said
     one.close()
     other.close()
-    os.close(null)
     for name in os.listdir("/proc"):
         if name.isdigit():
             with suppress(OSError):

@@ -17,20 +17,20 @@ from pathlib import Path
 
 import pytest
 from support.daemons import COMMAND, TOP, Service, service
-from support.peers import ALICE, BOB, STANDARD, Watch, ask, normal_launch, run_message
+from support.peers import (
+    ALICE,
+    BOB,
+    QUICK,
+    STANDARD,
+    Watch,
+    ask,
+    normal_launch,
+    run_message,
+)
 from support.powers import mounting, need, program, sandboxes, seccomp
 
+CONFIG = QUICK
 OPEN = 'version = 1\n[match]\ncallers = ["*"]\n'
-
-
-@pytest.fixture(scope="module")
-def daemon() -> Iterator[Service]:
-    need(sandboxes())
-    with service(
-        config="version = 1\n[limits]\ngrace-ms = 1000\nlog-lines = 10000\n"
-    ) as made:
-        normal_launch(made)
-        yield made
 
 
 @pytest.fixture
@@ -42,11 +42,6 @@ def watch(daemon: Service) -> Iterator[Watch]:
             path.rmdir()
         else:
             path.unlink()
-
-
-@pytest.fixture(autouse=True)
-def _unharmed() -> None:
-    """`Watch` asserts more than the fixture of this name that it stands in for."""
 
 
 def _refused(
@@ -263,7 +258,7 @@ def test_a_policy_file_that_others_could_have_written_is_refused(
 
 @pytest.mark.parametrize("kind", ["fifo", "zero", "link", "foreign", "memory", "path"])
 def test_a_policy_file_brought_by_root_is_judged_by_its_descriptor(
-    daemon: Service, watch: Watch, kind: str
+    daemon: Service, watch: Watch, kind: str, null: int
 ) -> None:
     """Row 16: ``run --policy FILE``, where the file is what was opened."""
     place = daemon.top / "brought.toml"
@@ -287,11 +282,9 @@ def test_a_policy_file_brought_by_root_is_judged_by_its_descriptor(
         os.write(fd, OPEN.encode())
     else:
         fd = os.open(daemon.policies, os.O_PATH)
-    null = os.open(os.devnull, os.O_RDWR)
     names = [*STANDARD, "policy"]
     said = ask(daemon, run_message(descriptors=names), [null, null, null, fd])
     os.close(fd)
-    os.close(null)
     assert said["event"] == "refused", said
     assert said["code"] == "policy-not-trusted", said
     watch.settled("policy-not-trusted")
@@ -332,10 +325,10 @@ def test_flatpak_3637_an_activity_cannot_write_where_policies_are(
     watch.settled()
 
 
-def test_an_activity_sees_no_policy_and_no_state(daemon: Service, watch: Watch) -> None:
+def test_an_activity_sees_no_policy_and_no_state(
+    daemon: Service, watch: Watch, null: int, out: int
+) -> None:
     """Row 17: what it cannot see it cannot create, replace or shadow."""
-    out = os.memfd_create("out")
-    null = os.open(os.devnull, os.O_RDWR)
     for place in (
         daemon.policies,
         daemon.state_dir,
@@ -352,8 +345,6 @@ def test_an_activity_sees_no_policy_and_no_state(daemon: Service, watch: Watch) 
         assert said["event"] == "exited"
         assert not Path(place, "x").exists()
     words = os.pread(out, 1 << 16, 0).decode().split()
-    os.close(out)
-    os.close(null)
     assert "isolauncher" not in words
     assert not [word for word in words if word.endswith(".toml")]
     watch.settled()

@@ -40,7 +40,7 @@ from isolauncher import wire
 
 CAROL = 12347
 LINES = 60
-SMALL = """version = 1
+CONFIG = """version = 1
 [quotas]
 activities = 4
 launches = 3
@@ -54,31 +54,6 @@ message-ms = 700
 grace-ms = 1000
 log-lines = 60
 """
-
-
-@pytest.fixture(scope="module")
-def daemon() -> Iterator[Service]:
-    need(sandboxes())
-    with service(config=SMALL) as made:
-        normal_launch(made)
-        yield made
-
-
-@pytest.fixture
-def watch(daemon: Service) -> Watch:
-    return Watch(daemon)
-
-
-@pytest.fixture(autouse=True)
-def _unharmed() -> None:
-    """`Watch` asserts more than the fixture of this name that it stands in for."""
-
-
-@pytest.fixture
-def null() -> Iterator[int]:
-    fd = os.open(os.devnull, os.O_RDWR)
-    yield fd
-    os.close(fd)
 
 
 def _running(
@@ -419,6 +394,7 @@ def test_a_daemon_killed_while_a_program_runs_is_found_again_by_its_client() -> 
         client = where.start_client("run", "--id", "kept", "--", script, uid=BOB)
         assert client.stdout is not None
         assert client.stdout.readline() == b"up\n"
+        where.wait_until_told("kept")
         where.stop(signal.SIGKILL)
         where.start()
         where.wait_for_log('adopted id="kept"')

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,6 +60,8 @@ class Service:
     environment: Mapping[str, str] = field(default_factory=dict)
     config: str = ""
     process: subprocess.Popen[bytes] | None = None
+    groups: list[str] | None = None
+    """The daemon's own cgroups, in each hierarchy; it makes them when it starts."""
 
     @property
     def socket(self) -> Path:
@@ -119,6 +121,7 @@ class Service:
             )
         self.wait_for_log("serving", since=already)
         self.wait_for_log("zygotes-ready", since=already)
+        self.groups = None
 
     def _log_size(self) -> int:
         try:
@@ -138,6 +141,15 @@ class Service:
             # A plain file cannot be waited for; its writer is another process.
             select.select([], [], [], 0.01)
         raise AssertionError(f"{word!r} did not come: {text}")
+
+    def wait_until_told(self, activity_id: str) -> None:
+        """Until the client of this activity has been told that it runs.
+
+        What the program says may come earlier. The line and the message are written
+        in one go, so who is answered after the line is answered after the message.
+        """
+        self.wait_for_log(f'launched id="{activity_id}"')
+        self.ask({"version": 1, "verb": "ps"})
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         if self.process is None:
@@ -286,11 +298,13 @@ class Leftovers:
 
     @classmethod
     def now(cls, where: Service) -> Leftovers:
+        assert where.process is not None
+        below = list(_pids_below(where.process.pid))
         return cls(
-            processes=frozenset(_sandbox_processes(where)),
+            processes=frozenset(_sandbox_processes(below)),
             mounts=frozenset(Path("/proc/self/mountinfo").read_text().splitlines()),
             cgroups=frozenset(_cgroups(where)),
-            namespaces=frozenset(_namespaces(where)),
+            namespaces=frozenset(_namespaces([where.process.pid, *below])),
             records=frozenset(os.listdir(where.run_dir / "activities")),
             leases=frozenset(_files(where.state_dir / "identity" / "uids")),
         )
@@ -306,10 +320,11 @@ def _pids_below(pid: int) -> Iterator[int]:
     for name in os.listdir("/proc"):
         if name.isdigit():
             try:
-                stat = Path(f"/proc/{name}/stat").read_text(errors="replace")
+                with open(f"/proc/{name}/stat", "rb", buffering=0) as file:
+                    stat = file.read(4096)
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            parent = int(stat.rpartition(")")[2].split()[1])
+            parent = int(stat.rpartition(b")")[2].split()[1])
             children.setdefault(parent, []).append(int(name))
     todo = [pid]
     while todo:
@@ -318,11 +333,9 @@ def _pids_below(pid: int) -> Iterator[int]:
             todo.append(child)
 
 
-def _sandbox_processes(where: Service) -> Iterator[str]:
+def _sandbox_processes(pids: Iterable[int]) -> Iterator[str]:
     """What the daemon has below it, but zygotes and where openers come from."""
-    if where.process is None:
-        return
-    for pid in _pids_below(where.process.pid):
+    for pid in pids:
         try:
             title = Path(f"/proc/{pid}/cmdline").read_bytes()
         except (FileNotFoundError, ProcessLookupError):
@@ -333,16 +346,20 @@ def _sandbox_processes(where: Service) -> Iterator[str]:
 
 def _cgroups(where: Service) -> Iterator[str]:
     """The groups below this daemon's own; other daemons may be at work as well."""
-    own = cgroups.name_for(where.run_dir)
-    for directory, names, _ in os.walk("/sys/fs/cgroup"):
-        if own in directory.split("/"):
+    if where.groups is None:
+        own = cgroups.name_for(where.run_dir)
+        where.groups = [
+            os.path.join(directory, own)
+            for directory, names, _ in os.walk("/sys/fs/cgroup")
+            if own in names
+        ]
+    for top in where.groups:
+        for directory, names, _ in os.walk(top):
             yield from (os.path.join(directory, name) for name in names)
 
 
-def _namespaces(where: Service) -> Iterator[str]:
-    if where.process is None:
-        return
-    for pid in (where.process.pid, *_pids_below(where.process.pid)):
+def _namespaces(pids: Iterable[int]) -> Iterator[str]:
+    for pid in pids:
         for kind in ("mnt", "net", "user", "pid"):
             try:
                 yield os.readlink(f"/proc/{pid}/ns/{kind}")
@@ -354,7 +371,7 @@ def nothing_left(where: Service, before: Leftovers) -> None:
     """Assert that the machine is as before; waits for what the kernel does after."""
     deadline = time.monotonic() + 10
     while (now := Leftovers.now(where)) != before and time.monotonic() < deadline:
-        select.select([], [], [], 0.02)
+        select.select([], [], [], 0.002)
     for name in Leftovers.__dataclass_fields__:
         was, is_ = getattr(before, name), getattr(now, name)
         assert is_ == was, f"{name}: left {is_ - was}, gone {was - is_}"
