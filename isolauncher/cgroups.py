@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from . import host, paths
+from . import host, paths, records
 from .plan import CgroupPlace
 
 
@@ -104,30 +104,54 @@ def left_behind(parents: Parents) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def of_ended(parents: Parents) -> tuple[str, ...]:
-    """What standalone daemons beside this one left when they were killed; leaves first.
+def of_ended(parents: Parents, name: str) -> tuple[str, ...]:
+    """What standalone daemons of ``name`` left when they were killed; leaves first.
 
-    ``alone`` made their names.
+    Found beside our own directories, by the names that `alone` gives.
     """
     found: list[str] = []
     for place in parents.places:
-        above, _, own = place.path.rpartition("/")
-        for entry in os.scandir(above):
-            pid = entry.name.removeprefix(alone(own))
-            if pid == entry.name or os.path.exists(f"/proc/{pid}"):
+        above = os.path.dirname(place.path)
+        for entry in os.listdir(above):
+            pid, _, start = entry.removeprefix(f"{name}.alone-").partition("-")
+            if not (pid.isdigit() and start.isdigit()):
                 continue
-            found += (e.path for e in os.scandir(entry.path) if e.is_dir())
-            found.append(entry.path)
+            if records.start_time(int(pid)) == int(start):
+                continue
+            directory = f"{above}/{entry}"
+            # Another may be removing it, too.
+            with suppress(FileNotFoundError):
+                found += (e.path for e in os.scandir(directory) if e.is_dir())
+                found.append(directory)
     return tuple(found)
 
 
-def alone(name: str, pid: int | None = None) -> str:
-    """The name of a standalone daemon's directory, or how all of them begin.
+def of_trials(parents: Parents) -> tuple[str, ...]:
+    """Groups that `host` made to see whether it can, and was killed before the end."""
+    found: list[str] = []
+    for place in parents.places:
+        above = os.path.dirname(place.path)
+        for entry in os.listdir(above):
+            pid = entry.removeprefix(host.TRIAL)
+            if pid.isdigit() and not os.path.exists(f"/proc/{pid}"):
+                found.append(f"{above}/{entry}")
+    return tuple(found)
+
+
+def alone(name: str) -> str:
+    """The name of this process's directory if it is a standalone daemon.
 
     Not the daemon's of the same run directory: each removes its own when it ends, and
-    would take it from under the other.
+    would take it from under the other. With the start time the pid is this process's
+    for ever.
     """
-    return f"{name}.alone-{'' if pid is None else pid}"
+    return f"{name}.alone-{os.getpid()}-{records.start_time(os.getpid())}"
+
+
+def above_alone(paths: tuple[str, ...]) -> tuple[str, ...]:
+    """The directories that `alone` named, of activities' directories below them."""
+    parents = (os.path.dirname(path) for path in paths)
+    return tuple(p for p in parents if ".alone-" in os.path.basename(p))
 
 
 def _make(path: str) -> None:

@@ -12,6 +12,7 @@ the cgroup or a mount of a launch ends before these are given back.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import socket
@@ -51,21 +52,41 @@ async def adopt(daemon: Daemon) -> None:
         daemon.spawn(asyncio.create_task(_collect_later(daemon, kept)))
 
 
+async def tidy(daemon: Daemon) -> None:
+    """For a standalone daemon: give back what others of its kind could not.
+
+    What the daemon with the socket left is for its successor, who may adopt it.
+    """
+    for name in records.names(daemon.run_dir):
+        await _settle(daemon, name)
+    await _cgroups(daemon)
+    _ledger(daemon)
+
+
 async def _settle(daemon: Daemon, name: str) -> None:
     """What becomes of one record."""
-    record = records.reopen(daemon.run_dir, name)
+    try:
+        record = records.reopen(daemon.run_dir, name)
+    except FileNotFoundError:
+        return  # a standalone daemon's, who has just removed it
     events = records.read(record)
     planned = events.get("planned", {})
-    if _owned_by_another(planned):
+    alone = planned.get("alone") is True
+    if (
+        _owned_by_another(planned)
+        or (daemon.alone and not alone)
+        or (alone and not records.claim(record))
+    ):
         record.close()
         return
     activity = _activity(name, record, events)
     pidfd = _alive(events)
-    if pidfd >= 0 and "go" in events:
+    if pidfd >= 0 and "go" in events and not alone:
         await _take_over(daemon, activity, events, pidfd)
         return
     if pidfd >= 0:
-        # In flight when its daemon died: it never got its "go".
+        # In flight when its daemon died, so that it never got its "go"; or of a
+        # standalone one, to which nobody can come back and ask.
         send_signal(pidfd, signal.SIGKILL)
         await readable(pidfd)
         os.close(pidfd)
@@ -200,6 +221,7 @@ async def _bury(daemon: Daemon, activity: Activity, events: Events) -> None:
         busy = cgroups.remove(busy)
         if not busy:
             break
+    cgroups.remove(cgroups.above_alone(activity.room.cgroups))
     if activity.room.leased_as is not None:
         daemon.ledger.release(activity.room.uid, activity.id)
     if activity.record is not None:
@@ -207,7 +229,8 @@ async def _bury(daemon: Daemon, activity: Activity, events: Events) -> None:
     activity.state = "exited"
     activity.ended.set()
     daemon.log.event("buried", id=activity.id, status=activity.exit()[0])
-    if "go" in events and activity.tied:
+    alone = events.get("planned", {}).get("alone") is True
+    if "go" in events and activity.tied and not alone:
         daemon.activities[activity.id] = activity
         daemon.spawn(asyncio.create_task(_forget(daemon, activity)))
 
@@ -282,7 +305,9 @@ async def _cgroups(daemon: Daemon) -> None:
         for path in activity.room.cgroups
     }
     left = cgroups.left_behind(daemon.parents)
-    left[cgroups.alone("")] = cgroups.of_ended(daemon.parents)
+    name = cgroups.name_for(daemon.run_dir)
+    left["(standalone)"] = cgroups.of_ended(daemon.parents, name)
+    left["(trials)"] = cgroups.of_trials(daemon.parents)
     for name, paths in left.items():
         if name in known:
             continue
@@ -316,5 +341,7 @@ def _members(path: str) -> list[int]:
         with open(f"{path}/cgroup.procs") as f:
             # 0: a process of a PID namespace that is not ours to see.
             return [int(word) for word in f.read().split() if word != "0"]
-    except FileNotFoundError:
-        return []
+    except OSError as e:
+        if e.errno not in (errno.ENOENT, errno.ENODEV):
+            raise
+        return []  # it has just been removed

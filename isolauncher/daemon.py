@@ -120,6 +120,11 @@ class Daemon:
         self._undoing: set[asyncio.Task[None]] = set()
         self.closing = asyncio.Event()
 
+    @property
+    def alone(self) -> bool:
+        """Of one connection, beside the daemon that has the socket, or without it."""
+        return not self.config.socket
+
     # ------------------------------------------------------------------- what it has
 
     def _userdb(self) -> Path:
@@ -131,8 +136,8 @@ class Daemon:
         if not self.host.cgroups:
             return cgroups.Parents(places=())
         name = cgroups.name_for(self.run_dir)
-        if not self.config.socket:
-            name = cgroups.alone(name, os.getpid())
+        if self.alone:
+            name = cgroups.alone(name)
         return cgroups.prepare(self.host.cgroups, name)
 
     def machine(self) -> plan.Machine:
@@ -179,6 +184,7 @@ class Daemon:
             "client_start": activity.client_start,
             "owner_pid": activity.owner_pid,
             "owner_start": activity.owner_start,
+            "alone": self.alone,
             "cgroups": list(activity.room.cgroups),
             "started": activity.started,
             "enforced": list(activity.enforced),
@@ -903,7 +909,10 @@ def _listen(path: str) -> socket.socket:
 
 
 def start_standalone(
-    config: Config | None = None, *, command: pool.Command = pool.command
+    config: Config | None = None,
+    *,
+    command: pool.Command = pool.command,
+    linux: kernel.Kernel | None = None,
 ) -> tuple[socket.socket, int]:
     """A daemon for one connection, in a child: (the client's end, its pid)."""
     ours, theirs = socket.socketpair(
@@ -917,7 +926,7 @@ def start_standalone(
     try:
         ours.close()
         _become_standalone()
-        asyncio.run(_serve_one(config or Config(), theirs, command))
+        asyncio.run(_serve_one(config or Config(), theirs, command, linux))
         status = 0
     except IsolauncherError as e:
         _tell(theirs, e)
@@ -947,13 +956,26 @@ def _tell(sock: socket.socket, error: IsolauncherError) -> None:
         wire.send(sock, message)
 
 
+def end_standalone(child: int, config: Config | None = None) -> None:
+    """Wait for it; if it was killed, another one gives back what it could not."""
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        ours, another = start_standalone(config)
+        ours.close()
+        os.waitpid(another, 0)
+
+
 async def _serve_one(
-    config: Config, sock: socket.socket, command: pool.Command
+    config: Config,
+    sock: socket.socket,
+    command: pool.Command,
+    linux: kernel.Kernel | None,
 ) -> None:
     _directories(config)
     config = replace(config, socket="")
-    daemon = Daemon(config, log=Log(quiet=True), command=command)
+    daemon = Daemon(config, log=Log(quiet=True), command=command, linux=linux)
     try:
+        await cleanup.tidy(daemon)
         await daemon.connection(sock)
         running = [a for a in daemon.activities.values() if a.state != "exited"]
         for activity in running:
@@ -962,4 +984,4 @@ async def _serve_one(
         await daemon.close()
 
 
-__all__ = ["Daemon", "main", "start_standalone"]
+__all__ = ["Daemon", "end_standalone", "main", "start_standalone"]

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 UID_RANGE = range(70000, 90000)
 CONTROLLERS = ("memory", "pids", "cpu")
 
+TRIAL = "isolauncher-probe-"
+"""How a cgroup that is made for a trial is called, with the pid of who makes it."""
+
 # A trial takes milliseconds; one that hangs is a machine that cannot.
 _PATIENCE_MS = 5000
 
@@ -503,7 +506,7 @@ def _inside(top: str, root: str, own: str) -> str:
 def _try_cgroup(
     version: Literal[1, 2], path: str, controller: str
 ) -> tuple[CgroupPlace | None, str]:
-    group = os.path.join(path, f"isolauncher-probe-{os.getpid()}")
+    group = os.path.join(path, f"{TRIAL}{os.getpid()}")
     switch = os.path.join(path, "cgroup.subtree_control")
     try:
         enabled = version == 1 or controller in _words(switch)

@@ -16,6 +16,7 @@ cut short, which does not count.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Mapping
@@ -47,8 +48,9 @@ class Record:
             self.fd = -1
 
     def remove(self) -> None:
-        self.close()
+        # Closed last: a claim ends with it.
         self.path.unlink(missing_ok=True)
+        self.close()
 
 
 def create(run_dir: Path, activity_id: str, fields: Mapping[str, object]) -> Record:
@@ -72,6 +74,19 @@ def create(run_dir: Path, activity_id: str, fields: Mapping[str, object]) -> Rec
         record.close()
         raise
     return record
+
+
+def claim(record: Record) -> bool:
+    """Be the only one who buries it; held until the record is closed.
+
+    Of what standalone daemons leave, several may be at it at once, and the last must
+    not remove the record of another activity that has the same id by then.
+    """
+    try:
+        fcntl.flock(record.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return os.fstat(record.fd).st_nlink > 0
 
 
 def reopen(run_dir: Path, activity_id: str) -> Record:
@@ -102,15 +117,17 @@ def names(run_dir: Path) -> list[str]:
 
 
 def start_time(pid: int) -> int:
-    """Clock ticks after boot at which a process started; 0 if there is none.
+    """Clock ticks after boot at which a process started; 0 if it has ended.
 
-    With the pid it names a process for ever (proc_pid_stat(5), field 22).
+    With the pid it names a process for ever (proc_pid_stat(5), field 22). One that
+    only waits to be reaped has ended: whose child it is may take its time.
     """
     try:
         with open(f"/proc/{pid}/stat", "rb") as f:
-            return int(f.read().rpartition(b")")[2].split()[19])
+            words = f.read().rpartition(b")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return 0
+    return 0 if words[0] in (b"Z", b"X") else int(words[19])
 
 
 @cache

@@ -13,13 +13,14 @@ import pwd
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from support import probe
-from support.daemons import PATIENCE_S, Service
+from support.daemons import PATIENCE_S, ROOMS_AHEAD, Service
+from support.powers import need, sandboxes
 
 NAMELESS = 12345
 KINDS = ("mnt", "pid", "net", "ipc", "uts", "user", "cgroup")
@@ -92,11 +93,10 @@ def homes() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def ahead() -> Iterator[Service]:
+def ahead(services: Callable[[str], Service]) -> Service:
     """A daemon that prepares rooms for who comes again."""
     need(sandboxes())
-    with service(config="version = 1\n[rooms]\nahead = 4\n") as made:
-        yield made
+    return services(ROOMS_AHEAD)
 
 
 @pytest.fixture(scope="module", params=WAYS, ids=str)

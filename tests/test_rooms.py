@@ -12,17 +12,16 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support.daemons import Finished, Leftovers, Service, service
+from support.daemons import ROOMS_AHEAD, Finished, Leftovers, Service, service
 from support.peers import until, zygotes
 from support.powers import need, sandboxes
 
 CAROL = 12347
-ROOMS = "version = 1\n[rooms]\nahead = 4\n"
 ATTENTIVE = """
 import os, sys
 for path in sys.argv[1:]:
@@ -34,10 +33,9 @@ for path in sys.argv[1:]:
 
 
 @pytest.fixture(scope="module")
-def daemon() -> Iterator[Service]:
+def daemon(services: Callable[[str], Service]) -> Service:
     need(sandboxes())
-    with service(config=ROOMS) as made:
-        yield made
+    return services(ROOMS_AHEAD)
 
 
 @contextmanager
@@ -180,7 +178,7 @@ def test_a_room_whose_opener_its_caller_has_killed_is_not_used(daemon: Service) 
 
 def test_a_service_of_openers_that_was_killed_is_started_again() -> None:
     need(sandboxes())
-    with service(config=ROOMS) as daemon:
+    with service(config=ROOMS_AHEAD) as daemon:
         (pid,) = _titled(daemon, "isolauncher: opener\0")
         os.kill(pid, signal.SIGKILL)
         launch(daemon, showing(daemon, "again"))
@@ -217,7 +215,7 @@ def test_rooms_end_with_their_zygote(daemon: Service) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_rooms_end_with_their_daemon(number: signal.Signals) -> None:
     need(sandboxes())
-    with service(config=ROOMS) as daemon:
+    with service(config=ROOMS_AHEAD) as daemon:
         before = Leftovers.now(daemon)
         prepared(daemon, showing(daemon, "daemon"))
         init = _inits(daemon)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import stat
 from typing import TYPE_CHECKING
 
@@ -158,11 +157,7 @@ def _launch(args: argparse.Namespace) -> tuple[client.End, tuple[str, ...]]:
     )
     try:
         if args.standalone:
-            sock, child = _standalone()
-            try:
-                end = client.converse(sock, launch, reconnect=None, tell=tell)
-            finally:
-                os.waitpid(child, 0)
+            end = _alone(launch)
         else:
             end = client.converse(
                 client.connect(),
@@ -175,7 +170,7 @@ def _launch(args: argparse.Namespace) -> tuple[client.End, tuple[str, ...]]:
     return _with_hint(end, args), launch.dropped
 
 
-def _standalone() -> tuple[socket.socket, int]:
+def _alone(launch: client.Launch) -> client.End:
     if os.geteuid() != 0:
         raise DaemonError(
             "--standalone makes a sandbox itself, which is for root",
@@ -184,9 +179,14 @@ def _standalone() -> tuple[socket.socket, int]:
         )
     # The range of uids holds for it too, so it reads the daemon's configuration.
     from ..config import load
-    from ..daemon import start_standalone
+    from ..daemon import end_standalone, start_standalone
 
-    return start_standalone(load())
+    config = load()
+    sock, child = start_standalone(config)
+    try:
+        return client.converse(sock, launch, reconnect=None, tell=tell)
+    finally:
+        end_standalone(child, config)
 
 
 def _with_hint(end: client.End, args: argparse.Namespace) -> client.End:

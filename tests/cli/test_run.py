@@ -715,6 +715,10 @@ class Standalone:
         theirs.close()
         return ours, child
 
+    @staticmethod
+    def end_standalone(child: int, config: Config) -> None:
+        os.waitpid(child, 0)
+
 
 @pytest.fixture
 def standalone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:

@@ -28,6 +28,8 @@ from isolauncher import cgroups, wire
 TOP = Path(__file__).resolve().parents[2]
 COMMAND = (sys.executable, "-m", "isolauncher")
 PATIENCE_S = 60
+ROOMS_AHEAD = "version = 1\n[rooms]\nahead = 4\n"
+"""For a daemon that prepares rooms; others of the tests' do not."""
 
 
 @dataclass(frozen=True)

@@ -268,13 +268,13 @@ class Trace:
         where = of.service
         groups = list(cgroups(of))
         members = {pid for path in groups for pid in _members(path)}
-        boarded = _boarded(of)
-        inside = {pid for pid, numbers in boarded.items() if len(numbers) > 1}
+        sharing = boarded(of.board)
+        inside = {pid for pid, numbers in sharing.items() if len(numbers) > 1}
         assert where.process is not None
         return cls(
             processes=frozenset(members | inside),
             namespaces=frozenset(
-                link for pid in set(boarded) - inside for link in _links(pid, "ns")
+                link for pid in set(sharing) - inside for link in _links(pid, "ns")
             ),
             descriptors=frozenset(_links(where.process.pid, "fd")),
             mounts=frozenset(Path("/proc/self/mountinfo").read_text().splitlines()),
@@ -359,16 +359,16 @@ def find(of: Spoilt, actor: str, *, not_in: Iterable[int] = ()) -> int:
     known = set(not_in)
     found = {
         inner[-1]: pid
-        for pid, inner in _boarded(of).items()
+        for pid, inner in boarded(of.board).items()
         if len(inner) > 1 and pid not in known
     }
     # The stem is the first that init forks; a helper for a mount comes after it.
     return found[1] if actor == "init" else found[2]
 
 
-def _boarded(of: Spoilt) -> dict[int, list[int]]:
+def boarded(board: boards.Board) -> dict[int, list[int]]:
     """Pid → its pids from outermost to innermost, of all who share the board."""
-    place = of.board.path
+    place = board.path
     found = {}
     for name in os.listdir("/proc"):
         if not name.isdigit() or int(name) == os.getpid():
