@@ -140,7 +140,9 @@ def test_a_refused_call_is_the_last_one(whole: plan.Plan, context: Context) -> N
     calls = [name for name, _ in kernel.calls]
     assert len(calls) == len(recorded)
     assert set(recorded) == {
-        plan.name_of(object.__new__(kind)) for kind in plan.Step.__args__
+        plan.name_of(object.__new__(kind))
+        for kind in plan.Step.__args__
+        if kind is not plan.Filter  # which calls nobody: it is kept for Seccomp
     }
     for number, (name, step) in enumerate(zip(calls, recorded, strict=True)):
 
