@@ -275,7 +275,7 @@ async def _leave_room(daemon: Daemon, activity: Activity) -> None:
     """Give back a room that was prepared ahead, for another that is not there yet."""
     told_to_end = activity.room.dissolved
     # Waited for: the new one is called the same.
-    await daemon.rooms.dissolve(activity.room)
+    await asyncio.shield(daemon.rooms.dissolve(activity.room))
     if activity.record is not None:
         activity.record.remove()
         activity.record = None
@@ -427,8 +427,10 @@ async def _road(
     # Only now: of a launch that failed before, nothing was in force.
     activity.enforced = whole.enforced()
     activity.pid = sandbox.stem_pid
-    if room.ahead and not await _as_it_was(room):
-        raise _Stale
+    if room.ahead:
+        if not await _as_it_was(room):
+            raise _Stale
+        room.close_checker()
     activity.record.append("forked", daemon.pids(activity))
     clock.lap("verify")
     ready = await sandbox.hand_over()

@@ -93,6 +93,12 @@ class Room:
         if self.sandbox is not None:
             self.sandbox.kill()
 
+    def close_checker(self) -> None:
+        """A process of the caller's, and not for longer than it is of use."""
+        if self.checker is not None:
+            self.checker.close()
+            self.checker = None
+
 
 def new_id() -> str:
     return secrets.token_hex(8)
@@ -182,6 +188,8 @@ async def prepare(
     finally:
         mounts.close()
         _close_opened(opened)
+        if not ahead:
+            room.close_checker()
     return found_program
 
 
@@ -304,8 +312,7 @@ async def dissolve(daemon: Daemon, room: Room) -> None:
     for path in busy:
         daemon.log.event("cgroup-left", id=room.id, path=path)
     # First what cannot fail, and makes room for what can.
-    if room.checker is not None:
-        room.checker.close()
+    room.close_checker()
     if sandbox is not None:
         sandbox.close()
     if room.leased_as is not None:
@@ -370,10 +377,10 @@ class Rooms:
         try:
             zygote = await self._daemon.pool.zygote(made_from.set_name)
         except BaseException:
-            await self.dissolve(room)
+            await asyncio.shield(self.dissolve(room))
             raise
         if zygote is not room.sandbox.zygote or _has_ended(room.sandbox):
-            await self.dissolve(room)
+            await asyncio.shield(self.dissolve(room))
             return None
         return room
 

@@ -129,7 +129,8 @@ class Sandbox:
 
     def kill(self) -> None:
         """End it all: without its init the kernel kills the whole namespace."""
-        send_signal(self.init, signal.SIGKILL)
+        if self.init >= 0:
+            send_signal(self.init, signal.SIGKILL)
 
     def last_words(self) -> dict[str, dict[str, object]]:
         """What init has said that nobody heard, by event; once it has ended."""

@@ -301,3 +301,24 @@ def _empty(where: Service) -> set[int]:
     """The inits of rooms that other tests left; this one's comes beside them."""
     where.at_rest()
     return _inits(where)
+
+
+@pytest.mark.parametrize("launches", [1, 3])
+def test_no_opener_waits_while_an_activity_runs(launches: int) -> None:
+    """On demand, and in a room that was prepared ahead."""
+    need(sandboxes())
+    with service(config="version = 1\n[rooms]\nahead = 1\n") as daemon:
+        policy = showing(daemon, "quiet")
+        if launches > 1:
+            prepared(daemon, policy, uid=CAROL)
+        script = daemon.script("waits.py", "print(1, flush=True); input()")
+        words = ("run", "--policy", policy, "--", script)
+        client = daemon.start_client(*words, uid=CAROL, stdin=subprocess.PIPE)
+        assert client.stdout is not None
+        assert client.stdout.read(2) == b"1\n"
+        # The next room has one; it is made when this launch is through.
+        rooms = daemon.ask({"version": 1, "verb": "stats"})["stats"]["rooms"]  # type: ignore[index,call-overload]
+        most = rooms["ready"] + rooms["wanted"]
+        assert until(lambda: len(_titled(daemon, f"opener({CAROL})")) <= most)
+        client.communicate(b"\n", timeout=30)
+        assert client.returncode == 0
