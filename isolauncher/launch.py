@@ -251,8 +251,10 @@ async def _room(
         activity.path = "pool"
     assert room.checker is not None  # noqa: S101 (for the type checker)
     assert room.leased_as is not None  # noqa: S101
+    found_program = None
     try:
-        found_program = await room.checker.open_program(program)
+        if program is not None:
+            found_program = await room.checker.open_program(program)
     except StepError:
         # Its opener was the caller's to end.
         await _leave_room(daemon, activity)

@@ -167,7 +167,7 @@ class Opener:
         question = {"wants": [[w.path, w.writable] for w in wants]}
         return _read_answer(await self._ask(question, program))
 
-    async def open_program(self, program: int | None) -> Program | None:
+    async def open_program(self, program: int) -> Program | None:
         """The program alone, with nothing new to open."""
         return _read_answer(await self._ask({"wants": []}, program))[1]
 
