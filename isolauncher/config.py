@@ -18,7 +18,7 @@ program may do is never said here but in policies.
     uids = 2000             # that the ledger may keep for it
 
     [rooms]                 # sandboxes prepared before anybody asks (0: none)
-    ahead = 8
+    ahead = 4
     per-caller = 2
 
     [limits]                # of the daemon
@@ -98,7 +98,7 @@ class DaemonLimits:
 class RoomsAhead:
     """How many sandboxes may wait for who launched lately; root is a caller, too."""
 
-    ahead: int = 8
+    ahead: int = 4
     per_caller: int = 2
 
 
