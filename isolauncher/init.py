@@ -95,12 +95,28 @@ def walk(
     previous: plan.Actor = "init"
     for number, planned in enumerate(steps):
         if planned.actor == me:
-            if previous != me and baton.recv(1) != b"b":
-                raise Gone
+            if previous != me:
+                _take(baton)
             apply(planned.step, c)
             if number + 1 < len(steps) and steps[number + 1].actor != me:
-                baton.send(b"b", socket.MSG_NOSIGNAL)
+                _pass(baton)
         previous = planned.actor
+
+
+def _take(baton: socket.socket) -> None:
+    try:
+        if baton.recv(1) == b"b":
+            return
+    except ConnectionError:
+        pass
+    raise Gone
+
+
+def _pass(baton: socket.socket) -> None:
+    try:
+        baton.send(b"b", socket.MSG_NOSIGNAL)
+    except ConnectionError:
+        raise Gone from None
 
 
 def main(channel: socket.socket, kernel: Kernel) -> Stem:
@@ -171,7 +187,7 @@ def _accompany(
     record = -1
     try:
         # The stem's own steps first: init's earlier ones were done before the fork.
-        baton.send(b"b", socket.MSG_NOSIGNAL)
+        _pass(baton)
         walk("init", steps, c, baton)
         _tell("room", channel, c)
         rest, more = receive(channel, plan.Rest)
@@ -181,7 +197,7 @@ def _accompany(
         c.keep |= {record}
         walk("init", rest.steps, c, baton)
         _tell("left", channel, c)
-    except (Gone, ConnectionError):
+    except Gone:
         # The stem ended before its time and has said why; its status is next.
         pass
     baton.close()

@@ -469,8 +469,7 @@ def _rest(
     path = ""
     if program is not None:
         path = view.program_path(fds["program"])
-        flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-        root = os.open(f"/proc/{room.sandbox.stem_pid}/root", flags)
+        root = room.sandbox.open_root()
         try:
             shown = view.show_program(
                 mounts, program, fds["program"], room.visible, root, room.facts.caller

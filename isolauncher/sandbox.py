@@ -127,6 +127,18 @@ class Sandbox:
             for task in heard:
                 task.cancel()
 
+    def open_root(self) -> int:
+        """An O_PATH descriptor of the root that the stem has."""
+        flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+        try:
+            return os.open(f"/proc/{self.stem_pid}/root", flags)
+        except OSError as e:
+            raise StepError(
+                f"the sandbox ended before its root was looked at: {e.strerror}",
+                step="program",
+                code="sandbox-died",
+            ) from e
+
     def kill(self) -> None:
         """End it all: without its init the kernel kills the whole namespace."""
         if self.init >= 0:

@@ -376,7 +376,7 @@ def test_launches_in_flight_when_a_zygote_is_killed_end_in_a_clear_line(
                 said = verdict(sock)
                 assert said["event"] in ("exited", "refused"), said
                 ends[said.get("code", said["event"])] += 1
-    assert "internal" not in ends, ends
+    assert "internal" not in ends, (ends, watch.lines("internal"))
     watch.settled()
 
 
