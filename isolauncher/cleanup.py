@@ -45,7 +45,6 @@ async def adopt(daemon: Daemon) -> None:
     """Take over what runs; give back what does not."""
     for name in records.names(daemon.run_dir):
         await _settle(daemon, name)
-    # First what a room's processes are known by: nobody has recorded those.
     await _cgroups(daemon)
     kept = _ledger(daemon)
     if kept:
@@ -150,12 +149,12 @@ def _activity(name: str, record: records.Record, events: Events) -> Activity:
             inner_uid=number("inner_uid"),
             leased_as=name if number("uid") >= 0 else None,
             cgroups=tuple(words("cgroups")),
+            record=record,
         ),
         tied=fields.get("tied") is True,
         client_pid=number("client_pid"),
         client_start=number("client_start"),
         started=_started(fields.get("started")),
-        record=record,
         enforced=tuple(words("enforced")),
         namespaces={str(k): str(v) for k, v in names.items()}
         if isinstance(names, dict)
@@ -224,8 +223,8 @@ async def _bury(daemon: Daemon, activity: Activity, events: Events) -> None:
     cgroups.remove(cgroups.above_alone(activity.room.cgroups))
     if activity.room.leased_as is not None:
         daemon.ledger.release(activity.room.uid, activity.id)
-    if activity.record is not None:
-        activity.record.remove()
+    if activity.room.record is not None:
+        activity.room.record.remove()
     activity.state = "exited"
     activity.ended.set()
     daemon.log.event("buried", id=activity.id, status=activity.exit()[0])

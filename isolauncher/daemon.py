@@ -165,31 +165,21 @@ class Daemon:
 
     def describe(self, activity: Activity) -> dict[str, object]:
         """What a record must say so that a later daemon can answer for it."""
-        sandbox = activity.room.sandbox
-        assert sandbox is not None  # noqa: S101
+        assert activity.room.facts is not None  # noqa: S101 (for the type checker)
         return {
-            "init_pid": sandbox.pid,
-            "init_start": records.start_time(sandbox.pid),
-            "uid": activity.room.uid,
-            "caller_uid": activity.caller_uid,
-            "caller_gid": activity.caller_gid,
+            "id": activity.id,
+            **rooms.describe(self, activity.room, activity.room.facts.caller),
             "policy": activity.policy,
             "policy_files": list(activity.policy_files),
             "tier": activity.tier,
             "path": activity.path,
             "program": activity.program,
-            "inner_uid": activity.room.inner_uid,
             "tied": activity.tied,
             "client_pid": activity.client_pid,
             "client_start": activity.client_start,
-            "owner_pid": activity.owner_pid,
-            "owner_start": activity.owner_start,
-            "alone": self.alone,
-            "cgroups": list(activity.room.cgroups),
             "started": activity.started,
             "enforced": list(activity.enforced),
             "namespaces": activity.namespaces,
-            "boot_id": records.boot_id(),
         }
 
     def pids(self, activity: Activity) -> dict[str, object]:
@@ -253,29 +243,17 @@ class Daemon:
 
     async def _abandon(self, activity: Activity) -> None:
         try:
-            await self._give_back(activity)
+            await rooms.dissolve(self, activity.room)
         finally:
             # Even where the ledger could not be written: whoever waits must hear.
             self.activities.pop(activity.id, None)
             activity.state = "exited"
             activity.ended.set()
 
-    async def _give_back(self, activity: Activity) -> None:
-        """The room, then the record that says who has it."""
-        try:
-            await rooms.dissolve(self, activity.room)
-            if activity.record is not None:
-                activity.record.remove()
-        finally:
-            # A lease or a record that stays is the next daemon's to find; a descriptor
-            # would be nobody's.
-            if activity.record is not None:
-                activity.record.close()
-
     async def attend(self, activity: Activity) -> None:
         """Wait for a running activity's end, note how, and clean up after it."""
         sandbox = activity.room.sandbox
-        record = activity.record
+        record = activity.room.record
         assert sandbox is not None  # noqa: S101
         assert record is not None  # noqa: S101
         await sandbox.ended()
@@ -284,7 +262,7 @@ class Daemon:
         try:
             events = {**sandbox.last_words(), **records.read(record)}
             activity.status = cleanup.exit_status(events)
-            await self._give_back(activity)
+            await rooms.dissolve(self, activity.room)
         finally:
             activity.state = "exited"
             activity.ended.set()

@@ -69,10 +69,7 @@ class Activity:
     tied: bool
     client_pid: int = 0
     client_start: int = 0
-    owner_pid: int = 0
-    owner_start: int = 0
     started: float = 0.0
-    record: records.Record | None = None
     pid: int = 0
     state: State = "starting"
     clients: int = 0
@@ -179,8 +176,6 @@ async def launch(
         tied=request.tied,
         client_pid=caller.pid,
         client_start=records.start_time(caller.pid),
-        owner_pid=os.getpid(),
-        owner_start=records.start_time(os.getpid()),
         started=asyncio.get_running_loop().time(),
     )
     not_kept = list(_not_kept(request, dropped))
@@ -260,6 +255,8 @@ async def _room(
         await _leave_room(daemon, activity)
         return await rooms.prepare(daemon, activity.room, made_from, program)
     if room.leased_as != activity.id:
+        assert room.record is not None  # noqa: S101
+        room.record.rename(activity.id)
         daemon.ledger.pass_on(room.uid, room.leased_as, activity.id)
         room.leased_as = activity.id
     return found_program
@@ -278,9 +275,6 @@ async def _leave_room(daemon: Daemon, activity: Activity) -> None:
     told_to_end = activity.room.dissolved
     # Waited for: the new one is called the same.
     await asyncio.shield(daemon.rooms.dissolve(activity.room))
-    if activity.record is not None:
-        activity.record.remove()
-        activity.record = None
     activity.room = rooms.Room(id=activity.id, dissolved=told_to_end)
     if activity.tier != "exec":
         activity.path = "demand"
@@ -389,18 +383,17 @@ async def _road(
 ) -> None:
     """From a room to a running program: seal, verify, hand over, go."""
     room = activity.room
-    sandbox = room.sandbox
+    sandbox, record = room.sandbox, room.record
     assert sandbox is not None  # noqa: S101 (for the type checker)
+    assert record is not None  # noqa: S101
     assert room.planned is not None  # noqa: S101
     activity.skipped += room.skipped
     mounts = view.Mounts(daemon.kernel)
     try:
         rest = _rest(activity, daemon, request, fds, program, variables, mounts)
-        activity.record = records.create(
-            daemon.run_dir, activity.id, daemon.describe(activity)
-        )
+        record.append("planned", daemon.describe(activity))
         for_stem = {name: fds[name] for name in ("stdin", "stdout", "stderr")}
-        for_init = {**mounts.fds, "record": activity.record.fd}
+        for_init = {**mounts.fds, "record": record.fd}
         if program is not None and program.fd >= 0:
             for_init["program:read"] = program.fd
         sent = {n: rooms.file_of(fd) for n, fd in {**for_init, **for_stem}.items()}
@@ -433,7 +426,7 @@ async def _road(
         if not await _as_it_was(room):
             raise _Stale
         room.close_checker()
-    activity.record.append("forked", daemon.pids(activity))
+    record.append("forked", daemon.pids(activity))
     clock.lap("verify")
     ready = await sandbox.hand_over()
     activity.tier = str(ready["tier"])
@@ -444,7 +437,7 @@ async def _road(
     clock.lap("handover")
     # Before "go": from the first byte of activity code on, a daemon that comes after
     # us must know that this runs.
-    activity.record.append("go", daemon.describe(activity))
+    record.append("go", daemon.describe(activity))
     clock.spans["total"] = await sandbox.go() - clock.received
     activity.state = "running"
 

@@ -3,7 +3,8 @@
 
 ``activities/ID`` holds JSON objects, a line each, only ever appended:
 
-    {"event": "planned", …}   what was leased, and init, before it is sent its plan
+    {"event": "planned", …}   what was leased, and init, before it is sent its plan;
+                              once more when a room becomes an activity's
     {"event": "forked", …}    the stem's pid; pids come with their start times
     {"event": "go", …}        from here on the activity runs
     {"event": "exited", …}    written by init, whatever became of the daemon
@@ -42,6 +43,16 @@ class Record:
         if os.write(self.fd, line) != len(line):
             raise OSError(5, f"{self.path}: the record was cut short")
 
+    def rename(self, activity_id: str) -> None:
+        """A room's becomes an activity's; RequestError if there is one of that id."""
+        path = self.path.with_name(activity_id)
+        try:
+            os.link(self.path, path)
+        except FileExistsError:
+            raise _taken(activity_id) from None
+        self.path.unlink()
+        self.path = path
+
     def close(self) -> None:
         if self.fd >= 0:
             os.close(self.fd)
@@ -65,15 +76,19 @@ def create(run_dir: Path, activity_id: str, fields: Mapping[str, object]) -> Rec
         os.link(magic, path, src_dir_fd=record.fd, follow_symlinks=True)
     except FileExistsError:
         record.close()
-        raise RequestError(
-            f"an activity {activity_id!r} is already running",
-            code="id-taken",
-            hint="stop it, or choose another --id",
-        ) from None
+        raise _taken(activity_id) from None
     except BaseException:
         record.close()
         raise
     return record
+
+
+def _taken(activity_id: str) -> RequestError:
+    return RequestError(
+        f"an activity {activity_id!r} is already running",
+        code="id-taken",
+        hint="stop it, or choose another --id",
+    )
 
 
 def claim(record: Record) -> bool:

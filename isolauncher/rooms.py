@@ -24,7 +24,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from . import cgroups, filters, identity, opener, plan, pool, view
+from . import cgroups, filters, identity, opener, plan, pool, records, view
 from .errors import IdentityError, IsolauncherError, StepError
 from .policy.model import Policy
 from .request import Caller
@@ -67,8 +67,9 @@ class Facts:
 class Room:
     """One sandbox and all that is held for it; filled step by step.
 
-    ``id`` names its cgroup; ``leased_as`` is the activity id the ledger has. ``sent``
-    says device and inode of each mount; ``checker`` can look at them once more.
+    ``id`` names its cgroup and, until an activity has it, its ``record``; ``leased_as``
+    is the activity id the ledger has. ``sent`` says device and inode of each mount;
+    ``checker`` can look at them once more.
     """
 
     id: str
@@ -78,6 +79,7 @@ class Room:
     inner_uid: int = -1
     leased_as: str | None = None
     cgroups: tuple[str, ...] = ()
+    record: records.Record | None = None
     ahead: bool = False
     dissolved: bool = False
     """Told to end: whatever is being made for it ends as soon as it is there."""
@@ -179,6 +181,10 @@ async def prepare(
             filter_=compiled_filter(policy),
         )
         room.skipped += room.planned.skipped
+        # Before init is told anything: a daemon that comes after us must find it.
+        room.record = records.create(
+            daemon.run_dir, room.id, describe(daemon, room, made_from.caller)
+        )
         room.sent = {name: file_of(fd) for name, fd in mounts.fds.items()}
         sent = {**mounts.fds, "landlock-probe": daemon.outside}
         room.skipped += await sandbox.furnish(room.planned, sent)
@@ -191,6 +197,24 @@ async def prepare(
         if not ahead:
             room.close_checker()
     return found_program
+
+
+def describe(daemon: Daemon, room: Room, caller: Caller) -> dict[str, object]:
+    """What a record must say so that a later daemon can give the room back."""
+    assert room.sandbox is not None  # noqa: S101 (for the type checker)
+    return {
+        "init_pid": room.sandbox.pid,
+        "init_start": records.start_time(room.sandbox.pid),
+        "uid": room.uid,
+        "inner_uid": room.inner_uid,
+        "caller_uid": caller.uid,
+        "caller_gid": caller.gid,
+        "cgroups": list(room.cgroups),
+        "owner_pid": os.getpid(),
+        "owner_start": records.start_time(os.getpid()),
+        "alone": daemon.alone,
+        "boot_id": records.boot_id(),
+    }
 
 
 def compiled_filter(policy: Policy) -> plan.CompiledFilter:
@@ -315,9 +339,17 @@ async def dissolve(daemon: Daemon, room: Room) -> None:
     room.close_checker()
     if sandbox is not None:
         sandbox.close()
-    if room.leased_as is not None:
-        daemon.ledger.release(room.uid, room.leased_as)
-        room.leased_as = None
+    try:
+        if room.leased_as is not None:
+            daemon.ledger.release(room.uid, room.leased_as)
+            room.leased_as = None
+        if room.record is not None:
+            room.record.remove()
+    finally:
+        # A lease or a record that stays is the next daemon's to find; a descriptor
+        # would be nobody's.
+        if room.record is not None:
+            room.record.close()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -106,10 +106,9 @@ class Sandbox:
         self, of_init: str, of_stem: str
     ) -> tuple[wire.Message, wire.Message]:
         """Where one fails the other ends with it, and only the one knows why."""
-        heard = (
-            asyncio.create_task(_said(self.channel, of_init)),
-            asyncio.create_task(_said(self._stem(), of_stem)),
-        )
+        from_stem = asyncio.create_task(_said(self._stem(), of_stem))
+        from_init = asyncio.create_task(_said(self.channel, of_init))
+        heard = (from_stem, from_init)
         try:
             await asyncio.wait(heard, return_when=asyncio.FIRST_EXCEPTION)
             gone: StepError | None = None
@@ -122,7 +121,7 @@ class Sandbox:
                     gone = gone or e
             if gone is not None:
                 raise gone
-            return heard[0].result(), heard[1].result()
+            return from_init.result(), from_stem.result()
         finally:
             for task in heard:
                 task.cancel()
@@ -235,6 +234,13 @@ async def _said(channel: Channel, event: str, *, max_fds: int = 0) -> wire.Messa
     fields = message.fields
     if fields.get("event") == "failed":
         raise from_fields(fields)
+    if fields.get("event") == "exited":
+        # Init's word on how the stem ended, which has said itself why.
+        raise StepError(
+            f"the stem ended before it was to say {event!r}",
+            step=event,
+            code="sandbox-died",
+        )
     if fields.get("event") != event:
         message.close()
         raise StepError(

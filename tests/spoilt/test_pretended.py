@@ -43,9 +43,9 @@ UNSEEN = {
     ("write-file", "create_file"): "a file less in the view, not one more",
     ("set-hostname", "sethostname"): "what it is called; the namespace is verified",
     ("loopback-up", "loopback_up"): "less network than the policy allows, not more",
-    ("leave-privileges", "lock_securebits"): "init has no capability, no_new_privs and "
+    ("lower-init", "lock_securebits"): "init has no capability, no_new_privs and "
     "no program to start: the bits would guard what is not there",
-    ("leave-privileges", "setgroups"): "the zygote has had no groups from its start",
+    ("lower-init", "setgroups"): "the zygote has had no groups from its start",
     ("clear-groups", "setgroups"): "the zygote has had no groups from its start",
     ("leave-privileges", "set_dumpable"): "the change of uid has cleared it already",
     ("dumpable", "set_dumpable"): "its entries in /proc stay root's: less, not more",
@@ -53,6 +53,7 @@ UNSEEN = {
     "filter, whose probe is verified",
     ("attach", "write_file"): "whose a mount is: what is not in the map belongs to "
     "nobody and can be made by nobody: less, not more",
+    ("landlock-rules", "landlock_allow"): "a rule missing allows less, not more",
     ("landlock", "landlock_allow"): "a rule missing allows less, not more",
 }
 

@@ -321,8 +321,11 @@ def test_h26_an_execed_program_gets_default_signals() -> None:
         out = subprocess.run(command, capture_output=True, check=True).stdout.decode()
         return {line.split()[1] for line in out.splitlines()}
 
-    assert grep("yes") == {"0" * 16}
-    assert grep("no") != {"0" * 16}
+    # Two that the C library keeps for itself: whoever started us may ignore them, and
+    # only the kernel's own call brings them back, which the sandbox's steps make.
+    ours = 1 << 31 | 1 << 32
+    assert all(int(mask, 16) & ~ours == 0 for mask in grep("yes"))
+    assert any(int(mask, 16) & ~ours for mask in grep("no"))
 
 
 def test_h27_sqlite_puts_its_files_where_the_program_says(tmp_path: Path) -> None:
