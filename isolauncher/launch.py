@@ -344,6 +344,11 @@ async def _both(
     failed_ = sandbox if isinstance(sandbox, BaseException) else cut_short
     if failed_ is None and activity.stop_asked:
         failed_ = StepError("it was stopped", step="launch", code="stopped")
+    if failed_ is None and sandbox.zygote is not None and sandbox.zygote.killed:
+        # Before the daemon knew whose sandbox it was: see `Daemon._zygote_died`.
+        failed_ = StepError(
+            "its zygote has died", step="launch", code="zygote-died", hint="ask again"
+        )
     if failed_ is not None:
         wire.close_all(o.fd for o in opened if o.fd >= 0)
         if program is not None and program.fd >= 0:

@@ -106,7 +106,11 @@ def pid_of(pidfd: int) -> int:
 
 @dataclass(slots=True, kw_only=True)
 class Zygote:
-    """One zygote process. ``report`` says what it preloaded, entry by entry."""
+    """One zygote process. ``report`` says what it preloaded, entry by entry.
+
+    ``dead``: nothing more is asked of it. ``killed``: it ended and was not told to, and
+    what it forked that is not running yet ends with it.
+    """
 
     set_name: str
     process: subprocess.Popen[bytes]
@@ -115,6 +119,7 @@ class Zygote:
     watch: Watch | None = None
     forking: asyncio.Lock = field(default_factory=asyncio.Lock)
     dead: bool = False
+    killed: bool = False
 
     def changed(self) -> list[str]:
         return [] if self.watch is None else self.watch.changed()
@@ -343,6 +348,7 @@ class Pool:
         if status != 0:
             # Not told to: whatever it was forking ends with it.
             self._log.event("zygote-ended", set=zygote.set_name, status=status)
+            zygote.killed = True
             self._retire(zygote, "ended")
             self._died(zygote)
 
