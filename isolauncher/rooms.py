@@ -272,6 +272,15 @@ async def _both(
         failed = failed or sandbox
     if failed is None and room.dissolved:
         failed = StepError("it was stopped", step="launch", code="stopped")
+    if failed is None and room.sandbox and room.sandbox.zygote:
+        # Before the daemon knew whose sandbox it was: see `Daemon._zygote_died`.
+        if room.sandbox.zygote.killed:
+            failed = StepError(
+                "its zygote has died",
+                step="launch",
+                code="zygote-died",
+                hint="ask again",
+            )
     if failed is not None or isinstance(sandbox, BaseException):
         opened, program = found
         _close_opened(opened)
