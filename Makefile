@@ -6,7 +6,7 @@ VENV := .venv
 RUN_PACKAGES := python3 python3-prctl python3-pyroute2 python3-dbus python3-seccomp
 TEST_PACKAGES := python3-pip python3-venv python3-setuptools python3-wheel \
 	python3-pytest python3-pytest-timeout python3-hypothesis \
-	libnss-systemd bubblewrap
+	libnss-systemd bubblewrap acl groff-base zsh
 BENCH_PACKAGES := bubblewrap
 TOOLS := ruff==0.8.6 mypy==1.14.1
 

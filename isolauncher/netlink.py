@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import os
+
 from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
 
 
 def loopback_up() -> None:
@@ -12,6 +15,9 @@ def loopback_up() -> None:
     The socket is opened here and not kept: one opened before the namespace was made
     would go on talking to the old one.
     """
-    with IPRoute() as route:
-        # Interface 1 is lo in every network namespace.
-        route.link("set", index=1, state="up")
+    try:
+        with IPRoute() as route:
+            # Interface 1 is lo in every network namespace.
+            route.link("set", index=1, state="up")
+    except NetlinkError as e:
+        raise OSError(e.code, os.strerror(e.code)) from e

@@ -9,6 +9,7 @@ that no test harms serves the files that ask for ``daemon``, or by its configura
 from __future__ import annotations
 
 import ctypes
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -33,6 +34,8 @@ def pytest_configure() -> None:
         private = ctypes.c_ulong(MS_REC | MS_PRIVATE)
         if libc.mount(None, b"/", None, private, None) != 0:
             raise OSError(ctypes.get_errno(), "the tests' mounts stay the machine's")
+        # A name that is in no path and no module: some look for it.
+        socket.sethostname("isolauncher-tests")
 
 
 sys.path[:0] = [str(HERE), str(HERE.parent)]

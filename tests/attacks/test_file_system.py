@@ -109,7 +109,7 @@ def test_of_a_private_home_there_is_only_the_way_to_the_program(
 def test_nothing_it_can_see_can_be_written_but_its_own_memory_files(
     daemon: Service, tier: str, uid: int
 ) -> None:
-    watched = {p: os.stat(p) for p in ("/usr", "/etc/hosts", "/dev/null", "/dev/zero")}
+    watched = {p: os.stat(p) for p in ("/usr", "/etc/passwd", "/dev/null", "/dev/zero")}
     done = attack(daemon, "write", tier=tier, uid=uid)
     assert done["found"] == WRITABLE
     assert int(str(done["count"])) > 2000
@@ -129,7 +129,8 @@ def test_proc_shows_no_other_process_and_nothing_of_its_init(
 ) -> None:
     assert daemon.process is not None
     host = []
-    for pid in (daemon.process.pid, os.getpid(), os.getppid()):
+    # The first numbers are taken inside, too: in a container ours may be as small.
+    for pid in {daemon.process.pid, os.getpid(), os.getppid()} - {1, 2, 3}:
         host += [f"/proc/{pid}/{name}" for name in ("environ", "root", "cwd", "status")]
     done = attack(daemon, "process_files", *host, tier=tier)
     assert done["pids"] == [1, done["own"]]

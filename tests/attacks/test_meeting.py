@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from support.attacks import TIERS, attack, running, unrefused
 from support.daemons import Service
-from support.powers import landlock, need
+from support.powers import landlock, loopback, need
 
 # The kernel's words for "there is nothing here" and "you may not".
 NOTHING = frozenset(
@@ -53,6 +53,8 @@ def test_two_activities_of_one_caller_share_no_memory_queue_socket_or_file(
     if network == "host":
         # Without a network namespace nothing else keeps abstract sockets apart.
         need(landlock(abi=6))
+    if network == "loopback":
+        need(loopback())
     policy = {"none": None, "host": host}.get(network) or daemon.policy(
         network,
         f'version = 1\n[match]\ncallers = ["*"]\n[network]\naccess = "{network}"\n',

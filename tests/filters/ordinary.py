@@ -82,7 +82,9 @@ def sockets_and_names() -> None:
                 client.sendall(b"x")
                 assert select.select([peer], [], [], 20)[0]
                 assert peer.recv(1) == b"x"
-    assert socket.getaddrinfo("localhost", 80)
+    # A machine without that file asks a server for the name.
+    named = os.path.exists("/etc/hosts")
+    assert socket.getaddrinfo("localhost" if named else "127.0.0.1", 80)
     assert socket.if_nametoindex("lo") == 1
     assert any(name == "lo" for _, name in socket.if_nameindex())
     left, right = socket.socketpair()

@@ -131,12 +131,14 @@ enter() {
         if [ -n "${!name:-}" ]; then options+=("--setenv=$name=${!name}"); fi
     done
     [ ${#GROUPS_MADE[@]} != 0 ] || make_groups
-    # nspawn's own filter knows neither keyrings nor Landlock, and it shows the
-    # controllers of version 1 read-only; a machine has all of them. LANG and HOME are
+    # nspawn's own filter knows neither keyrings nor Landlock, it takes away the right to
+    # set up a network, and it shows the controllers of version 1 read-only; a machine
+    # has all of them. LANG and HOME are
     # those of a login on a bare machine.
     (for name in "${GROUPS_MADE[@]}"; do echo "$BASHPID" >"$name/cgroup.procs"; done
     exec systemd-nspawn --quiet --directory="$root" --register=no --keep-unit --as-pid2 \
-        --console=pipe --timezone=off --resolv-conf=replace-host \
+        --capability=CAP_NET_ADMIN --console=pipe --timezone=off \
+        --resolv-conf=replace-host \
         --system-call-filter='@keyring landlock_create_ruleset landlock_add_rule
             landlock_restrict_self' \
         --bind="$CACHE/archives:/var/cache/apt/archives" \

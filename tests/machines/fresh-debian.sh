@@ -35,4 +35,5 @@ if [ $# -gt 0 ]; then
 fi
 step "make demo" -- make demo
 step "make demo, no network" --private-network -- make demo
-step "make test" -- make test ISOLAUNCHER_MUST_WORK=1
+# Named: what a container lacks, whoever enters it. -rs says which tests that skips.
+step "make test" -- make test ARGS=-rs

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
-from support.powers import landlock, need, sandboxes
+from support.powers import landlock, loopback, need, sandboxes
 from support.spoiling import ALICE, Call, Run, Spoilt, launch, spoilt_service
 
 T = TypeVar("T")
@@ -87,7 +87,7 @@ open(sys.argv[1] + "/ran", "w").close()
 
 @pytest.fixture(scope="package")
 def spoilt() -> Iterator[Spoilt]:
-    need(sandboxes(), landlock())
+    need(sandboxes(), landlock(), loopback())
     with spoilt_service() as made:
         yield made
 

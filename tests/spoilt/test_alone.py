@@ -24,7 +24,7 @@ from pathlib import Path
 
 import pytest
 from support.daemons import PATIENCE_S, TOP, service
-from support.powers import landlock, need, sandboxes
+from support.powers import landlock, loopback, need, sandboxes
 from support.spoiling import HERE, SEPARATOR, Call, boarded, kill
 
 from isolauncher import cgroups, host, records
@@ -136,7 +136,7 @@ def end(process: Process) -> tuple[int, bytes, bytes]:
 
 @pytest.fixture(scope="module")
 def alone() -> Iterator[Alone]:
-    need(sandboxes(), landlock())
+    need(sandboxes(), landlock(), loopback())
     # Not below /tmp: every activity has that anew.
     top = Path(tempfile.mkdtemp(prefix="isolauncher-", dir="/srv"))
     place = Path(f"/dev/shm/isolauncher-board-{os.getpid()}-{time.monotonic_ns()}")

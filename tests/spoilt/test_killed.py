@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import pytest
-from support.powers import landlock, need, sandboxes
+from support.powers import landlock, loopback, need, sandboxes
 from support.spoiling import (
     ALICE,
     Call,
@@ -51,7 +51,7 @@ WAITS = "import sys\nprint('runs', flush=True)\nsys.exit(int(input()))\n"
 @pytest.fixture(scope="module")
 def doomed() -> Iterator[Full]:
     """A daemon of this module's own: it will be killed."""
-    need(sandboxes(), landlock())
+    need(sandboxes(), landlock(), loopback())
     with spoilt_service() as made:
         yield from full_for(made)
 
@@ -59,7 +59,7 @@ def doomed() -> Iterator[Full]:
 @pytest.fixture(scope="module")
 def hasty() -> Iterator[Full]:
     """A daemon that waits for a launch for no longer than a second."""
-    need(sandboxes(), landlock())
+    need(sandboxes(), landlock(), loopback())
     with spoilt_service(config="version = 1\n[limits]\nlaunch-ms = 1000\n") as made:
         yield from full_for(made)
 

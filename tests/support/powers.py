@@ -25,6 +25,8 @@ from typing import NoReturn
 
 import pytest
 
+from isolauncher import kernel, netlink
+
 Reason = str | None
 
 CLONE = {
@@ -130,6 +132,17 @@ def mounting() -> Reason:
 def sandboxes() -> Reason:
     """All that a fully confined launch needs; most tests with a daemon ask this."""
     return root() or namespaces() or mounting() or seccomp()
+
+
+@functools.cache
+def loopback() -> Reason:
+    """A new network namespace's own interface can be brought up (CAP_NET_ADMIN)."""
+
+    def attempt() -> None:
+        kernel.Linux().unshare(kernel.CLONE_NEWNET)
+        netlink.loopback_up()
+
+    return tried("cannot bring a loopback interface up", attempt)
 
 
 @functools.cache
