@@ -457,10 +457,10 @@ class Rooms:
                 if room.facts not in deserved:
                     self._take_out(room)
                     self.dissolve(room)
-            if not await self._make(made_from):
-                return
+            # Whoever's is not made is forgotten, and the next one's turn comes.
+            await self._make(made_from)
 
-    async def _make(self, made_from: Facts) -> bool:
+    async def _make(self, made_from: Facts) -> None:
         self._drop_if_mounted()
         room = self._making = Room(id=new_id())
         try:
@@ -473,7 +473,7 @@ class Rooms:
             self._daemon.log.event("room-not-made", set=made_from.set_name, why=why)
             self._forget(room)
             self.dissolve(room)
-            return False
+            return
         except BaseException:
             self.dissolve(room)
             raise
@@ -482,10 +482,9 @@ class Rooms:
         if self._drop_if_mounted() or room.dissolved:
             self._forget(room)
             self.dissolve(room)
-            return False
+            return
         self._ready[room.id] = room
         self._waits[room.id] = asyncio.create_task(self._wait(room))
-        return True
 
     async def _wait(self, room: Room) -> None:
         """Until it has waited long enough, or has ended of itself."""

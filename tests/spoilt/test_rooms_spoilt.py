@@ -39,7 +39,7 @@ from support.spoiling import (
 from isolauncher import wire
 from isolauncher.spoilt import board as boards
 from spoilt.conftest import Full, every, full_for
-from spoilt.test_killed import ends_with, restart, steady
+from spoilt.test_killed import WAITS, ends_with, restart, steady
 from spoilt.test_refused import BEST_EFFORT, _refusal
 
 AHEAD = "version = 1\n[rooms]\nahead = 1\n"
@@ -522,12 +522,12 @@ def test_no_launch_suffers_whoever_is_killed_at_any_call_while_a_room_is_made(
 # -------------------------------------------------------------- who comes meanwhile
 
 
-SCARCE = "version = 1\n[quotas]\nuids = 1\n[rooms]\nahead = 1\n"
+SCARCE = "version = 1\n[quotas]\nuids = 2\n[rooms]\nahead = 1\n"
 
 
 @pytest.fixture(scope="module")
 def scarce() -> Iterator[Full]:
-    """A daemon that gives each caller one uid at a time."""
+    """A daemon that gives each caller two uids at a time."""
     need(sandboxes(), landlock())
     with spoilt_service(config=SCARCE) as made:
         yield from full_for(made)
@@ -564,11 +564,15 @@ def test_a_room_in_the_making_gives_its_uid_to_a_launch(scarce: Full) -> None:
     assert succeeds(scarce) == "pool"
     assert of.board.wait_paused(30)
     try:
+        script = of.service.script("waits.py", WAITS)
+        other = launch(of.service, script, uid=ALICE, stdin=True)
+        other.started()
         run = scarce.launch("same")
         said = run.end()
         run.close()
     finally:
         of.board.go_on()
+    ends_with(other, 7)
     assert said is not None
     assert said.get("status") == 0, said
     assert scarce.ran()
