@@ -109,7 +109,8 @@ def openers(of: Spoilt) -> list[int]:
 
 def settled(of: Spoilt) -> int:
     """Once no room is made or ends and none of hers runs: how many Alice has ready."""
-    deadline = time.monotonic() + 30
+    # Less than a launch may take: who waits for the dead would be cut short by that.
+    deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         with connect(of.service, ALICE) as sock:
             wire.send(sock, {"version": 1, "verb": "stats"})
@@ -449,7 +450,6 @@ def through_making(full: Full, rows: Iterable[tuple[Call, str | int]]) -> int:
     tried = 0
     for call, what in rows:
         tried += 1
-        print(time.monotonic(), call, what)
         faults += during_making(full, call, what, before, bystander)
         if what == "daemon":
             before = Amount.now(full.of)
@@ -519,6 +519,13 @@ def test_no_launch_suffers_whoever_is_killed_at_any_call_while_a_room_is_made(
     assert through_making(ahead, ((c, victim) for c in calls)) == len(calls)
 
 
+def test_a_stem_that_ends_while_its_room_is_made_ends_the_making(ahead: Full) -> None:
+    """Though its init, that has done its part, waits for a request by then."""
+    _, making = record(ahead)
+    last = [c for c in making if c.actor == "stem"][-1]
+    through_making(ahead, [(last, "stem")])
+
+
 # -------------------------------------------------------------- who comes meanwhile
 
 
@@ -540,7 +547,7 @@ def test_what_was_mounted_before_a_room_is_begun_does_not_end_it(
     one_ready(scarce)
     of.board.set(boards.PAUSE, "init", 0)
     # Another's: while a launch is under way no room is begun.
-    waiting = launch(of.service, "/usr/bin/true")
+    waiting = launch(of.service, "/usr/bin/true", uid=ALICE + 1)
     assert of.board.wait_paused(30)
     since = len(of.service.log)
     try:
