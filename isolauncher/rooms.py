@@ -469,10 +469,7 @@ class Rooms:
         except (IsolauncherError, OSError) as e:
             # No launch suffers: the next one is told what stands in the way.
             told = e.message if isinstance(e, IsolauncherError) else e.strerror
-            why = told or "not ready in time"
-            self._daemon.log.event("room-not-made", set=made_from.set_name, why=why)
-            self._forget(room)
-            self.dissolve(room)
+            self._not_made(room, made_from, told or "not ready in time")
             return
         except BaseException:
             self.dissolve(room)
@@ -480,11 +477,15 @@ class Rooms:
         finally:
             self._making = None
         if self._drop_if_mounted() or room.dissolved:
-            self._forget(room)
-            self.dissolve(room)
+            self._not_made(room, made_from, "what it was made from is gone")
             return
         self._ready[room.id] = room
         self._waits[room.id] = asyncio.create_task(self._wait(room))
+
+    def _not_made(self, room: Room, made_from: Facts, why: str) -> None:
+        self._daemon.log.event("room-not-made", set=made_from.set_name, why=why)
+        self._forget(room)
+        self.dissolve(room)
 
     async def _wait(self, room: Room) -> None:
         """Until it has waited long enough, or has ended of itself."""
