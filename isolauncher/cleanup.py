@@ -134,6 +134,7 @@ def _activity(name: str, record: records.Record, events: Events) -> Activity:
         return [str(v) for v in value] if isinstance(value, list) else []
 
     names = fields.get("namespaces")
+    groups = words("cgroups")
     return Activity(
         id=name,
         caller_uid=number("caller_uid"),
@@ -144,11 +145,11 @@ def _activity(name: str, record: records.Record, events: Events) -> Activity:
         path=str(fields.get("path")),
         program=words("program"),
         room=Room(
-            id=name,
+            id=os.path.basename(groups[0]) if groups else name,
             uid=number("uid"),
             inner_uid=number("inner_uid"),
             leased_as=name if number("uid") >= 0 else None,
-            cgroups=tuple(words("cgroups")),
+            cgroups=tuple(groups),
             record=record,
         ),
         tied=fields.get("tied") is True,

@@ -194,8 +194,11 @@ class Daemon:
     # ------------------------------------------------------------------- activities
 
     def refuse_taken(self, activity_id: str) -> None:
-        known = self.activities.get(activity_id)
-        if known is not None and known.state != "exited":
+        # A room has its name to its end, and an activity in it another by then.
+        alive = (a for a in self.activities.values() if a.state != "exited")
+        if self.rooms.has(activity_id) or any(
+            activity_id in (a.id, a.room.id) for a in alive
+        ):
             raise RequestError(
                 f"an activity {activity_id!r} is already running",
                 code="id-taken",
@@ -321,7 +324,7 @@ class Daemon:
                 and sandbox is not None
                 and sandbox.zygote is zygote
             ):
-                sandbox.kill()
+                activity.room.end()
 
     # ------------------------------------------------------------------- connections
 
@@ -694,8 +697,8 @@ class Daemon:
         """Let go: what runs goes on, what is in flight ends."""
         self.closing.set()
         for activity in list(self.activities.values()):
-            if activity.state == "starting" and activity.room.sandbox is not None:
-                activity.room.sandbox.kill()
+            if activity.state == "starting":
+                activity.room.end()
         connections = [t for t in self._tasks if not t.done()]
         for task in connections:
             task.cancel()

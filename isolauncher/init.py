@@ -157,6 +157,8 @@ def main(channel: socket.socket, kernel: Kernel) -> Stem:
                 channel=stem_channel,
             )
         theirs.close()
+        # The stem's alone: its end is how the daemon hears of the stem's.
+        os.close(descriptors.pop("stem"))
     except BaseException as e:
         _give_up(channel, e)
     try:

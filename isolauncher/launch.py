@@ -162,7 +162,8 @@ async def launch(
     # A room's own id, where the caller has no other in mind: its lease has it already.
     likely = daemon.rooms.find(made_from)
     activity_id = request.id or (likely.id if likely else rooms.new_id())
-    daemon.refuse_taken(activity_id)
+    if likely is None or activity_id != likely.id:
+        daemon.refuse_taken(activity_id)
     activity = Activity(
         id=activity_id,
         caller_uid=caller.uid,
@@ -240,7 +241,8 @@ async def _room(
     room = await daemon.rooms.take(made_from)
     if room is None:
         return await rooms.prepare(daemon, activity.room, made_from, program)
-    room.dissolved = activity.room.dissolved
+    if activity.room.dissolved:
+        room.end()
     activity.room = room
     if activity.tier != "exec":
         activity.path = "pool"
@@ -256,8 +258,12 @@ async def _room(
         return await rooms.prepare(daemon, activity.room, made_from, program)
     if room.leased_as != activity.id:
         assert room.record is not None  # noqa: S101
-        room.record.rename(activity.id)
-        daemon.ledger.pass_on(room.uid, room.leased_as, activity.id)
+        try:
+            room.record.rename(activity.id)
+            daemon.ledger.pass_on(room.uid, room.leased_as, activity.id)
+        except BaseException:
+            rooms.close_program(found_program)
+            raise
         room.leased_as = activity.id
     return found_program
 
@@ -272,10 +278,18 @@ async def _as_it_was(room: rooms.Room) -> bool:
 
 async def _leave_room(daemon: Daemon, activity: Activity) -> None:
     """Give back a room that was prepared ahead, for another that is not there yet."""
-    told_to_end = activity.room.dissolved
-    # Waited for: the new one is called the same.
-    await asyncio.shield(daemon.rooms.dissolve(activity.room))
-    activity.room = rooms.Room(id=activity.id, dissolved=told_to_end)
+    left = activity.room
+    # At once: whoever wants an end of it from here on means the new one.
+    activity.room = rooms.Room(id=activity.id, dissolved=left.dissolved)
+    leaving = daemon.rooms.dissolve(left)
+    try:
+        # Waited for: the new one is called the same.
+        await asyncio.shield(leaving)
+    except asyncio.CancelledError:
+        await asyncio.wait((leaving,))
+        raise
+    # Nothing is in force until the new one is.
+    activity.pid, activity.namespaces, activity.enforced = 0, {}, ()
     if activity.tier != "exec":
         activity.path = "demand"
 
@@ -435,6 +449,9 @@ async def _road(
     if ready.get("why"):
         activity.skipped.append(plan.Skipped(what="tier fork", why=str(ready["why"])))
     clock.lap("handover")
+    if room.dissolved:
+        # It has SIGKILL, which takes effect in the kernel's own time.
+        raise StepError("it was stopped", step="launch", code="stopped")
     # Before "go": from the first byte of activity code on, a daemon that comes after
     # us must know that this runs.
     record.append("go", daemon.describe(activity))

@@ -162,7 +162,8 @@ async def prepare(
             if ahead or e.code not in ("identity-quota", "identity-exhausted"):
                 raise
             # Who has a use for a uid now goes before who may come.
-            if not await daemon.rooms.make_way(e.message):
+            own = made_from.caller.uid if e.code == "identity-quota" else None
+            if not await daemon.rooms.make_way(e.message, own):
                 raise
             _take_identity(daemon, room, made_from)
         room.visible, room.skipped = view.show(
@@ -256,13 +257,15 @@ async def _both(
     """Fork and open at once; if either fails, what the other brought is given back."""
     both = asyncio.gather(forking, opening, return_exceptions=True)
     cut_short: BaseException | None = None
-    try:
-        sandbox, found = await asyncio.shield(both)
-    except asyncio.CancelledError as e:
-        # To their ends all the same: a zygote's answer that nobody took would be
-        # the next launch's, and what they bring must become somebody's to close.
-        cut_short = e
-        sandbox, found = await both
+    while not both.done():
+        try:
+            await asyncio.shield(both)
+        except asyncio.CancelledError as e:
+            # To their ends all the same, however often we are told: a zygote's answer
+            # that nobody took would be the next launch's, and what they bring must
+            # become somebody's to close.
+            cut_short = e
+    sandbox, found = both.result()
     failed: BaseException | None = cut_short
     if isinstance(sandbox, Sandbox):
         room.sandbox = sandbox
@@ -391,7 +394,7 @@ class Rooms:
         """The latest at the end."""
         self._making: Room | None = None
         self._filling: asyncio.Task[None] | None = None
-        self._ending: set[asyncio.Task[None]] = set()
+        self._ending: dict[asyncio.Task[None], Room] = {}
         self._mounts = MountTable()
 
     def as_data(self, of: Callable[[int], bool]) -> dict[str, int]:
@@ -408,6 +411,13 @@ class Rooms:
     def find(self, made_from: Facts) -> Room | None:
         """One that was made from the same, or None; it stays where it is."""
         return next((r for r in self._ready.values() if r.facts == made_from), None)
+
+    def has(self, room_id: str) -> bool:
+        """Whether one of this name waits, is being made, or is not gone yet."""
+        rooms = [*self._ready.values(), *self._ending.values()]
+        if self._making is not None:
+            rooms.append(self._making)
+        return any(room.id == room_id for room in rooms)
 
     async def take(self, made_from: Facts) -> Room | None:
         """One that is still right, or None; what is not is gone by then."""
@@ -476,7 +486,7 @@ class Rooms:
         return next((f for f in self._deserved() if self.find(f) is None), None)
 
     def _forget(self, room: Room) -> None:
-        """It ended of itself: another one only for who launches again, and again."""
+        """It ended, or never was: another only for who launches again, and again."""
         self._asked = [a for a in self._asked if a.facts != room.facts]
 
     async def _fill(self) -> None:
@@ -490,33 +500,35 @@ class Rooms:
                 if room.facts not in deserved:
                     self._take_out(room)
                     self.dissolve(room)
-            if not await self._make(made_from):
-                return
+            # Whoever's is not made is forgotten, and the next one's turn comes.
+            await self._make(made_from)
 
-    async def _make(self, made_from: Facts) -> bool:
-        room = self._making = Room(id=new_id())
+    async def _make(self, made_from: Facts) -> None:
         self._drop_if_mounted()
+        room = self._making = Room(id=new_id())
         try:
             async with asyncio.timeout(self._daemon.config.limits.launch_ms / 1000):
                 await prepare(self._daemon, room, made_from, None, ahead=True)
-        except (IsolauncherError, TimeoutError) as e:
+        except (IsolauncherError, OSError) as e:
             # No launch suffers: the next one is told what stands in the way.
-            why = e.message if isinstance(e, IsolauncherError) else "not ready in time"
-            self._daemon.log.event("room-not-made", set=made_from.set_name, why=why)
-            self._forget(room)
-            self.dissolve(room)
-            return False
+            told = e.message if isinstance(e, IsolauncherError) else e.strerror
+            self._not_made(room, made_from, told or "not ready in time")
+            return
         except BaseException:
             self.dissolve(room)
             raise
         finally:
             self._making = None
         if self._drop_if_mounted() or room.dissolved:
-            self.dissolve(room)
-            return False
+            self._not_made(room, made_from, "what it was made from is gone")
+            return
         self._ready[room.id] = room
         self._waits[room.id] = asyncio.create_task(self._wait(room))
-        return True
+
+    def _not_made(self, room: Room, made_from: Facts, why: str) -> None:
+        self._daemon.log.event("room-not-made", set=made_from.set_name, why=why)
+        self._forget(room)
+        self.dissolve(room)
 
     async def _wait(self, room: Room) -> None:
         """Until it has waited long enough, or has ended of itself."""
@@ -537,15 +549,22 @@ class Rooms:
         """In its own time; `close` waits for it."""
         room.end()
         task = asyncio.create_task(dissolve(self._daemon, room))
-        self._ending.add(task)
-        task.add_done_callback(self._ending.discard)
+        self._ending[task] = room
+        task.add_done_callback(self._ended)
         return task
 
-    def drop_all(self, why: str) -> bool:
-        """Give back every room; False if there is none."""
-        if self._ready:
-            self._daemon.log.event("rooms-dissolved", count=len(self._ready), why=why)
-        rooms = list(self._ready.values())
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        room = self._ending.pop(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # What it held is the next daemon's to find.
+            why = f"{type(error).__name__}: {error}"
+            self._daemon.log.event("internal-error", id=room.id, error=why)
+
+    def drop_all(self, why: str, caller_uid: int | None = None) -> bool:
+        """Give back every room, or all of one caller's; False if there is none."""
+        rooms = [r for r in self._ready.values() if _is_of(r, caller_uid)]
+        if rooms:
+            self._daemon.log.event("rooms-dissolved", count=len(rooms), why=why)
         for room in rooms:
             self._take_out(room)
             self.dissolve(room)
@@ -560,9 +579,14 @@ class Rooms:
                 self._making.end()
         return changed
 
-    async def make_way(self, why: str) -> bool:
-        """Give back every room, and wait until that is done; False if there is none."""
-        dropped = self.drop_all(why) or bool(self._ending)
+    async def make_way(self, why: str, caller_uid: int | None = None) -> bool:
+        """As `drop_all`, with the one that has a uid and is not ready yet; and wait."""
+        dropped = self.drop_all(why, caller_uid) or bool(self._ending)
+        making, filling = self._making, self._filling
+        if making and filling and making.leased_as and _is_of(making, caller_uid):
+            dropped = True
+            making.end()
+            await asyncio.wait((filling,))
         if self._ending:
             await asyncio.wait(self._ending)
         return dropped
@@ -585,6 +609,11 @@ class Rooms:
             await asyncio.gather(self._filling, return_exceptions=True)
         await self.make_way("the daemon ends")
         self._mounts.close()
+
+
+def _is_of(room: Room, caller_uid: int | None) -> bool:
+    own = room.facts is not None and room.facts.caller.uid == caller_uid
+    return caller_uid is None or own
 
 
 def _has_ended(sandbox: Sandbox) -> bool:

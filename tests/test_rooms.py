@@ -6,6 +6,7 @@ That a program sees the same in one as in any other sandbox is test_probe.py's.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -15,11 +16,18 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from support.daemons import ROOMS_AHEAD, Finished, Leftovers, Service, service
 from support.peers import until, zygotes
 from support.powers import need, sandboxes
+from support.spoiling import launch as spoiling_launch
+
+from isolauncher import launch as road
+from isolauncher import rooms
+from isolauncher.errors import IdentityError, StepError
+from isolauncher.opener import Opened, Program
 
 CAROL = 12347
 ATTENTIVE = """
@@ -270,6 +278,195 @@ def test_stats_tell_a_caller_of_its_own_launches_only(daemon: Service) -> None:
     assert everyone["launches"]["demand"]["count"] > 1
     times = everyone["launches"]["demand"]["timings_us"]["total"]
     assert 0 < times["p50"] <= times["p90"] <= times["p99"]
+
+
+def test_a_caller_out_of_uids_takes_the_rooms_of_no_other() -> None:
+    need(sandboxes())
+    config = "version = 1\n[quotas]\nuids = 1\n[rooms]\nahead = 4\n"
+    with service(config=config) as daemon:
+        policy = showing(daemon, "one")
+        prepared(daemon, policy, uid=CAROL + 1)
+        prepared(daemon, policy, uid=CAROL)
+        assert way(launch(daemon, showing(daemon, "other"), uid=CAROL)) == "demand"
+        assert way(launch(daemon, policy, uid=CAROL + 1)) == "pool"
+
+
+def test_nobody_launches_under_the_name_of_a_room(daemon: Service) -> None:
+    """Its cgroup has that name, whether it waits or another's activity is in it."""
+    policy = showing(daemon, "called")
+    others = _empty(daemon)
+    prepared(daemon, policy)
+    (init,) = _inits(daemon) - others
+    title = Path(f"/proc/{init}/cmdline").read_text()
+    name = title.partition("(")[2].partition(")")[0]
+    script = daemon.script("wait.py", "import sys; print(1, flush=True); input()")
+    words = ("run", "--policy", policy, "--id", name, "--", script)
+    done = daemon.isolauncher(*words, uid=CAROL)
+    assert (done.status, "already" in done.errors) == (125, True), done
+    others = ("run", "--policy", policy, "--id", "of_its_own", "--", script)
+    client = daemon.start_client(*others, stdin=subprocess.PIPE)
+    assert client.stdout is not None
+    assert client.stdout.read(2) == b"1\n"
+    running = daemon.ask({"version": 1, "verb": "ps"})["activities"]
+    assert [a["path"] for a in running] == ["pool"]  # type: ignore[index,union-attr]
+    done = daemon.isolauncher(*words, uid=CAROL)
+    assert (done.status, "already" in done.errors) == (125, True), done
+    client.communicate(b"\n", timeout=30)
+    assert client.returncode == 0
+
+
+def test_launches_with_rooms_leave_no_descriptor_and_no_memory(
+    daemon: Service,
+) -> None:
+    policy = showing(daemon, "often")
+    prepared(daemon, policy)
+    script = daemon.script("often.py", "")
+    assert daemon.process is not None
+    process = Path(f"/proc/{daemon.process.pid}")
+
+    def held() -> tuple[int, int]:
+        daemon.at_rest()
+        resident = int((process / "statm").read_text().split()[1])
+        return len(os.listdir(process / "fd")), resident * os.sysconf("SC_PAGE_SIZE")
+
+    def launches(count: int) -> None:
+        for number in range(count):
+            run = spoiling_launch(daemon, script, policy=policy)
+            said = run.end()
+            run.close()
+            assert said is not None
+            assert said.get("status") == 0, said
+            if number % 5 == 0:
+                daemon.at_rest()
+
+    launches(20)
+    descriptors, memory = held()
+    launches(60)
+    now = held()
+    assert now[0] == descriptors
+    assert now[1] - memory < 2 << 20
+
+
+# ------------------------------------------------------- told to end, at any moment
+
+
+def activity_in(room: rooms.Room) -> road.Activity:
+    return road.Activity(
+        id="one",
+        caller_uid=CAROL,
+        caller_gid=CAROL,
+        policy="p",
+        policy_files=(),
+        tier="fork",
+        path="pool",
+        program=["p"],
+        room=room,
+        tied=True,
+    )
+
+
+def test_an_end_told_while_a_stale_room_goes_is_that_of_the_next() -> None:
+    async def check() -> None:
+        activity = activity_in(rooms.Room(id="ahead"))
+        gone = asyncio.Event()
+
+        def dissolve(room: rooms.Room) -> asyncio.Task[object]:
+            room.end()
+            return asyncio.create_task(gone.wait())
+
+        daemon = SimpleNamespace(rooms=SimpleNamespace(dissolve=dissolve))
+        leaving = asyncio.create_task(road._leave_room(daemon, activity))  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+        activity.room.end()
+        gone.set()
+        await leaving
+        assert activity.room.id == "one"
+        assert activity.room.dissolved
+
+    asyncio.run(check())
+
+
+def test_a_stale_room_is_waited_for_by_who_is_cut_short() -> None:
+    async def check() -> None:
+        activity = activity_in(rooms.Room(id="ahead"))
+        gone = asyncio.Event()
+
+        def dissolve(room: rooms.Room) -> asyncio.Task[object]:
+            return asyncio.create_task(gone.wait())
+
+        daemon = SimpleNamespace(rooms=SimpleNamespace(dissolve=dissolve))
+        leaving = asyncio.create_task(road._leave_room(daemon, activity))  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+        leaving.cancel()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not leaving.done()
+        gone.set()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+
+    asyncio.run(check())
+
+
+def test_a_room_that_cannot_be_renamed_keeps_no_program_open(tmp_path: Path) -> None:
+    opened = os.open(tmp_path, os.O_RDONLY)
+
+    class Given:
+        async def take(self, made_from: object) -> rooms.Room:
+            return rooms.Room(id="a", leased_as="a", checker=self)  # type: ignore[arg-type]
+
+        async def open_program(self, program: int) -> Program:
+            return Program(
+                readable=True, executable=True, owner=0, public=True, fd=opened
+            )
+
+        def pass_on(self, *of: object) -> None:
+            raise IdentityError("no", code="identity-not-held")
+
+    given = Given()
+    daemon = SimpleNamespace(rooms=given, ledger=given)
+    activity = activity_in(rooms.Room(id="one"))
+    with pytest.raises(IdentityError):
+        asyncio.run(road._room(daemon, activity, None, opened))  # type: ignore[arg-type]
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(opened)
+
+
+def test_what_was_begun_for_a_room_comes_to_its_end_however_often_it_is_cut_short(
+    tmp_path: Path,
+) -> None:
+    """Else the zygote's answer to it would be taken for that to the next launch."""
+    opened = os.open(tmp_path, os.O_PATH)
+
+    async def check() -> None:
+        go_on = asyncio.Event()
+        answered = False
+
+        async def fork() -> object:
+            nonlocal answered
+            await go_on.wait()
+            answered = True
+            raise StepError("no", step="fork")
+
+        async def find() -> tuple[tuple[Opened, ...], Program | None]:
+            await go_on.wait()
+            return (Opened(path="/", kind="directory", fd=opened),), None
+
+        room = rooms.Room(id="one")
+        both = asyncio.create_task(rooms._both(room, fork(), find()))  # type: ignore[arg-type]
+        for _ in range(3):
+            await asyncio.sleep(0)
+            both.cancel()
+            await asyncio.sleep(0)
+        assert not both.done()
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await both
+        assert answered
+
+    asyncio.run(check())
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(opened)
 
 
 def _titled(where: Service, words: str) -> list[int]:

@@ -217,7 +217,7 @@ def test_every_entry_of_a_set_is_fit_and_holds_nothing_of_the_zygote(
     # Some constant may happen to be a process id; not to be two of them.
     again = ask(tmp_path, *SETS[name])["traces"]
     found = [t for t in report["traces"] if t in again]
-    # Emptied before the zygote looks (handover/stdlib_caches.py), which is tested above.
+    # Emptied before the zygote looks (handover/stdlib_caches.py): see above.
     renewed = ["platform", "_uname_cache", "host name"]
     assert [t for t in found if t != renewed] == []
 
