@@ -387,6 +387,24 @@ def test_an_end_told_while_a_stale_room_goes_is_that_of_the_next() -> None:
     asyncio.run(check())
 
 
+def test_of_a_room_that_was_left_nothing_is_in_force() -> None:
+    async def check() -> None:
+        activity = activity_in(rooms.Room(id="ahead"))
+        activity.pid, activity.enforced = 4711, ("seccomp",)
+        activity.namespaces = {"mnt": "mnt:[1]"}
+
+        def dissolve(room: rooms.Room) -> asyncio.Task[object]:
+            return asyncio.create_task(asyncio.sleep(0))
+
+        daemon = SimpleNamespace(rooms=SimpleNamespace(dissolve=dissolve))
+        await road._leave_room(daemon, activity)  # type: ignore[arg-type]
+        report = activity.report()
+        assert (report["enforced"], report["namespaces"]) == ([], {})
+        assert report["activity"]["pid"] is None  # type: ignore[index]
+
+    asyncio.run(check())
+
+
 def test_a_stale_room_is_waited_for_by_who_is_cut_short() -> None:
     async def check() -> None:
         activity = activity_in(rooms.Room(id="ahead"))
