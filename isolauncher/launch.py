@@ -455,8 +455,9 @@ async def _road(
     # Before "go": from the first byte of activity code on, a daemon that comes after
     # us must know that this runs.
     record.append("go", daemon.describe(activity))
-    clock.spans["total"] = await sandbox.go() - clock.received
+    # From here on it is nobody's but its own: a zygote's death does not end it.
     activity.state = "running"
+    clock.spans["total"] = await sandbox.go() - clock.received
 
 
 def _rest(
