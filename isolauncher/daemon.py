@@ -225,7 +225,7 @@ class Daemon:
                     "sets [quotas] in /etc/isolauncher/isolauncher.toml",
                 )
         try:
-            descriptors.need(descriptors.LAUNCH * (1 + _starting(alive)))
+            self._spare_descriptors()
         except OSError as e:
             raise DaemonError(
                 f"the daemon has no descriptors for another launch: {e.strerror}",
@@ -233,6 +233,11 @@ class Daemon:
                 hint="wait until something has ended, or raise its RLIMIT_NOFILE",
             ) from e
         self.activities[activity.id] = activity
+
+    def _spare_descriptors(self, beside: int = 0) -> None:
+        """OSError unless another launch would find enough, and each under way."""
+        launches = 1 + _starting(self.activities.values()) + self.rooms.making()
+        descriptors.need(beside + descriptors.LAUNCH * launches)
 
     async def abandon(self, activity: Activity) -> None:
         """Give back all that a failed launch had taken; the sandbox ends first.
@@ -350,10 +355,7 @@ class Daemon:
                 )
                 ready.cancel()
                 try:
-                    launches = 1 + _starting(self.activities.values())
-                    descriptors.need(
-                        descriptors.CONNECTION + descriptors.LAUNCH * launches
-                    )
+                    self._spare_descriptors(descriptors.CONNECTION)
                     sock, _ = listener.accept()
                 except (BlockingIOError, ConnectionAbortedError):
                     continue
@@ -361,6 +363,7 @@ class Daemon:
                     # EMFILE, ENFILE, ENOMEM (accept(2)): they wait in the queue until
                     # something of ours has ended.
                     self.log.often("cannot-accept", why=e.strerror)
+                    self.rooms.drop_all("what they hold is needed")
                     await self._or_closing(ACCEPT_AGAIN_S)
                     continue
                 self.spawn(asyncio.create_task(self.connection(sock)))

@@ -24,7 +24,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from . import cgroups, filters, identity, opener, plan, pool, records, view
+from . import cgroups, descriptors, filters, identity, opener, plan, pool, records, view
 from .errors import IdentityError, IsolauncherError, StepError
 from .policy.model import Policy
 from .request import Caller
@@ -449,6 +449,9 @@ class Rooms:
         self._asked.append(_Asked(facts=made_from, count=count, at=now))
         del self._asked[:-REMEMBERED]
 
+    def making(self) -> bool:
+        return self._making is not None
+
     def consider(self) -> None:
         """Begin to fill up, once nothing more urgent is to be done."""
         idle = self._filling is None or self._filling.done()
@@ -507,6 +510,8 @@ class Rooms:
         self._drop_if_mounted()
         room = self._making = Room(id=new_id())
         try:
+            # A launch beside it comes first.
+            descriptors.need(descriptors.CONNECTION + 2 * descriptors.LAUNCH)
             async with asyncio.timeout(self._daemon.config.limits.launch_ms / 1000):
                 await prepare(self._daemon, room, made_from, None, ahead=True)
         except (IsolauncherError, OSError) as e:

@@ -17,7 +17,7 @@ import threading
 import time
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -25,6 +25,7 @@ import pytest
 from support.daemons import (
     COMMAND,
     PATIENCE_S,
+    ROOMS_AHEAD,
     TOP,
     Service,
     nothing_left,
@@ -899,6 +900,25 @@ def test_a_launch_fits_into_what_is_kept_free_for_it(
         with _room_for(daemon, CONNECTION + LAUNCH):
             assert verdict(sock)["event"] == "exited"
     watch.settled()
+
+
+def test_rooms_that_nobody_asked_for_make_way_for_who_asks(
+    services: Callable[[str], Service], null: int
+) -> None:
+    """Row 10: what is prepared ahead holds descriptors, too."""
+    need(sandboxes())
+    where = services(ROOMS_AHEAD)
+    for _ in range(3):
+        normal_launch(where, tiers=("fork",))
+        where.at_rest()
+    assert where.at_rest()["rooms"]["ready"]  # type: ignore[index]
+    since = len(where.log)
+    # A room holds some ten: with what it gives back there is enough.
+    with _room_for(where, CONNECTION + LAUNCH - 5), peer(where, ALICE) as sock:
+        wire.send(sock, run_message(), [null] * 3)
+        assert verdict(sock)["event"] == "exited"
+    assert "cannot-accept" in where.log[since:]
+    assert "rooms-dissolved" in where.log[since:]
 
 
 def test_what_ends_is_given_back_without_a_descriptor_to_spare(
