@@ -73,6 +73,8 @@ def _apply(step: plan.Step, c: Context) -> None:
             k.setsid()
         case plan.JoinKeyring():
             k.join_session_keyring()
+        case plan.ScheduleNormally():
+            k.schedule_normally()
         case plan.JoinCgroup():
             # The paths are the daemon's, made from its own directory and the id, whose
             # grammar has no slash and no dot.

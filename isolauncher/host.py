@@ -70,6 +70,7 @@ class Host:
     openat2: bool
     close_range: bool
     mm_map: bool
+    core: bool
     sys_resource: bool
     libseccomp: bool
     prctl: bool
@@ -106,6 +107,7 @@ def probe(
             f"{taken[0]}"
         )
     sys_resource = trial.note("sys_resource", _no_capability(24, "CAP_SYS_RESOURCE"))
+    core = trial.note("core", _core_helper(proc))
     chrooted = not trial.note("chrooted", _chroot())
     cgroups = _cgroups(trial, proc)
     if not packages["prctl"]:
@@ -144,6 +146,7 @@ def probe(
         openat2=kernel_says["openat2"],
         close_range=kernel_says["close_range"],
         mm_map=kernel_says["mm_map"],
+        core=core,
         sys_resource=sys_resource,
         libseccomp=packages["libseccomp"],
         prctl=packages["prctl"],
@@ -409,6 +412,22 @@ def _no_capability(number: int, name: str) -> str | None:
             if line.startswith("CapEff:") and int(line.split()[1], 16) >> number & 1:
                 return None
     return f"this process does not have {name}"
+
+
+def _core_helper(proc: str) -> str | None:
+    """A core pattern that is a pipe is read by a program of the host's (core(5)).
+
+    The kernel starts it as root and outside of every sandbox, whatever RLIMIT_CORE
+    says: that binds files only.
+    """
+    try:
+        with open(os.path.join(proc, "sys/kernel/core_pattern"), encoding="utf-8") as f:
+            pattern = f.read().strip()
+    except FileNotFoundError:
+        return None  # a kernel that writes no core dumps
+    if not pattern.startswith("|"):
+        return None
+    return f"they go to {pattern[1:].split()[0]}, which runs as root outside"
 
 
 def _chroot() -> str | None:

@@ -80,6 +80,18 @@ class JoinKeyring:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleNormally:
+    """A daemon may run under a real-time policy, which a fork inherits (sched(7)).
+
+    Before the cgroup: version 1's cpu controller takes no real-time process into a
+    group without a real-time budget, and a new one has none.
+    """
+
+    def describe(self) -> str:
+        return "be scheduled as other programs are"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CgroupDirectory:
     """One directory to make, what to write into its files, and then to join.
 
@@ -466,6 +478,7 @@ class LeavePrivileges:
 Step = (
     NewSession
     | JoinKeyring
+    | ScheduleNormally
     | JoinCgroup
     | Unshare
     | MakePrivate
@@ -710,7 +723,7 @@ def room(
     Raises `HostError` when the policy requires what the machine has not.
     """
     skipped: list[Skipped] = []
-    init: list[Step] = [NewSession(), JoinKeyring()]
+    init: list[Step] = [NewSession(), JoinKeyring(), ScheduleNormally()]
     init += _cgroup(policy, machine, skipped)
     shared = {"net"} if policy.network == "host" else set[str]()
     init += [

@@ -43,7 +43,11 @@ def command(set_name: str) -> tuple[str, ...]:
 
 @dataclass(slots=True, kw_only=True)
 class Zygote:
-    """One zygote process. ``report`` says what it preloaded, entry by entry."""
+    """One zygote process. ``report`` says what it preloaded, entry by entry.
+
+    ``dead``: nothing more is asked of it. ``killed``: it ended and was not told to, and
+    what it forked that is not running yet ends with it.
+    """
 
     set_name: str
     process: subprocess.Popen[bytes]
@@ -52,6 +56,7 @@ class Zygote:
     watch: Watch | None = None
     forking: asyncio.Lock = field(default_factory=asyncio.Lock)
     dead: bool = False
+    killed: bool = False
 
     def changed(self) -> list[str]:
         return [] if self.watch is None else self.watch.changed()
@@ -279,6 +284,7 @@ class Pool:
         if status != 0:
             # Not told to: whatever it was forking ends with it.
             self._log.event("zygote-ended", set=zygote.set_name, status=status)
+            zygote.killed = True
             self._retire(zygote, "ended")
             self._died(zygote)
 

@@ -270,6 +270,11 @@ async def _both(
         raise cut_short or found
     if isinstance(sandbox, BaseException):
         failed = failed or sandbox
+    elif failed is None and sandbox.zygote is not None and sandbox.zygote.killed:
+        # Before anybody knew whose sandbox it was: see `Rooms.zygote_died`.
+        failed = StepError(
+            "its zygote has died", step="launch", code="zygote-died", hint="ask again"
+        )
     if failed is None and room.dissolved:
         failed = StepError("it was stopped", step="launch", code="stopped")
     if failed is not None or isinstance(sandbox, BaseException):

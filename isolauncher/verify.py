@@ -320,10 +320,16 @@ def _limits(steps: list[plan.Step], sealed: Sealed) -> Iterator[str]:
         if found.get(_LIMIT_NAMES[name]) != pair:
             yield f"limit {name} is {found.get(_LIMIT_NAMES[name])}, not {value}"
     fields = _read(sealed.stem, "stat").rpartition(")")[2].split()
-    # proc_pid_stat(5): session 6, tty_nr 7, nice 19; two fields are cut off.
+    # proc_pid_stat(5): session 6, tty_nr 7, nice 19, policy 41; two are cut off.
     priority = _one(steps, plan.Priority)
     if fields[16] != str(priority.nice):
         yield f"nice is {fields[16]}, not {priority.nice}"
+    for whose, policy in (
+        ("its", fields[38]),
+        ("init's", _read(sealed.init, "stat").rpartition(")")[2].split()[38]),
+    ):
+        if policy != str(os.SCHED_OTHER):
+            yield f"{whose} scheduling policy is {policy}, not {os.SCHED_OTHER}"
     if fields[3] != str(sealed.init):
         yield f"its session is {fields[3]}, not init's"
     if fields[4] != "0":

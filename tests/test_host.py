@@ -185,6 +185,30 @@ def test_a_group_that_lies_outside_of_what_is_mounted_is_not_followed(
     assert found.cgroups["memory"].path == f"{hierarchies}/uni fied"
 
 
+@pytest.mark.parametrize(
+    ("pattern", "why"),
+    [
+        ("core\n", None),
+        ("/var/crash/%p|%e\n", None),
+        ("|/usr/lib/helper %P\n", "/usr/lib/helper"),
+        (None, None),
+    ],
+)
+def test_core_dumps_that_go_to_a_program_are_known_and_told(
+    hierarchies: Path, pattern: str | None, why: str | None
+) -> None:
+    if pattern is not None:
+        (hierarchies / "sys/kernel").mkdir(parents=True)
+        (hierarchies / "sys/kernel/core_pattern").write_text(pattern)
+    found = host.probe(proc=str(hierarchies))
+    assert found.core == (why is None)
+    (told,) = (f for f in doctor.examine(found) if f.what == "core dumps")
+    assert told.full == found.core
+    if why is not None:
+        assert why in told.detail
+        assert "limits.core" in told.follows
+
+
 def test_doctor_is_content_with_a_complete_machine() -> None:
     findings = doctor.examine(complete())
     assert {finding.state for finding in findings} == {"ok"}
@@ -208,7 +232,8 @@ def test_doctor_calls_missing_what_a_launch_cannot_do_without(name: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("landlock", 0), ("cgroups", {}), ("libseccomp", False)]
+    ("name", "value"),
+    [("landlock", 0), ("cgroups", {}), ("libseccomp", False), ("core", False)],
 )
 def test_doctor_does_not_call_a_weaker_launch_full(name: str, value: object) -> None:
     machine = dataclasses.replace(complete(), **{name: value})
@@ -238,8 +263,9 @@ def test_doctor_status_says_whether_everything_is_enforced(
     powers.need(powers.sandboxes(), powers.landlock())
     powers.need(*(powers.cgroup(name) for name in host.CONTROLLERS))
     status, lines = ask([], capsys)
-    assert status == 0
-    assert lines.endswith("would be enforced in full.\n")
+    # That one is for an administrator to change, not a power that tests can need.
+    assert (status == 0) == host.probe().core
+    assert status != 0 or lines.endswith("would be enforced in full.\n")
     assert "missing" not in lines
 
 

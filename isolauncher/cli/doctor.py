@@ -132,6 +132,7 @@ def examine(host: Host) -> tuple[Finding, ...]:
         *_namespaces(host),
         _landlock(host),
         *_cgroups(host),
+        _core(host),
         _uids(host),
         *_welcome(host),
     )
@@ -218,6 +219,21 @@ def _cgroups(host: Host) -> Iterator[Finding]:
             "together, and policies that require cgroups are refused",
             fix="run the daemon as a service with Delegate=yes",
         )
+
+
+def _core(host: Host) -> Finding:
+    if host.core:
+        detail = "written as files, which limits.core bounds"
+        return Finding(what="core dumps", state="ok", full=True, detail=detail)
+    return Finding(
+        what="core dumps",
+        state="limited",
+        full=False,
+        detail=host.why.get("core", "they go to a program"),
+        follows="it gets the memory of what crashes, and reads what a hostile program "
+        "put there, whatever limits.core says",
+        fix="sysctl kernel.core_pattern=core",
+    )
 
 
 def _uids(host: Host) -> Finding:

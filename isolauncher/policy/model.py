@@ -431,7 +431,8 @@ KEYS: tuple[Key, ...] = (
         name="limits.core",
         kind="size",
         default="0",
-        says="The largest core dump. 0: none is written.",
+        says="The largest core dump. 0: none is written. It binds files only: where "
+        "kernel.core_pattern is a pipe, the host's program behind it gets all.",
     ),
     Key(
         name="limits.cpu-weight",

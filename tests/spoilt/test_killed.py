@@ -8,6 +8,7 @@ launch is gone without a trace, one that ran before is not touched, and the next
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import select
@@ -34,7 +35,11 @@ from support.spoiling import (
 
 from isolauncher.channel import Channel
 from isolauncher.errors import StepError
-from isolauncher.sandbox import tell
+from isolauncher.opener import Opened
+from isolauncher.pool import Zygote
+from isolauncher.rooms import Room
+from isolauncher.rooms import _both as both
+from isolauncher.sandbox import Sandbox, tell
 from isolauncher.spoilt import board as boards
 from spoilt.conftest import Full, every, full_for
 from spoilt.test_refused import record
@@ -215,6 +220,67 @@ def test_a_launch_that_stands_still_when_its_daemon_is_killed_is_ended_by_the_ne
     assert run.printed() == b""
     run.close()
     assert not doomed.ran()
+
+
+def test_a_launch_ends_with_a_zygote_that_was_killed_for_not_answering(
+    doomed: Full,
+) -> None:
+    of = doomed.of
+    before = replace(Trace.now(of), descriptors=None)
+    of.board.set(boards.PAUSE, "init", 100)
+    first = doomed.launch()
+    assert of.board.wait_paused(30)
+    stopped = zygote(of, "python")
+    kill(stopped, signal.SIGSTOP)
+    # What was paused stays so: it is told to go on by a word of its own.
+    of.record()
+    second = doomed.launch()
+    said = first.end()
+    assert first.printed() == b""
+    first.close()
+    assert said is not None
+    assert (said["event"], said["exit_status"]) == ("refused", 125), said
+    said = second.end()
+    assert second.printed() == b"ran\n"
+    second.close()
+    assert said is not None
+    assert said.get("status") == 0, said
+    assert doomed.ran()
+    assert zygote(of, "python") != stopped
+    nothing_left(of, before)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_launch_ends_with_a_zygote_that_is_killed_while_its_paths_are_opened(
+    killed: bool,
+) -> None:
+    made = Zygote(set_name="python", process=None, channel=None, killed=killed)  # type: ignore[arg-type]
+    forked = Sandbox(channel=None, init=-1, pid=0, zygote=made)  # type: ignore[arg-type]
+    reader, writer = os.pipe()
+    os.close(writer)
+    opened = Opened(path="/", kind="directory", fd=reader)
+    of = Room(id="a")
+
+    async def forking() -> Sandbox:
+        return forked
+
+    async def opening() -> tuple[tuple[Opened, ...], None]:
+        return (opened,), None
+
+    if not killed:
+        assert asyncio.run(both(forking(), opening(), of)) == (
+            forked,
+            ((opened,), None),
+        )
+        os.close(reader)
+        return
+    with pytest.raises(StepError) as caught:
+        asyncio.run(both(forking(), opening(), of))
+    assert caught.value.code == "zygote-died"
+    # Whoever gives up has it, to end it; nobody has what was opened for it.
+    assert of.sandbox is forked
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(reader)
 
 
 def test_a_client_that_goes_away_during_the_fork_disturbs_no_other(

@@ -36,6 +36,8 @@ UNSEEN = {
     ("show-as", "set_name"): "a name for ps",
     ("join-keyring", "join_session_keyring"): "another process's keyrings cannot be "
     "looked at; the filter refuses every call that could read a key",
+    ("schedule-normally", "schedule_normally"): "seen where the daemon runs in real "
+    "time; elsewhere nothing was left out",
     ("make-private", "make_private"): "seen where the machine's mounts are shared; "
     "where they are private already nothing was left out",
     ("directory", "mkdir"): "a place that nothing is attached to: less, not more",
