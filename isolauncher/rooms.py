@@ -270,19 +270,25 @@ async def _both(
         raise cut_short or found
     if isinstance(sandbox, BaseException):
         failed = failed or sandbox
-    elif failed is None and sandbox.zygote is not None and sandbox.zygote.killed:
-        # Before anybody knew whose sandbox it was: see `Rooms.zygote_died`.
-        failed = StepError(
-            "its zygote has died", step="launch", code="zygote-died", hint="ask again"
-        )
-    if failed is None and room.dissolved:
-        failed = StepError("it was stopped", step="launch", code="stopped")
+    failed = failed or _told_to_end(room)
     if failed is not None or isinstance(sandbox, BaseException):
         opened, program = found
         _close_opened(opened)
         close_program(program)
         raise failed or AssertionError
     return sandbox, found
+
+
+def _told_to_end(room: Room) -> StepError | None:
+    """By whom could not yet know whose sandbox it was."""
+    if room.dissolved:
+        return StepError("it was stopped", step="launch", code="stopped")
+    zygote = room.sandbox.zygote if room.sandbox is not None else None
+    if zygote is not None and zygote.killed:  # see `Daemon._zygote_died`
+        return StepError(
+            "its zygote has died", step="launch", code="zygote-died", hint="ask again"
+        )
+    return None
 
 
 def _take_identity(daemon: Daemon, room: Room, made_from: Facts) -> None:

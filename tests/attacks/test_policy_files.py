@@ -7,6 +7,7 @@ Here a launch is asked for: it must end in a line that names the file, and be no
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -28,6 +29,8 @@ from support.peers import (
     run_message,
 )
 from support.powers import mounting, need, program, sandboxes, seccomp
+
+from isolauncher import cgroups
 
 CONFIG = QUICK
 OPEN = 'version = 1\n[match]\ncallers = ["*"]\n'
@@ -105,25 +108,38 @@ WRONG = {
 }
 
 
+def _wrong(name: str, text: str) -> str:
+    version = 2 if name == "version-of-tomorrow" else 1
+    head, _, tail = text.partition("\n[")
+    first = head + "\n" if head.startswith("extends") else ""
+    rest = text if not first else tail
+    return f"version = {version}\n{first}[match]\ncallers = ['*']\n{rest}"
+
+
 @pytest.mark.parametrize(("name", "text"), WRONG.items(), ids=WRONG.keys())
 def test_a_wrong_policy_launches_nothing_and_names_its_place(
     daemon: Service, watch: Watch, name: str, text: str
 ) -> None:
     """Rows 13 and 14: misspelt keys, wrong types, limits and units."""
-    version = 2 if name == "version-of-tomorrow" else 1
-    head, _, tail = text.partition("\n[")
-    first = head + "\n" if head.startswith("extends") else ""
-    rest = text if not first else tail
-    daemon.policy(
-        "wrong", f"version = {version}\n{first}[match]\ncallers = ['*']\n{rest}"
-    )
+    daemon.policy("wrong", _wrong(name, text))
     said = _refused(daemon, watch, "wrong")
     assert str(daemon.policies / "wrong.toml") in str(said["message"])
-    done = daemon.isolauncher(
-        "test-policy", "--policy-dir", str(daemon.policies), "wrong"
-    )
+
+
+def test_the_command_finds_each_wrong_policy_and_names_its_place(
+    daemon: Service, watch: Watch
+) -> None:
+    """Rows 13 and 14: the same ones, before a launch is asked for."""
+    for name, text in WRONG.items():
+        daemon.policy(name, _wrong(name, text))
+    words = ("test-policy", "--policy-dir", str(daemon.policies))
+    done = daemon.isolauncher(*words, *WRONG)
     assert done.status == 2
-    assert f"{daemon.policies}/wrong.toml:" in done.text + done.errors
+    for name in WRONG:
+        assert f"{daemon.policies}/{name}.toml:" in done.text + done.errors, name
+    # And each is enough by itself.
+    assert daemon.isolauncher(*words, next(iter(WRONG))).status == 2
+    watch.settled()
 
 
 def _loop(where: Service) -> None:
@@ -431,46 +447,81 @@ os.execv(sys.argv[2], sys.argv[2:])
 """
 
 
-def _without(calls: str) -> tuple[str, ...]:
-    return ("/usr/bin/python3", "-c", FILTERED, calls, *COMMAND, "daemon")
+def _without(calls: str, verb: str) -> tuple[str, ...]:
+    """``isolauncher VERB`` on a kernel that has not got these system calls."""
+    return ("/usr/bin/python3", "-c", FILTERED, calls, *COMMAND, verb)
 
 
-def test_without_landlock_a_policy_that_requires_it_launches_nothing() -> None:
+def test_without_landlock_or_cgroups_a_policy_that_requires_them_launches_nothing() -> (
+    None
+):
     """Row 19: and one that says if-possible launches, and its report says so."""
-    need(sandboxes(), seccomp())
-    with service(command=_without("landlock_create_ruleset")) as where:
+    need(sandboxes(), seccomp(), mounting(), program("unshare"))
+    hidden = 'mount -t tmpfs none /sys/fs/cgroup && exec "$@"'
+    without = _without("landlock_create_ruleset", "daemon")
+    with service(
+        command=("unshare", "-m", "sh", "-c", hidden, "sh", *without)
+    ) as where:
         normal_launch(where)
         watch = Watch(where)
-        where.policy("must", OPEN + '[kernel]\nlandlock = "required"\n')
-        said = ask(where, run_message(policy="must"), uid=BOB)
-        assert said["event"] == "refused", said
-        assert "landlock" in str(said["message"]).lower()
+        for what, must in (
+            ("landlock", '[kernel]\nlandlock = "required"\n'),
+            ("cgroup", '[limits]\ncgroup = "required"\n'),
+        ):
+            where.policy("must", OPEN + must)
+            said = ask(where, run_message(policy="must"), uid=BOB)
+            assert said["event"] == "refused", said
+            assert said["code"] == f"{what}-missing", said
+            assert what in str(said["message"]).lower()
+            watch.settled(str(said["code"]))
         report = ask(where, run_message(), uid=BOB)["report"]
         assert isinstance(report, dict)
-        assert "landlock" not in report["enforced"]
-        assert [s for s in report["skipped"] if s["what"] == "landlock"]
-        watch.settled(str(said["code"]))
+        for what in ("landlock", "cgroup"):
+            assert what not in report["enforced"]
+            assert [s for s in report["skipped"] if what in s["what"]]
+        watch.settled()
+
+
+NEEDED = [
+    *("unshare+10000000", "unshare+40000000", "unshare+20000000", "unshare+8000000"),
+    *("pivot_root", "seccomp", "open_tree", "move_mount", "mount_setattr"),
+    *("setgroups", "setresuid", "fsopen", "sethostname", "capset"),
+]
 
 
 @pytest.mark.parametrize(
-    "calls",
-    [
-        *(
-            "unshare+10000000",
-            "unshare+40000000",
-            "unshare+20000000",
-            "unshare+8000000",
-        ),
-        *("pivot_root", "seccomp", "open_tree", "move_mount", "mount_setattr"),
-        *("setgroups", "setresuid", "fsopen", "sethostname", "capset"),
-    ],
+    ("calls", "tier"), zip(NEEDED, itertools.cycle(("fork", "exec")), strict=False)
 )
-def test_without_what_every_launch_needs_nothing_is_launched(calls: str) -> None:
+def test_without_what_every_launch_needs_nothing_is_launched(
+    daemon: Service, watch: Watch, calls: str, tier: str
+) -> None:
     """Row 19: no user, network, pid or ipc namespace, no seccomp, no mount API."""
-    need(sandboxes(), seccomp())
-    words = _without(calls)
+    need(seccomp())
+    words = ("--standalone", "--tier", tier, "--", "echo", "LAUNCHED")
     run = subprocess.run(
-        [sys.executable, "-c", ONE_LAUNCH, str(TOP), *words],
+        [*_without(calls, "run"), *words],
+        env={"PATH": "/usr/bin", "ISOLAUNCHER_SOCKET": str(daemon.socket)},
+        cwd=TOP,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert (run.returncode, run.stdout) == (125, ""), run
+    assert run.stderr.splitlines()[-1].endswith("]"), run
+    # It is a daemon of its own beside the other one.
+    alone = cgroups.alone(cgroups.name_for(daemon.run_dir))
+    assert not list(Path("/sys/fs/cgroup").rglob(f"{alone}*"))
+    watch.settled()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("calls", NEEDED)
+def test_without_what_every_launch_needs_no_daemon_launches(calls: str) -> None:
+    """Row 19: the same of a daemon, in both tiers."""
+    need(sandboxes(), seccomp())
+    run = subprocess.run(
+        [sys.executable, "-c", ONE_LAUNCH, str(TOP), *_without(calls, "daemon")],
         capture_output=True,
         text=True,
         timeout=50,
@@ -501,25 +552,6 @@ except (AssertionError, FileNotFoundError) as why:
         raise
     print("NO DAEMON", why)
 """
-
-
-def test_without_cgroups_a_policy_that_requires_them_launches_nothing() -> None:
-    """Row 19."""
-    need(sandboxes(), mounting(), program("unshare"))
-    hidden = 'mount -t tmpfs none /sys/fs/cgroup && exec "$@"'
-    words = ("unshare", "-m", "sh", "-c", hidden, "sh", *COMMAND, "daemon")
-    with service(command=words) as where:
-        normal_launch(where)
-        watch = Watch(where)
-        where.policy("must", OPEN + '[limits]\ncgroup = "required"\n')
-        said = ask(where, run_message(policy="must"), uid=BOB)
-        assert said["event"] == "refused", said
-        assert "cgroup" in str(said["message"])
-        report = ask(where, run_message(), uid=BOB)["report"]
-        assert isinstance(report, dict)
-        assert "cgroup" not in report["enforced"]
-        assert [s for s in report["skipped"] if "cgroup" in s["what"]]
-        watch.settled(str(said["code"]))
 
 
 # ------------------------------------------------------ what belongs to a later issue

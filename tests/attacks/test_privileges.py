@@ -9,6 +9,8 @@ import shutil
 import socket
 import struct
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,7 @@ from support.attacks import (
     unrefused,
 )
 from support.daemons import Service
+from support.powers import need
 
 INTERPRETER = os.path.realpath("/usr/bin/python3")
 NO_CAPABILITY = ["0" * 16]
@@ -79,26 +82,30 @@ def test_no_call_makes_it_another_user_or_gives_a_capability(
 
 
 @pytest.fixture(scope="module")
-def bait(daemon: Service) -> tuple[str, Path]:
+def bait(daemon: Service) -> Iterator[tuple[str, Path]]:
     """Interpreters that are set-user-id, set-group-id, and have file capabilities.
 
-    And a policy that shows them.
+    And a policy that shows them. Not in /tmp, which many mount without setid bits.
     """
-    place = daemon.top / "bait"
-    place.mkdir(mode=0o755)
-    for name, mode in (("setuid", 0o4755), ("setgid", 0o2755), ("capable", 0o755)):
-        shutil.copyfile(INTERPRETER, place / name)
-        os.chown(place / name, 0, 0)
-        os.chmod(place / name, mode)
-    # struct vfs_cap_data, version 2, effective: cap_setuid and cap_sys_admin.
-    mask = 1 << 7 | 1 << 21
-    value = struct.pack("<5I", 0x02000000 | 1, mask, 0, 0, 0)
-    os.setxattr(place / "capable", "security.capability", value)
-    name = daemon.policy(
-        "bait",
-        f'version = 1\n[match]\ncallers = ["*"]\n[files]\nread = ["...", "{place}"]\n',
-    )
-    return name, place
+    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="isolauncher-") as name:
+        place = Path(name)
+        bare = os.statvfs(place).f_flag & os.ST_NOSUID
+        need("/var/tmp is mounted nosuid" if bare else None)
+        place.chmod(0o755)
+        for file, mode in (("setuid", 0o4755), ("setgid", 0o2755), ("capable", 0o755)):
+            shutil.copyfile(INTERPRETER, place / file)
+            os.chown(place / file, 0, 0)
+            os.chmod(place / file, mode)
+        # struct vfs_cap_data, version 2, effective: cap_setuid and cap_sys_admin.
+        mask = 1 << 7 | 1 << 21
+        value = struct.pack("<5I", 0x02000000 | 1, mask, 0, 0, 0)
+        os.setxattr(place / "capable", "security.capability", value)
+        policy = daemon.policy(
+            "bait",
+            'version = 1\n[match]\ncallers = ["*"]\n'
+            f'[files]\nread = ["...", "{place}"]\n',
+        )
+        yield policy, place
 
 
 def _outside(path: Path) -> list[str]:

@@ -2,7 +2,8 @@
 """One daemon whose kernel can be spoilt, and a launch that uses every step.
 
 Where a table of calls is too long for every run, a run takes every Nth of them from
-an offset of its own; ISOLAUNCHER_OFFSET repeats one, and the `long` tests take all.
+an offset of its own (`every`), or those and the first of each kind (`some`).
+ISOLAUNCHER_OFFSET repeats one, and the `long` tests take all.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TypeVar
 
 import pytest
 from support.powers import landlock, need, sandboxes
-from support.spoiling import ALICE, Run, Spoilt, launch, spoilt_service
+from support.spoiling import ALICE, Call, Run, Spoilt, launch, spoilt_service
 
 T = TypeVar("T")
 
@@ -130,3 +131,15 @@ def every(table: Sequence[T], nth: int) -> Iterator[T]:
     offset = int(text) if text else time.time_ns() // 1000
     print(f"ISOLAUNCHER_OFFSET={offset % nth} takes {offset % nth}, every {nth}th")
     yield from table[offset % nth :: nth]
+
+
+def some(table: Sequence[Call], nth: int) -> list[Call]:
+    """The first call of each kind in each step, and every nth of all."""
+    chosen = set(every(range(len(table)), nth))
+    seen: set[tuple[str, str, str]] = set()
+    for number, call in enumerate(table):
+        kind = (call.actor, call.step, call.name)
+        if kind not in seen:
+            seen.add(kind)
+            chosen.add(number)
+    return [table[number] for number in sorted(chosen)]

@@ -374,6 +374,9 @@ def boarded(board: boards.Board) -> dict[int, list[int]]:
         if not name.isdigit() or int(name) == os.getpid():
             continue
         try:
+            # Only ours have it, and the maps of all would take longer than a launch.
+            if "/python" not in os.readlink(f"/proc/{name}/exe"):
+                continue
             if place in Path(f"/proc/{name}/maps").read_text():
                 status = Path(f"/proc/{name}/status").read_text()
                 line = status.partition("NSpid:")[2].partition("\n")[0]

@@ -19,10 +19,12 @@ from isolauncher.zygote import program, serve  # noqa: E402
 def plant():
     import os
 
-    from isolauncher.zygote import sets
+    from isolauncher.zygote import preload, sets
 
     names = sorted(n[:-3] for n in os.listdir(sys.argv[1]) if n.endswith(".py"))
     sets.SETS["python"] = (*sets.SETS["python"], *names)
+    # One of them may hang, and nobody else takes as long.
+    preload.preload.__kwdefaults__["time_limit_s"] = 3.0
 
 
 plant()
