@@ -4,9 +4,17 @@
 PYTHON := /usr/bin/python3
 VENV := .venv
 RUN_PACKAGES := python3 python3-prctl python3-pyroute2 python3-dbus python3-seccomp
+# A session without hardware and a real activity to open in it. The last two are what
+# Sugar's activities die without and Debian only suggests.
+DEMO_PACKAGES := xvfb dbus-daemon python3-xlib python3-gi xdg-dbus-proxy \
+	sugar-calculate-activity sugar-icon-theme sugar-themes \
+	python3-carquinyol telepathy-mission-control-5
 TEST_PACKAGES := python3-pip python3-venv python3-setuptools python3-wheel \
 	python3-pytest python3-pytest-timeout python3-hypothesis \
-	libnss-systemd bubblewrap acl groff-base zsh
+	libnss-systemd bubblewrap acl groff-base zsh \
+	$(DEMO_PACKAGES) xdotool sugar-log-activity sugar-memorize-activity \
+	sugar-terminal-activity gstreamer1.0-espeak gstreamer1.0-plugins-base \
+	gstreamer1.0-plugins-good
 BENCH_PACKAGES := bubblewrap
 TOOLS := ruff==0.8.6 mypy==1.14.1
 
@@ -45,9 +53,11 @@ setup: ## Installs what is missing and makes .venv, whose bin/isolauncher runs t
 $(VENV)/bin/isolauncher: Makefile
 	$(PYTHON) -m venv --without-pip --system-site-packages $(VENV)
 	@echo "$(CURDIR)" > $$(echo $(VENV)/lib/python3.*/site-packages)/isolauncher.pth
-	@printf '%s\n' '#!$(CURDIR)/$(VENV)/bin/python3 -I' 'import sys' '' \
-		'from isolauncher.cli.main import main' '' 'sys.exit(main())' > $@
-	@chmod 755 $@
+	@for command in cli.main:$@ session.service:$@-session; do \
+		printf '%s\n' '#!$(CURDIR)/$(VENV)/bin/python3 -I' 'import sys' '' \
+			"from isolauncher.$${command%%:*} import main" '' 'sys.exit(main())' \
+			> $${command#*:}; \
+		chmod 755 $${command#*:}; done
 
 tools: setup
 	$(call debian,$(TEST_PACKAGES))
@@ -58,12 +68,9 @@ tools: setup
 			"runpy.run_module('$$module', run_name='__main__')" > $(VENV)/bin/$$module; \
 		chmod 755 $(VENV)/bin/$$module; done
 
-demo: setup ## Launches a small program that prints what it can see, and the report on it.
-	@report=$$(mktemp) && trap 'rm -f "$$report"' EXIT \
-		&& $(VENV)/bin/isolauncher run --standalone --report "$$report" -- \
-			integration/demo/what_i_see.py \
-		&& printf '\nthe launch report\n' \
-		&& $(PYTHON) -m json.tool --indent 2 "$$report"
+demo: setup ## Opens Calculate in its sandbox, on a display of its own; shows the report.
+	$(call debian,$(DEMO_PACKAGES))
+	@$(PYTHON) integration/demo/calculate.py
 
 test: tools ## Runs every test but the long ones; as root, within ten minutes.
 	$(VENV)/bin/python3 -m pytest $(ARGS)

@@ -113,11 +113,13 @@ def _apply(step: plan.Step, c: Context) -> None:
             os.fchdir(c.root)
         case plan.Directory():
             k.mkdir(_inside(step.path), step.mode)
+            _give(step.path, step.owner, c)
         case plan.Symlink():
             k.symlink(step.target, _inside(step.path))
         case plan.WriteFile():
             # O_EXCL and O_NOFOLLOW in a tree that only this process has written to.
             k.create_file(_inside(step.path), step.data, step.mode)
+            _give(step.path, step.owner, c)
         case plan.MemoryFiles():
             attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
             if not step.executable:
@@ -128,6 +130,8 @@ def _apply(step: plan.Step, c: Context) -> None:
                     "size": str(step.size),
                     "nr_inodes": str(step.inodes),
                     "mode": f"{step.mode:o}",
+                    "uid": str(step.owner),
+                    "gid": str(step.owner),
                 },
                 attributes,
             )
@@ -261,6 +265,12 @@ def _inside(path: str) -> str:
     return "." + path
 
 
+def _give(path: str, owner: int, c: Context) -> None:
+    """To the activity, which cannot have put a link there yet: it has not begun."""
+    if owner:
+        c.kernel.chown(_inside(path), owner)
+
+
 def _allow(rules: tuple[plan.LandlockRule, ...], c: Context) -> None:
     for rule in rules:
         fd = os.open(rule.path, os.O_PATH | os.O_CLOEXEC)
@@ -356,13 +366,23 @@ def _mapping(step: plan.Attach, owner: int, c: Context) -> int:
     inner, uid, gid = c.identity
     if inner == owner and step.attributes & MOUNT_ATTR_RDONLY:
         return os.open(f"/proc/{c.stem}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    return user_namespace(
+        c.kernel, _exchange(owner, uid), _exchange(step.mapped_gid, gid)
+    )
+
+
+def user_namespace(kernel: Kernel, uid_map: bytes, gid_map: bytes) -> int:
+    """A descriptor of a new one with these maps, in which nobody is.
+
+    It takes a child, which ends before this returns.
+    """
     ready_read, ready_write = os.pipe2(os.O_CLOEXEC)
     done_read, done_write = os.pipe2(os.O_CLOEXEC)
     child = os.fork()
     if child == 0:
         try:
             os.close(done_write)
-            c.kernel.unshare(CLONE_NEWUSER)
+            kernel.unshare(CLONE_NEWUSER)
             os.write(ready_write, b"0")
             os.read(done_read, 1)
         except OSError as e:
@@ -375,9 +395,9 @@ def _mapping(step: plan.Attach, owner: int, c: Context) -> int:
         if refused:
             why = os.strerror(refused)
             raise OSError(refused, f"no user namespace to map its owner with: {why}")
-        c.kernel.write_file(f"/proc/{child}/setgroups", b"deny")
-        c.kernel.write_file(f"/proc/{child}/gid_map", _exchange(step.mapped_gid, gid))
-        c.kernel.write_file(f"/proc/{child}/uid_map", _exchange(owner, uid))
+        kernel.write_file(f"/proc/{child}/setgroups", b"deny")
+        kernel.write_file(f"/proc/{child}/gid_map", gid_map)
+        kernel.write_file(f"/proc/{child}/uid_map", uid_map)
         return os.open(f"/proc/{child}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     finally:
         os.close(ready_read)

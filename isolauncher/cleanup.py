@@ -46,6 +46,7 @@ async def adopt(daemon: Daemon) -> None:
     for name in records.names(daemon.run_dir):
         await _settle(daemon, name)
     await _cgroups(daemon)
+    daemon.scratch.sweep(records.names(daemon.run_dir))
     kept = _ledger(daemon)
     if kept:
         daemon.spawn(asyncio.create_task(_collect_later(daemon, kept)))
@@ -139,6 +140,7 @@ def _activity(name: str, record: records.Record, events: Events) -> Activity:
         id=name,
         caller_uid=number("caller_uid"),
         caller_gid=number("caller_gid"),
+        bundle_id=str(bundle_id) if (bundle_id := fields.get("bundle_id")) else None,
         policy=str(fields.get("policy")),
         policy_files=tuple(words("policy_files")),
         tier=str(fields.get("tier")),
@@ -153,6 +155,7 @@ def _activity(name: str, record: records.Record, events: Events) -> Activity:
             record=record,
         ),
         tied=fields.get("tied") is True,
+        scratch=fields.get("scratch") is True,
         client_pid=number("client_pid"),
         client_start=number("client_start"),
         started=_started(fields.get("started")),

@@ -8,7 +8,9 @@ exits nothing; the command line does both.
     connect   a connection to the daemon, or to nobody who only claims to be it
     ask       one question, every message of the answer (ps, stop, stats)
     prepare   what was typed → the message of a launch and its descriptors
+    prepare_bundle   the same for a Sugar bundle
     converse  sends it and stays until the program's end, over restarts of the daemon
+    accompany   the same for a bundle, which its client furnishes and may leave alone
 """
 
 from __future__ import annotations
@@ -21,10 +23,11 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import FrameType, TracebackType
 
-from . import paths, wire
+from . import paths, request, wire
 from .errors import (
     DaemonError,
     IsolauncherError,
@@ -147,7 +150,7 @@ def prepare(
     ``arguments[0]`` is the program, or the module. ``policy`` is a file if it has a
     slash or ends in ``.toml``, else a name. The caller closes the result.
     """
-    environment, dropped = _environment()
+    environment, dropped = own_environment()
     names = ["stdin", "stdout", "stderr"]
     fds = [0, 1, 2]
     program = arguments[0] if arguments else ""
@@ -216,6 +219,105 @@ def converse(
             talk.hang_up()
 
 
+def prepare_bundle(
+    bundle: str,
+    *,
+    id: str | None = None,
+    object_id: str | None = None,
+    uri: str | None = None,
+    invited: bool = False,
+    environment: Mapping[str, str] | None = None,
+    streams: tuple[int, int, int] = (0, 1, 2),
+) -> Launch:
+    """Open the directory ``bundle`` as the caller, and write the message of its launch.
+
+    ``environment`` None: this process's own. The caller closes the result.
+    """
+    own, dropped = own_environment() if environment is None else (environment, ())
+    try:
+        fd = os.open(bundle, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        raise ProgramNotFound(
+            f"{bundle}: there is no such bundle",
+            code="bundle-not-found",
+            hint="name its directory, or the id of a bundle that is installed",
+        ) from None
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ProgramNotExecutable(
+            f"{bundle} cannot be opened: {why}", code="bundle-not-permitted"
+        ) from None
+    asked = request.Launch(
+        id=id,
+        object_id=object_id,
+        uri=uri,
+        invited=invited,
+        environment=own,
+        umask=_umask(),
+        descriptors=request.BUNDLE_DESCRIPTORS,
+    )
+    return Launch(
+        message=request.encode(asked), fds=(*streams, fd), dropped=tuple(dropped)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Furniture:
+    """The answer to what was granted; ``fds`` are closed once they are sent."""
+
+    message: Mapping[str, object]
+    fds: tuple[int, ...]
+
+
+def accompany(
+    sock: socket.socket,
+    launch: Launch,
+    *,
+    furnish: Callable[..., Furniture],
+    started: Callable[[Mapping[str, object]], None],
+    reconnect: Callable[[], socket.socket],
+    tell: Callable[[str], None],
+) -> End:
+    """Launch a bundle over ``sock`` and return how it ended. Closes ``sock``.
+
+    ``furnish`` is called with what the daemon grants, and once more with a directory
+    to work in if the first one will not do; ``started`` with its word that the
+    activity runs. No signal is passed on, so that any thread may do this: what
+    happens to it does not concern the activity.
+    """
+    with _Nobody() as signals:
+        talk = _Conversation(sock, signals, reconnect, tell, furnish, started)
+        try:
+            try:
+                wire.send(sock, launch.message, launch.fds)
+            except WireError as error:
+                if error.code != "wire-closed":
+                    raise _explained(error, launch) from None
+            launch.close()
+            return talk.until_the_end()
+        finally:
+            talk.hang_up()
+
+
+def attend(
+    sock: socket.socket,
+    id: str,
+    *,
+    started: Callable[[Mapping[str, object]], None],
+    reconnect: Callable[[], socket.socket],
+    tell: Callable[[str], None],
+) -> End:
+    """How the activity ``id``, which somebody else has launched, ends."""
+    with _Nobody() as signals:
+        talk = _Conversation(sock, signals, reconnect, tell, None, started)
+        try:
+            with suppress(WireError):  # why it hung up is to be read
+                wire.send(sock, {"version": wire.VERSION, "verb": "attach", "id": id})
+            return talk.until_the_end()
+        finally:
+            talk.hang_up()
+
+
 def refusal(reply: Mapping[str, object]) -> IsolauncherError:
     """The error that a ``refused`` event tells of."""
     return from_fields({"message": "refused", "step": "launch", **reply})
@@ -226,9 +328,11 @@ class _Conversation:
     """One launch over one or, when the daemon restarts, several connections."""
 
     sock: socket.socket | None
-    signals: _Signals
+    signals: _Signals | _Nobody
     reconnect: Callable[[], socket.socket] | None
     tell: Callable[[str], None]
+    furnish: Callable[..., Furniture] | None = None
+    started: Callable[[Mapping[str, object]], None] | None = None
     id: str | None = None
     # Signals wait until the daemon has something to deliver them to.
     listening: bool = False
@@ -250,9 +354,9 @@ class _Conversation:
                 raise self._interrupted(name)
             else:
                 try:
-                    message = wire.try_recv(self.sock)
+                    message = wire.try_recv(self.sock, max_fds=1)
                     if message is not None:
-                        end = self._hear(message.fields)
+                        end = self._hear(message.fields, message.fds)
                         if end is not None:
                             return end
                     self._forward()
@@ -301,7 +405,7 @@ class _Conversation:
             step="launch",
         )
 
-    def _hear(self, fields: Mapping[str, object]) -> End | None:
+    def _hear(self, fields: Mapping[str, object], fds: tuple[int, ...]) -> End | None:
         event = fields.get("event")
         report = fields.get("report")
         found = report if isinstance(report, dict) else None
@@ -310,15 +414,33 @@ class _Conversation:
             self.lost = False
         self.retry_after = FIRST_RETRY
         if event == "started":
+            again = self.id is not None
             self.id = _string(fields, "id", "")
             self.listening = True
             self.give_up_at = None
+            if self.started is not None and not again:
+                self.started(fields)
+            return None
+        if (
+            event in ("granted", "copy")
+            and self.furnish is not None
+            and self.sock is not None
+        ):
+            try:
+                brought = self.furnish(fields, *fds)
+            finally:
+                wire.close_all(fds)
+            try:
+                wire.send(self.sock, brought.message, brought.fds)
+            finally:
+                wire.close_all(brought.fds)
             return None
         if event == "exited":
             return End(_status(fields), found)
         if event == "refused":
             error = refusal(fields)
             return End(error.exit_status, found, error)
+        wire.close_all(fds)
         raise DaemonError(
             "the daemon said something that this client does not understand",
             code="daemon-unknown-event",
@@ -382,6 +504,23 @@ class _Conversation:
             if error.code != "wire-closed":
                 raise
             # Read next: either why it was refused, or that it has gone again.
+
+
+class _Nobody:
+    """In the place of `_Signals`: none arrives."""
+
+    def __init__(self) -> None:
+        self.fd = -1
+
+    def __enter__(self) -> _Nobody:
+        self.fd = os.eventfd(0, os.EFD_CLOEXEC)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        os.close(self.fd)
+
+    def arrived(self) -> Iterator[str]:
+        return iter(())
 
 
 class _Signals:
@@ -507,7 +646,7 @@ def _open_policy(file: str) -> int:
         ) from None
 
 
-def _environment() -> tuple[dict[str, str], tuple[str, ...]]:
+def own_environment() -> tuple[dict[str, str], tuple[str, ...]]:
     """The caller's variables, and the names that no policy could keep.
 
     Shells export functions under names such as ``BASH_FUNC_x%%``.

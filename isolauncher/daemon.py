@@ -29,8 +29,10 @@ from typing import assert_never
 from . import (
     cgroups,
     cleanup,
+    consult,
     descriptors,
     foreign,
+    furniture,
     host,
     kernel,
     launch,
@@ -56,15 +58,32 @@ from .errors import (
 from .identity import Ledger
 from .launch import Activity
 from .log import JOURNAL, Log
+from .opener import Opener
 from .policy.load import PolicyStore
-from .request import Attach, Caller, Ps, Request, Signal, Stats, Stop, parse
+from .request import (
+    FURNITURE,
+    Attach,
+    Caller,
+    Furnish,
+    Ps,
+    Request,
+    Signal,
+    Stats,
+    Stop,
+    parse,
+    parse_furnish,
+)
+from .request import Launch as Bundled
 from .request import parse_signal as read_signal
 from .sandbox import send_signal
+from .scratch import Scratch
 from .stats import Launch, Launches
 from .zygote.program import available_locales
 
 REMEMBER_S = 60
 """How long the end of an adopted activity waits for its client to ask."""
+ASK_S = 5
+"""How long the end of a bundle waits for who had it launched by somebody else."""
 ACCEPT_AGAIN_S = 0.2
 RECONNECT_S = 10
 """How long a client has to come back after the daemon was restarted."""
@@ -107,6 +126,7 @@ class Daemon:
             userdb_dir=self._userdb(),
         )
         self.outside = launch.new_outside()
+        self.scratch = Scratch(self.kernel, self.run_dir)
         self.parents = self._cgroup_parents()
         self.pool = pool.Pool(log, command=command, died=self._zygote_died)
         self.rooms = rooms.Rooms(
@@ -169,6 +189,8 @@ class Daemon:
         return {
             "id": activity.id,
             **rooms.describe(self, activity.room, activity.room.facts.caller),
+            "bundle_id": activity.bundle_id,
+            "scratch": activity.scratch,
             "policy": activity.policy,
             "policy_files": list(activity.policy_files),
             "tier": activity.tier,
@@ -252,6 +274,8 @@ class Daemon:
     async def _abandon(self, activity: Activity) -> None:
         try:
             await rooms.dissolve(self, activity.room)
+            if activity.scratch:
+                self.scratch.remove(activity.id)
         finally:
             # Even where the ledger could not be written: whoever waits must hear.
             self.activities.pop(activity.id, None)
@@ -271,6 +295,8 @@ class Daemon:
             events = {**sandbox.last_words(), **records.read(record)}
             activity.status = cleanup.exit_status(events)
             await rooms.dissolve(self, activity.room)
+            if activity.scratch:
+                self.scratch.remove(activity.id)
         finally:
             activity.state = "exited"
             activity.ended.set()
@@ -283,9 +309,11 @@ class Daemon:
             uid=activity.room.uid,
             caller=activity.caller_uid,
         )
-        if activity.clients == 0 and activity.tied:
-            # A client that is reconnecting may still ask how it ended.
-            await self._or_closing(REMEMBER_S)
+        alone = activity.clients == 0 and activity.tied
+        if alone or activity.bundle_id is not None:
+            # A client that is reconnecting may still ask how it ended; one that has
+            # another launch a bundle for it has not asked yet.
+            await self._or_closing(REMEMBER_S if alone else ASK_S)
         if self.activities.get(activity.id) is activity:
             del self.activities[activity.id]
 
@@ -480,17 +508,20 @@ class Daemon:
             ) from None
         received = list(message.fds)
         try:
-            # Before any other look at them, which may be one too many.
-            for why in filter(None, map(foreign.served, received)):
-                raise RequestError(
-                    f"a descriptor lies {why}",
-                    code="foreign-mount",
-                    hint="pass it through a pipe, or copy the program to a disk",
-                )
+            _refuse_served(received)
             asked = parse(message.fields, len(received))
             match asked:
                 case Request():
-                    await self._run(channel, asked, received, caller, received_us)
+                    fds = dict(zip(asked.descriptors, received, strict=True))
+                    wanted = launch.to_run(self, asked, fds, caller)
+                    await self._run(channel, wanted, received, caller, received_us)
+                case Bundled():
+                    wanted = await self._consult(channel, asked, received, caller)
+                    try:
+                        await self._run(channel, wanted, received, caller, received_us)
+                    finally:
+                        if wanted.scratch and wanted.id not in self.activities:
+                            self.scratch.remove(str(wanted.id))
                 case Attach():
                     await self._attach(channel, asked, caller)
                 case Ps():
@@ -506,18 +537,71 @@ class Daemon:
             # up descriptors whose end does not come.
             await foreign.close(received)
 
+    async def _consult(
+        self, channel: Channel, asked: Bundled, received: list[int], caller: Caller
+    ) -> launch.Wanted:
+        """Tell the caller what governs its bundle, and take what it furnishes.
+
+        What comes is added to ``received``.
+        """
+        fds = dict(zip(asked.descriptors, received, strict=True))
+        looking = Opener(self.openers, caller)
+        made = False
+        try:
+            consulted = await consult.look(self, asked, fds, caller, looking)
+            self.refuse_taken(consulted.activity_id)
+            channel.send(consulted.granted())
+            furnish, brought = await self._furnished(channel, received)
+            if self._needs_scratch(brought):
+                scratch = self.scratch.make(
+                    consulted.activity_id, caller, consulted.policy.view.data
+                )
+                made = True
+                try:
+                    channel.send({"event": "copy"}, [scratch])
+                finally:
+                    os.close(scratch)
+                furnish, brought = await self._furnished(channel, received)
+            wanted = await consult.complete(consulted, furnish, brought, looking)
+            return replace(wanted, scratch=made)
+        except BaseException:
+            if made:
+                self.scratch.remove(consulted.activity_id)
+            raise
+        finally:
+            looking.close()
+
+    async def _furnished(
+        self, channel: Channel, received: list[int]
+    ) -> tuple[Furnish, dict[str, int]]:
+        """What came next, by name; its descriptors are added to ``received``."""
+        try:
+            async with asyncio.timeout(self.config.limits.message_ms / 1000):
+                message = await channel.recv(max_fds=len(FURNITURE))
+        except TimeoutError:
+            raise RequestError(
+                "nothing was furnished in time", code="request-timeout"
+            ) from None
+        received += message.fds
+        _refuse_served(message.fds)
+        furnish = parse_furnish(message.fields, len(message.fds))
+        return furnish, dict(zip(furnish.descriptors, message.fds, strict=True))
+
+    def _needs_scratch(self, brought: Mapping[str, int]) -> bool:
+        named = (brought[n] for n in furniture.DIRECTORIES if n in brought)
+        return not all(self.scratch.mappable(fd) for fd in named)
+
     async def _run(
         self,
         channel: Channel,
-        request: Request,
+        wanted: launch.Wanted,
         received: list[int],
         caller: Caller,
         received_us: int,
     ) -> None:
-        """``received``: the request's descriptors, taken out once they are closed."""
-        fds = dict(zip(request.descriptors, received, strict=True))
+        """``received``: the caller's descriptors, taken out once they are closed."""
         launching = asyncio.create_task(
-            launch.launch(self, request, fds, caller, received_us)
+            launch.launch(self, wanted, caller, received_us)
         )
         # A client that goes away while it waits ends the launch. It may say nothing
         # before "started"; what it says after that is a signal.
@@ -527,7 +611,7 @@ class Daemon:
                 (launching, watching), return_when=asyncio.FIRST_COMPLETED
             )
             if not launching.done():
-                self.log.event("client-gone", caller=caller.uid, id=request.id)
+                self.log.event("client-gone", caller=caller.uid, id=wanted.id)
                 raise WireError("the client went away", code="wire-closed")
             activity = launching.result()
         finally:
@@ -578,7 +662,12 @@ class Daemon:
         try:
             with suppress(WireError):  # who has gone already is not heard either
                 channel.send(
-                    {"event": "started", "id": activity.id, "pid": activity.pid}
+                    {
+                        "event": "started",
+                        "id": activity.id,
+                        "pid": activity.pid,
+                        "uid": activity.room.uid,
+                    }
                 )
             await asyncio.wait((ended, hearing), return_when=asyncio.FIRST_COMPLETED)
             if not activity.ended.is_set():
@@ -632,7 +721,7 @@ class Daemon:
         rows = [
             {
                 "id": a.id,
-                "bundle_id": None,
+                "bundle_id": a.bundle_id,
                 "pid": a.pid or None,
                 "uid": a.room.uid,
                 "caller_uid": a.caller_uid,
@@ -711,6 +800,7 @@ class Daemon:
         await self.rooms.close()
         await self.pool.close()
         self.openers.close()
+        self.scratch.close()
         self.log.close()
         self.ledger.close()
         self.store.close()
@@ -731,6 +821,16 @@ def _where(error: BaseException) -> str:
 
 def _starting(activities: Iterable[Activity]) -> int:
     return sum(a.state == "starting" for a in activities)
+
+
+def _refuse_served(fds: Iterable[int]) -> None:
+    """Before any other look at them, which may be one too many."""
+    for why in filter(None, map(foreign.served, fds)):
+        raise RequestError(
+            f"a descriptor lies {why}",
+            code="foreign-mount",
+            hint="pass it through a pipe, or copy the program to a disk",
+        )
 
 
 def _may(caller: Caller, activity: Activity) -> bool:

@@ -18,8 +18,8 @@ LAUNCH = 96
 
 Each path that it shows is opened once by the caller's rights and cloned once.
 """
-CONNECTION = 8
-"""Its socket and what may come with a request, with one to spare."""
+CONNECTION = 14
+"""Its socket and what may come with its messages, an opener's two, one to spare."""
 LEAST = 256
 """Below this a daemon could not serve two at a time."""
 

@@ -5,6 +5,7 @@
     ├── RequestError      what a caller asked cannot be understood or is out of bounds
     ├── NotAllowed        understood, but this caller may not
     ├── PolicyError       one or more policy files are unusable (all their mistakes)
+    ├── BundleError       a bundle's files cannot be read, or are not what Sugar takes
     ├── IdentityError     no uid can be given
     ├── HostError         this machine cannot do what a policy requires
     ├── StepError         a step of a plan failed; nothing of the activity ran
@@ -21,6 +22,7 @@ child turn them into an exit status.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -86,6 +88,22 @@ def from_fields(fields: Mapping[str, object]) -> IsolauncherError:
     )
 
 
+_LINE = re.compile(
+    r"(?P<step>[^:]*): (?P<message>.*?)(?: \((?P<hint>.*)\))?"
+    r"  \[(?P<code>[a-z0-9-]+)\]",
+    re.DOTALL,
+)
+
+
+def from_line(line: str) -> IsolauncherError:
+    """The error whose `IsolauncherError.line` that is, or one with it as message."""
+    match = _LINE.fullmatch(line)
+    if match is None:
+        return IsolauncherError(line, code="unknown")
+    not_found = match["code"].endswith("-not-found")
+    return from_fields({**match.groupdict(""), "exit_status": 127 * not_found})
+
+
 class RequestError(IsolauncherError):
     default_step = "request"
 
@@ -129,6 +147,10 @@ class PolicyError(IsolauncherError):
             hint=first.hint,
         )
         self.mistakes = mistakes
+
+
+class BundleError(IsolauncherError):
+    default_step = "bundle"
 
 
 class IdentityError(IsolauncherError):

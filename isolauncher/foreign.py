@@ -67,16 +67,38 @@ def served(fd: int) -> str | None:
     kind = kernel.file_system(fd)
     if kind not in (kernel.FUSE_SUPER_MAGIC, kernel.OVERLAYFS_SUPER_MAGIC):
         return None
-    with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as f:
-        mount = next(line.split()[1] for line in f if line.startswith("mnt_id:"))
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as f:
-        options = [line.split()[-1] for line in f if line.split(" ", 1)[0] == mount]
-    if not options:
+    here = mount(fd)
+    if here is None:
         return "in another mount namespace, on a file system that may not answer"
-    words = options[0].split(",")
-    if "allow_other" in words and "user_id=0" not in words:
+    if "allow_other" in here[1] and is_a_persons(here):
         return "on a file system that a person's program serves"
     return None
+
+
+def mount(fd: int) -> tuple[str, frozenset[str]] | None:
+    """The kind of file system that ``fd`` lies on, and its options (proc(5)).
+
+    None: not mounted in our own mount namespace. No server is asked.
+    """
+    wanted = mount_id(fd)
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as f:
+        for line in f:
+            if line.split(" ", 1)[0] == wanted:
+                words = line.partition(" - ")[2].split()
+                return words[0], frozenset(words[-1].split(","))
+    return None
+
+
+def mount_id(fd: int) -> str:
+    """The kernel's number of the mount; no other has it while ``fd`` is open."""
+    with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as f:
+        return next(line.split()[1] for line in f if line.startswith("mnt_id:"))
+
+
+def is_a_persons(here: tuple[str, frozenset[str]]) -> bool:
+    """Whether a program of another than root serves what `mount` told of (FUSE)."""
+    kind, options = here
+    return kind.partition(".")[0].startswith("fuse") and "user_id=0" not in options
 
 
 def _closes_at_once(fd: int) -> bool:

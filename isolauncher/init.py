@@ -196,7 +196,8 @@ def _accompany(
         record = more["record"]
         _name(rest.id, c.kernel)
         c.descriptors |= more
-        c.keep |= {record}
+        # Whoever waits at the other end of the second learns that all this has ended.
+        c.keep |= {more[name] for name in ("record", "hold") if name in more}
         walk("init", rest.steps, c, baton)
         _tell("left", channel, c)
     except Gone:

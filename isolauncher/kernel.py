@@ -77,6 +77,7 @@ FSCONFIG_CMD_CREATE = 6
 MS_REC = 0x4000
 MS_PRIVATE = 1 << 18
 MNT_DETACH = 2
+UMOUNT_NOFOLLOW = 8
 RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
@@ -167,6 +168,7 @@ class Kernel(Protocol):
     def join_session_keyring(self) -> None: ...
     def mkdir(self, path: str, mode: int) -> None: ...
     def symlink(self, target: str, path: str) -> None: ...
+    def chown(self, path: str, owner: int) -> None: ...
     def write_file(self, path: str, data: bytes) -> None: ...
     def create_file(self, path: str, data: bytes, mode: int) -> None: ...
     def unshare(self, flags: int) -> None: ...
@@ -185,6 +187,7 @@ class Kernel(Protocol):
         self, fd: int, *, set_: int, recursive: bool, userns: int = -1
     ) -> None: ...
     def move_mount(self, fd: int, target: int) -> None: ...
+    def unmount(self, path: str) -> None: ...
     def openat2(self, dirfd: int, path: str, flags: int, resolve: int) -> int: ...
     def pivot_root(self, new: int) -> None: ...
     def sethostname(self, name: str) -> None: ...
@@ -323,6 +326,9 @@ class Linux:
     def symlink(self, target: str, path: str) -> None:
         os.symlink(target, path)
 
+    def chown(self, path: str, owner: int) -> None:
+        os.chown(path, owner, owner, follow_symlinks=False)
+
     def write_file(self, path: str, data: bytes) -> None:
         # One write(2), unbuffered: the id maps and cgroup files take their value in a
         # single call, and a buffered close would lose the error.
@@ -438,6 +444,10 @@ class Linux:
             b"",
             ctypes.c_uint(flags),
         )
+
+    def unmount(self, path: str) -> None:
+        flags = MNT_DETACH | UMOUNT_NOFOLLOW
+        _check(_libc.umount2(os.fsencode(path), ctypes.c_int(flags)), "umount2")
 
     def openat2(self, dirfd: int, path: str, flags: int, resolve: int) -> int:
         how = _OpenHow(flags=flags | os.O_CLOEXEC, resolve=resolve)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Literal
 from . import (
     filters,
     foreign,
+    furniture,
     kernel,
     opener,
     plan,
@@ -29,6 +30,7 @@ from . import (
     verify,
     view,
 )
+from .bundle import Bundle
 from .errors import (
     IsolauncherError,
     RequestError,
@@ -36,7 +38,7 @@ from .errors import (
 )
 from .policy import choose, environment
 from .policy.model import Policy
-from .request import Caller, Request
+from .request import Caller, Furnish, ProgramKind, Request, TierName
 from .zygote import program as programs
 
 if TYPE_CHECKING:
@@ -60,6 +62,7 @@ class Activity:
     id: str
     caller_uid: int
     caller_gid: int
+    bundle_id: str | None
     policy: str
     policy_files: tuple[str, ...]
     tier: str
@@ -67,6 +70,7 @@ class Activity:
     program: list[str]
     room: rooms.Room
     tied: bool
+    scratch: bool = False
     client_pid: int = 0
     client_start: int = 0
     started: float = 0.0
@@ -95,7 +99,7 @@ class Activity:
             "version": 1,
             "activity": {
                 "id": self.id,
-                "bundle_id": None,
+                "bundle_id": self.bundle_id,
                 "program": self.program,
                 "pid": self.pid or None,
                 "tier": self.tier,
@@ -131,58 +135,111 @@ class _Clock:
         self.last = now
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What is to run and under which policy, whoever asked for it and how.
+
+    ``variables`` is its environment, ``not_kept`` what it will not have of what was
+    asked for. ``path`` is the program's inside, where it is known already. ``fds``
+    are the caller's descriptors by name. ``bundle`` and what came for it are of a
+    Sugar bundle only, and so is the home that is made for it.
+    """
+
+    policy: Policy
+    variables: Mapping[str, str]
+    not_kept: tuple[plan.Skipped, ...]
+    program_kind: ProgramKind
+    argv: tuple[str, ...]
+    fds: Mapping[str, int]
+    id: str | None
+    umask: int
+    tied: bool
+    tier: TierName | None = None
+    lease_key: str | None = None
+    path: str = ""
+    cwd: str = "/"
+    bundle: Bundle | None = None
+    asked: Furnish | None = None
+    at: furniture.Place | None = None
+    scratch: bool = False
+
+
+def to_run(
+    daemon: Daemon, request: Request, fds: Mapping[str, int], caller: Caller
+) -> Wanted:
+    """A program, by its name, its file or its module."""
+    policy = _policy(daemon, request, fds, caller)
+    variables, dropped = environment.build(policy, request.environment, request.setenv)
+    lease_key = None
+    if policy.identity.uid == "bundle":
+        # Not a bundle: the program is what keeps its uid from run to run.
+        lease_key = f"run:{policy.name}:{request.program_kind}:{request.argv[0]}"
+    return Wanted(
+        policy=policy,
+        variables=variables,
+        not_kept=tuple(not_kept(request.setenv, dropped)),
+        program_kind=request.program_kind,
+        argv=request.argv,
+        fds=fds,
+        id=request.id,
+        umask=request.umask,
+        tied=request.tied,
+        tier=request.tier,
+        lease_key=lease_key,
+        cwd=view.cwd(fds),
+    )
+
+
 async def launch(
-    daemon: Daemon,
-    request: Request,
-    fds: Mapping[str, int],
-    caller: Caller,
-    received_us: int,
+    daemon: Daemon, wanted: Wanted, caller: Caller, received_us: int
 ) -> Activity:
-    """Launch; returns the running activity. ``fds`` stay the caller's to close.
+    """Launch; returns the running activity. The descriptors stay who's they are.
 
     Raises the IsolauncherError that tells what failed; then nothing is left of it.
     """
     clock = _Clock(received_us)
     clock.lap("queue")
-    policy = _policy(daemon, request, fds, caller)
-    variables, dropped = environment.build(policy, request.environment, request.setenv)
+    policy, fds = wanted.policy, wanted.fds
     # Refused before anything is made for it, if it cannot be compiled.
     filters.compile(policy.kernel.syscalls)
     for name in ("stdin", "stdout", "stderr"):
         _check_stream(name, fds[name], network=policy.network == "host")
-    tier, why_exec = _tier(daemon, request, policy, variables)
+    tier, why_exec = _tier(daemon, wanted)
     made_from = rooms.facts(
         daemon,
         policy,
         caller,
-        home=variables.get("HOME", "/"),
+        home=wanted.at.home if wanted.at else wanted.variables.get("HOME", "/"),
+        own_home=wanted.at is not None,
         set_name=policy.preload.set if tier == "fork" else pool.BARE,
-        lease_key=_lease_key(policy, request),
+        lease_key=wanted.lease_key,
     )
     # A room's own id, where the caller has no other in mind: its lease has it already.
     likely = daemon.rooms.find(made_from)
-    activity_id = request.id or (likely.id if likely else rooms.new_id())
+    activity_id = wanted.id or (likely.id if likely else rooms.new_id())
     if likely is None or activity_id != likely.id:
         daemon.refuse_taken(activity_id)
     activity = Activity(
         id=activity_id,
         caller_uid=caller.uid,
         caller_gid=caller.gid,
+        bundle_id=wanted.bundle.bundle_id if wanted.bundle else None,
         policy=policy.name,
         policy_files=policy.files,
         tier=tier,
         path="exec" if tier == "exec" else "demand",
-        program=list(request.argv),
+        program=list(wanted.argv),
         room=rooms.Room(id=activity_id),
-        tied=request.tied,
+        scratch=wanted.scratch,
+        tied=wanted.tied,
         client_pid=caller.pid,
         client_start=records.start_time(caller.pid),
         started=asyncio.get_running_loop().time(),
     )
-    not_kept = list(_not_kept(request, dropped))
+    skipped = list(wanted.not_kept)
     if why_exec:
-        not_kept.append(plan.Skipped(what="tier fork", why=why_exec))
-    activity.skipped = list(not_kept)
+        skipped.append(plan.Skipped(what="tier fork", why=why_exec))
+    activity.skipped = list(skipped)
     daemon.add(activity)
     clock.lap("plan")
     program: opener.Program | None = None
@@ -191,18 +248,18 @@ async def launch(
             program = await _room(daemon, activity, made_from, fds.get("program"))
             clock.lap("fork")
             try:
-                await _road(activity, daemon, request, fds, program, variables, clock)
+                await _road(activity, daemon, wanted, program, clock)
             except _Stale:
                 # Nothing of the activity has run. Once more, in a room of its own.
                 rooms.close_program(program)
                 program = None
                 await _leave_room(daemon, activity)
-                activity.skipped = list(not_kept)
+                activity.skipped = list(skipped)
                 program = await rooms.prepare(
                     daemon, activity.room, made_from, fds.get("program")
                 )
                 clock.lap("fork")
-                await _road(activity, daemon, request, fds, program, variables, clock)
+                await _road(activity, daemon, wanted, program, clock)
     except TimeoutError:
         await daemon.abandon(activity)
         raise StepError(
@@ -294,20 +351,13 @@ async def _leave_room(daemon: Daemon, activity: Activity) -> None:
         activity.path = "demand"
 
 
-def _lease_key(policy: Policy, request: Request) -> str | None:
-    if policy.identity.uid != "bundle":
-        return None
-    # Not a bundle: the program is what keeps its uid from run to run.
-    return f"run:{policy.name}:{request.program_kind}:{request.argv[0]}"
-
-
-def _not_kept(
-    request: Request, dropped: tuple[tuple[str, str], ...]
+def not_kept(
+    setenv: Mapping[str, str], dropped: Iterable[tuple[str, str]]
 ) -> Iterator[plan.Skipped]:
     """What was asked for by name, one by one; of the rest of a shell's, one line."""
     others: dict[str, list[str]] = {}
     for name, why in dropped:
-        if name in request.setenv:
+        if name in setenv:
             yield plan.Skipped(what=f"environment variable {name}", why=why)
         else:
             others.setdefault(why, []).append(name)
@@ -332,16 +382,14 @@ def _policy(
     return choose.for_run(daemon.store, caller=caller, name=request.policy).policy
 
 
-def _tier(
-    daemon: Daemon, request: Request, policy: Policy, variables: Mapping[str, str]
-) -> tuple[Literal["fork", "exec"], str]:
+def _tier(daemon: Daemon, wanted: Wanted) -> tuple[Literal["fork", "exec"], str]:
     """A policy's exec cannot be asked away; its fork can."""
-    if policy.preload.tier == "exec":
-        asked = 'the policy says "exec"' if request.tier == "fork" else ""
+    if wanted.policy.preload.tier == "exec":
+        asked = 'the policy says "exec"' if wanted.tier == "fork" else ""
         return "exec", asked
-    if request.tier == "exec":
+    if wanted.tier == "exec":
         return "exec", ""
-    why = programs.needs_exec(variables, daemon.locales)
+    why = programs.needs_exec(wanted.variables, daemon.locales)
     return ("exec", why) if why else ("fork", "")
 
 
@@ -389,10 +437,8 @@ def _check_stream(name: str, fd: int, *, network: bool) -> None:
 async def _road(
     activity: Activity,
     daemon: Daemon,
-    request: Request,
-    fds: Mapping[str, int],
+    wanted: Wanted,
     program: opener.Program | None,
-    variables: Mapping[str, str],
     clock: _Clock,
 ) -> None:
     """From a room to a running program: seal, verify, hand over, go."""
@@ -404,10 +450,12 @@ async def _road(
     activity.skipped += room.skipped
     mounts = view.Mounts(daemon.kernel)
     try:
-        rest = _rest(activity, daemon, request, fds, program, variables, mounts)
+        rest = _rest(activity, daemon, wanted, program, mounts)
         record.append("planned", daemon.describe(activity))
-        for_stem = {name: fds[name] for name in ("stdin", "stdout", "stderr")}
+        for_stem = {name: wanted.fds[name] for name in ("stdin", "stdout", "stderr")}
         for_init = {**mounts.fds, "record": record.fd}
+        if "hold" in wanted.fds:
+            for_init["hold"] = wanted.fds["hold"]
         if program is not None and program.fd >= 0:
             for_init["program:read"] = program.fd
         sent = {n: rooms.file_of(fd) for n, fd in {**for_init, **for_stem}.items()}
@@ -463,10 +511,8 @@ async def _road(
 def _rest(
     activity: Activity,
     daemon: Daemon,
-    request: Request,
-    fds: Mapping[str, int],
+    wanted: Wanted,
     program: opener.Program | None,
-    variables: Mapping[str, str],
     mounts: view.Mounts,
 ) -> plan.Rest:
     """The part of the plan that the request makes."""
@@ -476,34 +522,53 @@ def _rest(
     assert room.visible is not None  # noqa: S101
     assert room.facts is not None  # noqa: S101
     policy = room.facts.policy
-    shown = None
-    path = ""
-    if program is not None:
-        path = view.program_path(fds["program"])
-        root = room.sandbox.open_root()
-        try:
+    path, variables = wanted.path, dict(wanted.variables)
+    brought = plan.Furniture()
+    root = room.sandbox.open_root()
+    try:
+        if program is not None:
+            path = view.program_path(wanted.fds["program"])
             shown = view.show_program(
-                mounts, program, fds["program"], room.visible, root, room.facts.caller
+                mounts,
+                program,
+                wanted.fds["program"],
+                room.visible,
+                root,
+                room.facts.caller,
             )
-        finally:
-            os.close(root)
+            brought = plan.Furniture(trees=(shown,) if shown else ())
+        elif wanted.bundle is not None and wanted.asked is not None and wanted.at:
+            furnished = furniture.furnish(
+                mounts,
+                bundle=wanted.bundle,
+                asked=wanted.asked,
+                fds=wanted.fds,
+                at=wanted.at,
+                caller=room.facts.caller,
+                visible=room.visible,
+                root=root,
+            )
+            brought = furnished.furniture
+            variables |= furnished.variables
+    finally:
+        os.close(root)
     return plan.rest(
         activity_id=activity.id,
         within=room.planned,
         view=room.visible,
-        program=shown,
+        furniture=brought,
         filter_=rooms.compiled_filter(policy),
         start=plan.Start(
-            program_kind=request.program_kind,
+            program_kind=wanted.program_kind,
             path=path,
-            argv=request.argv,
+            argv=wanted.argv,
             environment=tuple(sorted(variables.items())),
-            cwd=view.cwd(fds),
+            cwd=wanted.cwd,
             tier="exec" if activity.tier == "exec" else "fork",
             hostname=policy.hostname,
             preload=policy.preload.set,
         ),
-        umask=request.umask,
+        umask=wanted.umask,
         init_uid=room.facts.machine.init_uid,
     )
 

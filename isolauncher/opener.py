@@ -14,6 +14,7 @@ an activity that may write in a directory could lead its next launch elsewhere.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import posixpath
 import signal
@@ -24,7 +25,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, NoReturn, TypeVar
 
-from . import kernel, wire
+from . import bundledir, kernel, wire
+from .bundle import MAX_BYTES, Found
 from .channel import leave, readable
 from .errors import (
     IsolauncherError,
@@ -41,6 +43,10 @@ PATIENCE_S = 5
 MAX_LINKS = 40
 MAX_OPENED = 200
 MAX_STUCK = 32
+MAX_CHECKED = 8
+
+Kind = Literal["own-directory", "readable-directory", "socket", "pipe"]
+"""What a descriptor must be to the caller who sent it; see `Opener.check`."""
 
 # pidfd → the caller's uid, of each child that did not answer and has not ended: a file
 # system of the caller's own (FUSE) can hold one beyond SIGKILL, as long as it likes.
@@ -165,11 +171,40 @@ class Opener:
         hangs).
         """
         question = {"wants": [[w.path, w.writable] for w in wants]}
-        return _read_answer(await self._ask(question, program))
+        return _read_answer(await self._ask(question, _maybe(program)))
 
     async def open_program(self, program: int) -> Program | None:
         """The program alone, with nothing new to open."""
-        return _read_answer(await self._ask({"wants": []}, program))[1]
+        return _read_answer(await self._ask({"wants": []}, [program]))[1]
+
+    async def check(self, wanted: tuple[tuple[str, Kind], ...], fds: list[int]) -> None:
+        """RequestError unless each of ``fds`` is of its kind to the caller."""
+        _read_answer(await self._ask({"wants": [], "check": wanted}, fds))
+
+    async def open_bundle(self, bundle: int) -> Found:
+        """Look into the bundle whose directory ``bundle`` is; it stays the asker's.
+
+        Raises what `bundledir.look` does, and StepError as `open` does.
+        """
+        bundledir.check_mount(bundle)
+        answer = await self._ask({"bundle": None}, [bundle])
+        try:
+            fields = _told(answer, "bundle")
+            info, *rest = (os.pread(fd, MAX_BYTES + 1, 0) for fd in answer.fds)
+            permissions = rest[0] if rest else None
+            return Found(info=info, permissions=permissions, **fields)  # type: ignore[arg-type]
+        finally:
+            answer.close()
+
+    async def find_program(
+        self, bundle: int, word: str, search: str
+    ) -> tuple[bool, Literal["python", "executable"]]:
+        """`bundledir.find_program`, for the first word of the bundle's command."""
+        answer = await self._ask({"bundle": [word, search]}, [bundle])
+        fields = _told(answer, "found")
+        return fields["in_bundle"] is True, (
+            "python" if fields["kind"] == "python" else "executable"
+        )
 
     def look_again(self) -> None:
         """Begin to look at all that was opened; `same` tells what came of it."""
@@ -180,7 +215,7 @@ class Opener:
         return (await self._hear()).fields.get("same") is True
 
     async def _ask(
-        self, question: Mapping[str, object], program: int | None
+        self, question: Mapping[str, object], fds: list[int]
     ) -> wire.Message:
         caller = self._caller
         stuck = sum(uid == caller.uid for uid in _stuck.values())
@@ -194,7 +229,7 @@ class Opener:
             self._sock = self._service.ask(caller)
             hello = await _message(self._sock)
             (self._pidfd,) = hello.fds
-        self._send(question, [] if program is None else [program])
+        self._send(question, fds)
         return await self._hear()
 
     def _send(self, question: Mapping[str, object], fds: list[int]) -> None:
@@ -222,6 +257,10 @@ class Opener:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             _forget_later(pidfd)
+
+
+def _maybe(fd: int | None) -> list[int]:
+    return [] if fd is None else [fd]
 
 
 def _forget_later(pidfd: int) -> None:
@@ -273,6 +312,17 @@ def _read_answer(
     except BaseException:
         message.close()
         raise
+
+
+def _told(message: wire.Message, name: str) -> dict[str, object]:
+    """The object ``name`` of an answer, or the error that came in its place."""
+    fields = message.fields
+    if name not in fields:
+        raise from_fields(fields)
+    told = fields[name]
+    if not isinstance(told, dict):
+        raise StepError("not an answer", step="open-as-caller", code="open-failed")
+    return told
 
 
 def _entries(value: object) -> Iterator[dict[str, object]]:
@@ -330,7 +380,7 @@ def _child(sock: socket.socket, ids: Mapping[str, object]) -> NoReturn:
         _LINUX.set_dumpable(dumpable=False)
         answers = _Answers()
         while True:
-            message = wire.recv(sock, max_fds=1)
+            message = wire.recv(sock, max_fds=MAX_CHECKED)
             signal.alarm(PATIENCE_S + 1)
             fds: list[int] = []
             try:
@@ -357,6 +407,8 @@ class _Answers:
 
     def to(self, message: wire.Message, fds: list[int]) -> Mapping[str, object]:
         """The answer; what is to go with it is added to ``fds``."""
+        if "bundle" in message.fields:
+            return _bundle(message, fds)
         asked = message.fields["wants"]
         if asked is None:
             opened = _look(self._wants)
@@ -369,8 +421,37 @@ class _Answers:
             opened = _look(self._wants)
             self._before = [_without_fd(entry) for entry in opened]
             told = [_fields(entry, fds) for entry in opened]
+        if "check" in message.fields:
+            for (name, kind), fd in zip(
+                message.fields["check"],  # type: ignore[call-overload] # our own words
+                message.fds,
+                strict=True,
+            ):
+                _check(name, kind, fd)
+            return {"opened": told, "program": []}
         programs = [_fields(_program(fd), fds) for fd in message.fds]
         return {"opened": told, "program": programs}
+
+
+def _bundle(message: wire.Message, fds: list[int]) -> Mapping[str, object]:
+    """What was asked of a bundle; its files go as memory, which waits for nobody."""
+    (directory,) = message.fds
+    asked = message.fields["bundle"]
+    if isinstance(asked, list):
+        word, search = asked
+        in_bundle, kind = bundledir.find_program(directory, word, search)
+        return {"found": {"in_bundle": in_bundle, "kind": kind}}
+    found = bundledir.look(directory)
+    for data in (found.info, found.permissions):
+        if data is None:
+            continue
+        fds.append(os.memfd_create("isolauncher-bundle", os.MFD_CLOEXEC))
+        # The caller may give this process an RLIMIT_FSIZE (prlimit(2)): half a file
+        # could name another bundle.
+        if os.write(fds[-1], data) != len(data):
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    told = {name: getattr(found, name) for name in ("path", "installed_by", "why")}
+    return {"bundle": told}
 
 
 def _without_fd(entry: Opened) -> tuple[object, ...]:
@@ -542,6 +623,37 @@ def _program(fd: int) -> Program:
         public=bool(status.st_mode & 0o004),
         fd=reader if reader >= 0 and not _is_fuse(reader) else -1,
     )
+
+
+def _check(name: str, kind: Kind, fd: int) -> None:
+    """RequestError unless ``fd``, which may be O_PATH, is that to whoever we are."""
+    status = os.fstat(fd)
+    magic = f"/proc/self/fd/{fd}"
+    mode = status.st_mode
+    why = ""
+    match kind:
+        case "own-directory":
+            if not stat.S_ISDIR(mode):
+                why = "is not a directory"
+            elif status.st_uid != os.getuid():
+                why = f"belongs to uid {status.st_uid}, not to you"
+            elif not os.access(magic, os.R_OK | os.W_OK | os.X_OK):
+                why = "may not be read, written and searched by you"
+        case "readable-directory":
+            if not stat.S_ISDIR(mode):
+                why = "is not a directory"
+            elif not os.access(magic, os.R_OK | os.X_OK):
+                why = "may not be read by you"
+        case "socket":
+            if not stat.S_ISSOCK(mode):
+                why = "is not a socket"
+            elif not os.access(magic, os.W_OK):
+                why = "may not be connected to by you"
+        case "pipe":
+            if not stat.S_ISFIFO(mode):
+                why = "is not a pipe"
+    if why:
+        raise RequestError(f"{name} {why}", code="request-bad-descriptor")
 
 
 def _is_fuse(fd: int) -> bool:

@@ -148,8 +148,11 @@ class NewRoot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Directory:
+    """``owner`` is the uid and gid outside that it belongs to."""
+
     path: str
     mode: int
+    owner: int = 0
 
     def describe(self) -> str:
         return f"make the directory {self.path}"
@@ -171,6 +174,7 @@ class WriteFile:
     path: str
     data: bytes
     mode: int
+    owner: int = 0
 
     def describe(self) -> str:
         return f"write {self.path}" if self.data else f"make the place {self.path}"
@@ -185,6 +189,7 @@ class MemoryFiles:
     inodes: int
     mode: int
     executable: bool
+    owner: int = 0
 
     def describe(self) -> str:
         return f"mount {self.size} bytes of memory on {self.path}"
@@ -595,16 +600,41 @@ class View:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Person:
-    """Who the activity is, outside and inside, and the files that say so."""
+    """Who the activity is, outside and inside, and the files that say so.
+
+    ``home`` is a directory to make for it, in memory; empty: it gets none.
+    """
 
     uid: int
     gid: int
     inner_uid: int
     inner_gid: int
+    home: str
     passwd: bytes
     group: bytes
     nsswitch: bytes
     hosts: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """A file to write for one activity, into a directory of its own."""
+
+    path: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Furniture:
+    """What one launch brings into the room: trees, files, directories to be its own.
+
+    ``own`` are paths: directories that have to be made at or below one of them belong
+    to the activity, as they would have been made by it.
+    """
+
+    trees: tuple[Tree, ...] = ()
+    files: tuple[Made, ...] = ()
+    own: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -756,7 +786,9 @@ def room(
         )
     ]
     # After the map: an id-mapped mount needs the user namespace to be finished.
-    mapped += _places(late, above=early, known=_known(early, view.links))
+    own = _own(person)
+    known = _known(early, view.links) | _leading_to(own)
+    mapped += _places(late, above=early, known=known, own=own, uid=person.uid)
     mapped += (_attach(tree) for tree in late)
     mapped.append(LowerInit())
 
@@ -767,7 +799,7 @@ def room(
         Dumpable(),
         NoNewPrivs(),
     ]
-    after += _landlock(policy, view, machine, skipped)
+    after += _landlock(policy, person, view, machine, skipped)
     after.append(Filter(program=filter_.program))
     steps = (
         *(Planned(actor="init", step=s) for s in init),
@@ -783,20 +815,31 @@ def rest(
     activity_id: str,
     within: Room,
     view: View,
-    program: Tree | None,
+    furniture: Furniture,
     filter_: CompiledFilter,
     start: Start,
     umask: int,
     init_uid: int,
 ) -> Rest:
-    """What is left to do in a room; ``view`` is the room's.
-
-    ``program`` is the program's own file, where the view does not show it already.
-    """
+    """What is left to do in a room; ``view`` is the room's."""
     init: list[Step] = []
-    programs = () if program is None else (program,)
-    init += _places(programs, above=view.trees, known=_known(view.trees, view.links))
-    init += (_attach(tree) for tree in programs)
+    trees = furniture.trees
+    uid = next(p.step for p in within.steps if isinstance(p.step, MapIdentity)).uid
+    made = tuple(p.step.path for p in within.steps if isinstance(p.step, MemoryFiles))
+    known = _known(view.trees, view.links) | _leading_to(made)
+    places = list(
+        _places(trees, above=view.trees, known=known, own=furniture.own, uid=uid)
+    )
+    init += places
+    known |= {p.path for p in places if isinstance(p, Directory)}
+    for file in furniture.files:
+        for parent in _parents(file.path):
+            if parent not in known and not below(parent, view.trees):
+                known |= {parent}
+                owner = uid if _is_below(parent, furniture.own) else 0
+                init.append(Directory(path=parent, mode=0o755, owner=owner))
+        init.append(WriteFile(path=file.path, data=file.data, mode=0o600, owner=uid))
+    init += (_attach(tree) for tree in trees)
     # Nothing is attached after this, and nothing else needs init's powers: they go
     # while the stem has not yet begun.
     init += [SealRoot(), LeavePrivileges(uid=init_uid)]
@@ -820,7 +863,7 @@ def rest(
         Landlock(
             rules=tuple(
                 LandlockRule(path=t.path, rights=_rights(t) & rules.files)
-                for t in programs
+                for t in trees
             )
         )
         for rules in ruled
@@ -968,6 +1011,9 @@ def _root(
         mode=0o1777,
         executable=True,
     )
+    own = _own(person)
+    for path in own:
+        yield from _own_directory(path, policy, person.uid)
     for name in DEVICES:
         yield WriteFile(path=f"/dev/{name}", data=b"", mode=0o666)
         yield Attach(
@@ -1002,10 +1048,11 @@ def _root(
     )
     for name, data in zip(ETC, contents, strict=True):
         yield WriteFile(path=f"/etc/{name}", data=data, mode=0o444)
-    yield from _places(trees, above=(), known=_BUILT)
+    known = BUILT | _leading_to(own)
+    yield from _places(trees, above=(), known=known, own=own, uid=person.uid)
     for tree in trees:
         yield _attach(tree)
-    directories = set(_directories(trees)) | _BUILT
+    directories = set(_directories(trees)) | known
     for link in links:
         for parent in _parents(link.path):
             if parent not in directories and not below(parent, trees):
@@ -1016,7 +1063,35 @@ def _root(
     yield Pivot()
 
 
-_BUILT = frozenset(
+def runtime_directory(inner_uid: int) -> str:
+    """XDG_RUNTIME_DIR, where systemd has it (pam_systemd(8))."""
+    return f"/run/user/{inner_uid}"
+
+
+def _own(person: Person) -> tuple[str, ...]:
+    return (person.home, runtime_directory(person.inner_uid)) if person.home else ()
+
+
+def _leading_to(paths: tuple[str, ...]) -> frozenset[str]:
+    return frozenset((*paths, *(p for path in paths for p in _parents(path))))
+
+
+def _own_directory(path: str, policy: Policy, uid: int) -> Iterator[Step]:
+    """The activity's own, in memory."""
+    for parent in (*_parents(path), path):
+        if parent not in BUILT:
+            yield Directory(path=parent, mode=0o755)
+    yield MemoryFiles(
+        path=path,
+        size=policy.view.tmp,
+        inodes=max(1024, policy.view.tmp // 4096),
+        mode=0o700,
+        executable=True,
+        owner=uid,
+    )
+
+
+BUILT = frozenset(
     (
         "/",
         "/dev",
@@ -1055,28 +1130,42 @@ def _directories(trees: tuple[Tree, ...]) -> Iterator[str]:
 
 def _known(trees: tuple[Tree, ...], links: tuple[Link, ...]) -> frozenset[str]:
     of_links = {p for link in links for p in _parents(link.path)}
-    return _BUILT | set(_directories(trees)) | of_links
+    return BUILT | set(_directories(trees)) | of_links
+
+
+def _is_below(path: str, tops: tuple[str, ...]) -> bool:
+    return any(path == top or path.startswith(top.rstrip("/") + "/") for top in tops)
 
 
 def _places(
-    trees: tuple[Tree, ...], *, above: tuple[Tree, ...], known: frozenset[str]
+    trees: tuple[Tree, ...],
+    *,
+    above: tuple[Tree, ...],
+    known: frozenset[str],
+    own: tuple[str, ...] = (),
+    uid: int = 0,
 ) -> Iterator[Step]:
     """Mount points for what is attached, where nothing attached provides them.
 
     Shallow before deep, as the trees themselves are: /usr, then /usr/local/games.
     """
+
+    def directory(path: str) -> Directory:
+        owner = uid if _is_below(path, own) else 0
+        return Directory(path=path, mode=0o755, owner=owner)
+
     made = set(known)
     for number, tree in enumerate(trees):
         before = (*above, *trees[:number])
         for parent in _parents(tree.path):
             if parent not in made and not below(parent, before):
                 made.add(parent)
-                yield Directory(path=parent, mode=0o755)
+                yield directory(parent)
         if tree.path in made or below(posixpath.dirname(tree.path), before):
             continue
         made.add(tree.path)
         if tree.kind == "directory":
-            yield Directory(path=tree.path, mode=0o755)
+            yield directory(tree.path)
         else:
             yield WriteFile(path=tree.path, data=b"", mode=0o444)
 
@@ -1094,7 +1183,11 @@ def _attach(tree: Tree) -> Attach:
 
 
 def _landlock(
-    policy: Policy, view: View, machine: Machine, skipped: list[Skipped]
+    policy: Policy,
+    person: Person,
+    view: View,
+    machine: Machine,
+    skipped: list[Skipped],
 ) -> Iterator[LandlockRules]:
     wanted = policy.kernel.landlock
     if wanted == "off":
@@ -1141,6 +1234,7 @@ def _landlock(
         "/tmp": everything,  # noqa: S108
         "/dev/shm": everything & ~kernel.FS_EXECUTE,  # noqa: S108
     }
+    rights |= dict.fromkeys(_own(person), everything)
     for tree in view.trees:
         rights[tree.path] = rights.get(tree.path, 0) | _rights(tree)
     rules = tuple(
@@ -1224,15 +1318,17 @@ def describe_policy(policy: Policy) -> tuple[str, ...]:
     """The plan a policy leads to, on a machine that has everything, for nobody.
 
     For `test-policy`, which runs as anyone: no path is opened, so every path of the
-    policy is shown as if it were there.
+    policy is shown as if it were there, save those in the home of a bundle's caller.
     """
     writable = tuple(
         Tree(path=p, descriptor="", kind="directory", writable=True)
         for p in policy.view.write
+        if not p.startswith("{")
     )
     readable = tuple(
         Tree(path=p, descriptor="", kind="directory", writable=False)
         for p in policy.view.read
+        if not p.startswith("{")
     )
     view = View(
         trees=tuple(sorted((*readable, *writable), key=lambda t: t.path)),
@@ -1243,6 +1339,7 @@ def describe_policy(policy: Policy) -> tuple[str, ...]:
         gid=INIT_UID + 1,
         inner_uid=1000 if policy.identity.inner_uid == "caller" else INIT_UID + 1,
         inner_gid=1000 if policy.identity.inner_uid == "caller" else INIT_UID + 1,
+        home="",
         passwd=b"",
         group=b"",
         nsswitch=b"",
@@ -1279,7 +1376,7 @@ def describe_policy(policy: Policy) -> tuple[str, ...]:
         activity_id="ID",
         within=prepared,
         view=view,
-        program=None,
+        furniture=Furniture(),
         filter_=filter_,
         start=Start(
             program_kind="name",

@@ -6,12 +6,15 @@ Nothing here says who asks: that is learnt from the socket (`Caller`). No uid, g
 capability, mount or preload can be asked for: no field has the room to say so.
 
     parse          the first message of a connection → one of `Asked`
+    parse_furnish  the second of a `Launch`, when its policy is known → Furnish
     parse_signal   the only later one, while a program runs → Signal
     encode         any of them → the fields of its message
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +30,11 @@ SignalName = Literal["HUP", "INT", "QUIT", "TERM", "USR1", "USR2", "WINCH"]
 # The names a launch message may give to the descriptors it carries, in this order.
 DESCRIPTORS = ("stdin", "stdout", "stderr", "program", "cwd", "policy")
 STANDARD = DESCRIPTORS[:3]
+BUNDLE_DESCRIPTORS = (*STANDARD, "bundle")
+
+# What a person's session may bring for a bundle: three directories, two sockets, and
+# the end of a pipe that lasts as long as the sandbox.
+FURNITURE = ("data", "instance", "tmp", "bus", "display", "hold")
 
 SIGNALS: Final[tuple[SignalName, ...]] = get_args(SignalName)
 
@@ -35,12 +43,22 @@ MAX_ARGUMENT_BYTES = 96 * 1024
 MAX_VARIABLES = 4096
 MAX_VARIABLE_BYTES = 96 * 1024
 MAX_VARIABLE_NAME = 256
+MAX_NAMED = 4096
+MAX_COOKIE = 4096
+MAX_FILES = 16
+MAX_FILE_BYTES = 48 * 1024
 MAX_IDS = 256
 MAX_GRACE_MS = 600_000
 
 _ID = re.compile(r"[0-9a-zA-Z_]{1,64}")
 _POLICY_NAME = re.compile(r"[0-9a-zA-Z_](?:[0-9a-zA-Z_.-]{0,126}[0-9a-zA-Z_])?")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# A local server, by its number; another machine's is a matter of the network.
+_DISPLAY = re.compile(r":[0-9]{1,5}(?:\.[0-9]{1,2})?")
+_HOME_FILE = re.compile(
+    r"(?:\.?[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}/){0,7}"
+    r"\.?[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}"
+)
 _MODULE = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*")
 
 
@@ -80,6 +98,39 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """A Sugar bundle to launch: what governs it and what it runs, it says itself.
+
+    ``id`` is the activity id, made up when None. ``object_id`` and ``uri`` are what
+    it is to open (`-o` and `-u` of its command), ``invited`` is `-i`. It does not end
+    with the connection that asked.
+    """
+
+    id: str | None
+    object_id: str | None
+    uri: str | None
+    invited: bool
+    environment: Mapping[str, str]
+    umask: int
+    descriptors: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Furnish:
+    """What the caller brings for a bundle, once it has been told what is granted.
+
+    ``display`` is the DISPLAY inside, ``cookie`` what its Xauthority file holds; None:
+    there is none. ``files`` are written into the home that is made for it, by their
+    paths below that home: the person's settings, say.
+    """
+
+    display: str | None
+    cookie: bytes | None
+    files: Mapping[str, bytes]
+    descriptors: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Attach:
     """Take up a running activity again after the connection broke."""
 
@@ -111,8 +162,12 @@ class Signal:
     name: SignalName
 
 
-Asked = Request | Attach | Ps | Stop | Stats
+Asked = Request | Launch | Attach | Ps | Stop | Stats
 
+_LAUNCH_FIELDS = frozenset(
+    {"id", "object_id", "uri", "invited", "environment", "umask", "descriptors"}
+)
+_FURNISH_FIELDS = frozenset({"display", "cookie", "files", "descriptors"})
 _RUN_FIELDS = frozenset(
     {
         "id",
@@ -158,9 +213,12 @@ def parse(fields: Mapping[str, object], n_fds: int) -> Asked:
     rest = {name: fields[name] for name in fields if name not in ("version", "verb")}
     if verb == "run":
         return parse_run(rest, n_fds)
+    if verb == "launch":
+        return parse_launch(rest, n_fds)
     if verb not in ("attach", "ps", "stop", "stats"):
         raise RequestError(
-            f"field 'verb': {_shown(verb)} is not one of run attach ps stop stats",
+            f"field 'verb': {_shown(verb)} is not one of run launch attach ps stop "
+            "stats",
             code="request-verb",
         )
     if n_fds:
@@ -226,6 +284,98 @@ def parse_run(fields: Mapping[str, object], n_fds: int) -> Request:
     )
 
 
+def parse_launch(fields: Mapping[str, object], n_fds: int) -> Launch:
+    """Understand the launch of a bundle, ``version`` and ``verb`` taken off."""
+    _only(fields, _LAUNCH_FIELDS)
+    invited = fields["invited"]
+    if not isinstance(invited, bool):
+        raise _wrong("invited", "is not true or false", code="request-wrong-type")
+    names = _strings(fields, "descriptors", most=len(DESCRIPTORS), most_bytes=256)
+    if names != BUNDLE_DESCRIPTORS:
+        raise _wrong("descriptors", f"{' '.join(BUNDLE_DESCRIPTORS)} are wanted")
+    _refuse_count(names, n_fds)
+    return Launch(
+        id=None if fields["id"] is None else _id(fields, "id"),
+        object_id=_argument(fields, "object_id"),
+        uri=_argument(fields, "uri"),
+        invited=invited,
+        environment=_variables(fields, "environment"),
+        umask=_integer(fields, "umask", 0, 0o777),
+        descriptors=names,
+    )
+
+
+def parse_furnish(fields: Mapping[str, object], n_fds: int) -> Furnish:
+    """Understand what a caller brings for a bundle that may be launched."""
+    if _take(fields, "verb") != "furnish":
+        raise RequestError(
+            f"field 'verb': {_shown(fields['verb'])} came where 'furnish' was wanted",
+            code="request-verb",
+        )
+    _only({k: v for k, v in fields.items() if k != "verb"}, _FURNISH_FIELDS)
+    names = _strings(fields, "descriptors", most=len(FURNITURE), most_bytes=256)
+    if names != tuple(name for name in FURNITURE if name in names):
+        raise _wrong(
+            "descriptors",
+            f"each of {' '.join(FURNITURE)} at most once, in this order",
+        )
+    _refuse_count(names, n_fds)
+    display = _argument(fields, "display")
+    if (display is not None) != ("display" in names):
+        raise _wrong("display", "its name and its socket belong together")
+    if display is not None and not _DISPLAY.fullmatch(display):
+        raise _wrong(
+            "display",
+            f"{_shown(display)} is not a display of this machine",
+            code="request-bad-display",
+        )
+    return Furnish(
+        display=display,
+        cookie=_bytes(fields, "cookie", MAX_COOKIE),
+        files=_files(fields, "files"),
+        descriptors=names,
+    )
+
+
+def _argument(fields: Mapping[str, object], field: str) -> str | None:
+    return None if fields[field] is None else _text(fields, field, MAX_NAMED)
+
+
+def _bytes(fields: Mapping[str, object], field: str, most: int) -> bytes | None:
+    if fields[field] is None:
+        return None
+    text = _text(fields, field, most * 4 // 3 + 4)
+    try:
+        return base64.b64decode(text, validate=True)
+    except (ValueError, binascii.Error):
+        raise _wrong(field, "is not base64") from None
+
+
+def _files(fields: Mapping[str, object], field: str) -> dict[str, bytes]:
+    value = fields[field]
+    if not isinstance(value, Mapping):
+        raise _wrong(
+            field, f"{_shown(value)} is not an object", code="request-wrong-type"
+        )
+    if len(value) > MAX_FILES:
+        raise _wrong(
+            field, f"has more than {MAX_FILES} entries", code="request-too-large"
+        )
+    files: dict[str, bytes] = {}
+    for path in value:
+        if not isinstance(path, str) or not _HOME_FILE.fullmatch(path):
+            raise _wrong(field, f"{_shown(path)} is not the path of a file of a home")
+        data = _bytes(value, path, MAX_FILE_BYTES)
+        if data is None:
+            raise _wrong(field, f"{path} has no content", code="request-wrong-type")
+        files[path] = data
+    if sum(map(len, files.values())) > MAX_FILE_BYTES:
+        raise _wrong(
+            field, f"more than {MAX_FILE_BYTES} bytes", code="request-too-large"
+        )
+    return files
+
+
 def parse_signal(fields: Mapping[str, object], n_fds: int) -> Signal:
     """Understand what a client may say while its program runs."""
     if n_fds:
@@ -243,8 +393,8 @@ def parse_signal(fields: Mapping[str, object], n_fds: int) -> Signal:
     return Signal(name=cast(SignalName, _choice(fields, "signal", SIGNALS)))
 
 
-def encode(asked: Asked | Signal) -> dict[str, object]:
-    """The fields of the message that `parse` or `parse_signal` reads as ``asked``."""
+def encode(asked: Asked | Furnish | Signal) -> dict[str, object]:
+    """The fields of the message that one of the above reads as ``asked``."""
     match asked:
         case Request():
             return {
@@ -259,6 +409,26 @@ def encode(asked: Asked | Signal) -> dict[str, object]:
                 "setenv": dict(asked.setenv),
                 "umask": asked.umask,
                 "tied": asked.tied,
+                "descriptors": list(asked.descriptors),
+            }
+        case Launch():
+            return {
+                "version": VERSION,
+                "verb": "launch",
+                "id": asked.id,
+                "object_id": asked.object_id,
+                "uri": asked.uri,
+                "invited": asked.invited,
+                "environment": dict(asked.environment),
+                "umask": asked.umask,
+                "descriptors": list(asked.descriptors),
+            }
+        case Furnish():
+            return {
+                "verb": "furnish",
+                "display": asked.display,
+                "cookie": _base64(asked.cookie),
+                "files": {path: _base64(data) for path, data in asked.files.items()},
                 "descriptors": list(asked.descriptors),
             }
         case Attach():
@@ -278,6 +448,10 @@ def encode(asked: Asked | Signal) -> dict[str, object]:
             return {"verb": "signal", "signal": asked.name}
         case _ as never:
             assert_never(never)
+
+
+def _base64(data: bytes | None) -> str | None:
+    return None if data is None else base64.b64encode(data).decode("ascii")
 
 
 def _wrong(field: str, what: str, *, code: str = "request-bad-value") -> RequestError:
@@ -435,9 +609,13 @@ def _descriptors(
         raise _wrong(
             "descriptors", "'program' belongs to the kind 'file' and to no other"
         )
+    _refuse_count(names, n_fds)
+    return names
+
+
+def _refuse_count(names: tuple[str, ...], n_fds: int) -> None:
     if len(names) != n_fds:
         raise RequestError(
             f"field 'descriptors': {len(names)} are named, {n_fds} came",
             code="request-descriptors",
         )
-    return names

@@ -50,14 +50,15 @@ class Facts:
     """What a room is made from, the paths it shows excepted: two equal, one room.
 
     ``caller`` has no pid; ``name`` is its name for passwd(5) inside, ``home`` the
-    directory there. ``lease_key`` is set where the uid is to be kept. ``machine``
-    has the places above the room's cgroups.
+    directory there, which is made for it if ``own_home``. ``lease_key`` is set where
+    the uid is to be kept. ``machine`` has the places above the room's cgroups.
     """
 
     policy: Policy
     caller: Caller
     name: str
     home: str
+    own_home: bool
     set_name: str
     lease_key: str | None
     machine: plan.Machine
@@ -110,7 +111,9 @@ def facts(
     daemon: Daemon,
     policy: Policy,
     caller: Caller,
+    *,
     home: str,
+    own_home: bool,
     set_name: str,
     lease_key: str | None,
 ) -> Facts:
@@ -119,6 +122,7 @@ def facts(
         caller=replace(caller, pid=0),
         name=_name(caller.uid),
         home=home,
+        own_home=own_home,
         set_name=set_name,
         lease_key=lease_key,
         machine=daemon.machine(),
@@ -152,7 +156,9 @@ async def prepare(
     sandbox, (opened, found_program) = await _both(
         room,
         daemon.pool.sandbox(made_from.set_name),
-        room.checker.open(view.wants(policy), program),
+        room.checker.open(
+            view.wants(policy, made_from.home if made_from.own_home else ""), program
+        ),
     )
     mounts = view.Mounts(daemon.kernel)
     try:
@@ -305,8 +311,13 @@ def _take_identity(daemon: Daemon, room: Room, made_from: Facts) -> None:
     )
     room.uid = lease.uid
     room.leased_as = room.id
+    room.inner_uid = inner_uid(policy, caller, lease.uid)
+
+
+def inner_uid(policy: Policy, caller: Caller, uid: int) -> int:
+    """Who the activity believes it is, being ``uid`` outside."""
     same = policy.identity.inner_uid == "same" or caller.uid == 0
-    room.inner_uid = lease.uid if same else caller.uid
+    return uid if same else caller.uid
 
 
 def _person(room: Room, made_from: Facts) -> plan.Person:
@@ -327,6 +338,7 @@ def _person(room: Room, made_from: Facts) -> plan.Person:
         gid=room.uid,
         inner_uid=room.inner_uid,
         inner_gid=inner_gid,
+        home=made_from.home if made_from.own_home else "",
         passwd=views.passwd,
         group=views.group,
         nsswitch=views.nsswitch,

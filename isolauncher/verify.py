@@ -301,13 +301,15 @@ def _descriptors(sealed: Sealed) -> Iterator[str]:
     kind = os.readlink(f"/proc/{sealed.stem}/fd/{extra[0]}")
     if not kind.startswith("socket:"):
         yield f"descriptor {extra[0]} is {kind}"
-    # Init keeps its ways to the daemon and the stem, and the record it ends with.
+    # Init keeps its ways to the daemon and the stem, the record it ends with, and the
+    # pipe by which the person's processes learn that it has ended.
+    kept_files = [sealed.sent[n] for n in ("record", "hold") if n in sealed.sent]
     for held in os.listdir(f"/proc/{sealed.init}/fd"):
         try:
             kept = os.stat(f"/proc/{sealed.init}/fd/{held}")
         except FileNotFoundError:
             continue  # its end of the baton, closed just now
-        same = (kept.st_dev, kept.st_ino) == sealed.sent["record"]
+        same = (kept.st_dev, kept.st_ino) in kept_files
         if not (same or stat.S_ISSOCK(kept.st_mode)):
             yield f"init keeps the descriptor {held}"
 

@@ -12,22 +12,32 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 
 from . import kernel, opener, plan
 from .errors import ProgramNotExecutable, ProgramNotFound, RequestError, StepError
+from .policy.check import IN_HOME
 from .policy.model import Policy
 from .request import Caller
 
 
-def wants(policy: Policy) -> tuple[opener.Want, ...]:
-    """The host paths to open for a policy."""
+def wants(policy: Policy, home: str) -> tuple[opener.Want, ...]:
+    """The host paths to open for a policy; ``home`` empty: none in a home."""
+
+    def there(paths: tuple[str, ...]) -> Iterator[str]:
+        for path in paths:
+            if not path.startswith(IN_HOME):
+                yield path
+            elif home:
+                yield f"{home}/{path.removeprefix(IN_HOME)}"
+
     # The host's network is of little use without the names its resolver knows.
     resolver = ("/etc/resolv.conf",) if policy.network == "host" else ()
     return (
-        *(opener.Want(path=p, writable=False) for p in (*policy.view.read, *resolver)),
-        *(opener.Want(path=p, writable=True) for p in policy.view.write),
+        *(opener.Want(path=p, writable=False) for p in there(policy.view.read)),
+        *(opener.Want(path=p, writable=False) for p in resolver),
+        *(opener.Want(path=p, writable=True) for p in there(policy.view.write)),
     )
 
 
@@ -176,7 +186,7 @@ def show_program(
         )
     if plan.below(path, view.trees):
         # Named by its path inside: it must be that very file there.
-        _refuse_other(mounts, path, fd, root)
+        refuse_other(mounts, path, fd, root)
         return None
     mounts.clone("program", fd, recursive=False, shown=path)
     return plan.Tree(
@@ -198,7 +208,7 @@ def _copy_mode(program: opener.Program) -> int | None:
     return 0o555 if program.executable else 0o444
 
 
-def _refuse_other(mounts: Mounts, path: str, fd: int, root: int) -> None:
+def refuse_other(mounts: Mounts, path: str, fd: int, root: int) -> None:
     """RequestError unless ``path`` in the room is the file of ``fd``.
 
     The kernel tells the path as it is in the mount namespace of the file: another

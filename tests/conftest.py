@@ -42,6 +42,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from support import powers  # noqa: E402 - found only now
 from support.daemons import Service, service  # noqa: E402
+from support.desktop import Desktop, desktop, missing  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -79,6 +80,14 @@ def services() -> Iterator[Callable[[str], Service]]:
 def daemon(services: Callable[[str], Service]) -> Service:
     powers.need(powers.sandboxes())
     return services("")
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[Desktop]:
+    """A person's X server, bus and home, for the tests of one file."""
+    powers.need(missing())
+    with desktop() as made:
+        yield made
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -23,6 +23,7 @@ from . import printable, tell
 # Verb → its module in this package, and what it does in one line.
 VERBS: dict[str, tuple[str, str]] = {
     "run": ("run", "run a program, a script or a module under a policy"),
+    "launch": ("launch", "launch a Sugar bundle under the policy that governs it"),
     "ps": ("ps", "list what runs"),
     "stop": ("stop", "end what runs, politely at first"),
     "stats": ("stats", "show what the daemon has measured: launches, rooms, zygotes"),
@@ -36,9 +37,9 @@ VERBS: dict[str, tuple[str, str]] = {
 }
 
 EPILOG = """\
-exit status of run: the program's own; 128+N when signal N ended it; 125 when it
-could not be launched, with one line that says which step failed, why and what to do;
-126 when it is not executable; 127 when it is not found.
+exit status of run and launch: the program's own; 128+N when signal N ended it; 125
+when it could not be launched, with one line that says which step failed, why and what
+to do; 126 when it is not executable; 127 when it is not found.
 
 ISOLAUNCHER_SOCKET names another daemon's socket for every command.
 `isolauncher VERB --help` says more about a verb."""

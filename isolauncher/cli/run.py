@@ -121,15 +121,35 @@ def run(args: argparse.Namespace) -> int:
     report: str | None = args.report
     dropped: tuple[str, ...] = ()
     if report is not None:
-        _refuse_unwritable(report)
+        refuse_unwritable(report)
     try:
         end, dropped = _launch(args)
     except IsolauncherError as error:
         end = client.End(error.exit_status, None, error)
+    return tell_end(
+        end,
+        report,
+        program=list(args.program),
+        id=args.id,
+        tier=args.tier,
+        dropped=dropped,
+    )
+
+
+def tell_end(
+    end: client.End,
+    report: str | None,
+    *,
+    program: list[str],
+    id: str | None,
+    tier: str | None = None,
+    dropped: tuple[str, ...] = (),
+) -> int:
+    """Say what failed, write the report, and return the status to exit with."""
     if end.error is not None:
         tell(end.error.line())
     if report is not None:
-        content = end.report or _failure(args)
+        content = end.report or _failure(program, id, tier)
         if end.error is not None:
             content = {**content, "exit": {"status": None, "signal": None}}
             content["error"] = {
@@ -216,16 +236,16 @@ def _setenv(pairs: list[str]) -> dict[str, str]:
     return variables
 
 
-def _failure(args: argparse.Namespace) -> dict[str, object]:
+def _failure(program: list[str], id: str | None, tier: str | None) -> dict[str, object]:
     """The report of a launch that no daemon has reported on."""
     return {
         "version": 1,
         "activity": {
-            "id": args.id,
+            "id": id,
             "bundle_id": None,
-            "program": list(args.program),
+            "program": program,
             "pid": None,
-            "tier": args.tier,
+            "tier": tier,
             "path": None,
         },
         "caller": {"uid": os.geteuid(), "gid": os.getegid()},
@@ -252,7 +272,7 @@ def _note_dropped(content: dict[str, object], dropped: tuple[str, ...]) -> None:
         ]
 
 
-def _refuse_unwritable(file: str) -> None:
+def refuse_unwritable(file: str) -> None:
     """Say before the launch, not after it, that the report has no place."""
     if file == "-":
         return

@@ -37,6 +37,14 @@ MAX_PATH = 4095
 INHERIT = "..."
 POLICY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 OUR_BUS_NAME = "org.sugarlabs.IsoLauncher1"
+_NEVER: Mapping[str, tuple[str, str]] = {
+    OUR_BUS_NAME: ("policy-grants-isolauncher", "which no policy may grant"),
+    "org.laptop.sugar.DataStore": (
+        "policy-grants-datastore",
+        "behind which files.documents would mean nothing",
+    ),
+    "org.freedesktop.DBus": ("policy-grants-bus", "the bus itself, always there"),
+}
 
 _KEYS: Mapping[str, Key] = {key.name: key for key in KEYS}
 _SIZE = re.compile(r"([0-9]{1,20})([KMG]?)")
@@ -49,12 +57,19 @@ _ADDRESS = re.compile(
 )
 _BUS_ELEMENT = r"[A-Za-z_-][A-Za-z0-9_-]*"
 _BUS_NAME = re.compile(rf"{_BUS_ELEMENT}(\.{_BUS_ELEMENT})+(\.\*)?")
-_BUS_RULE = re.compile(r"(\*|[A-Za-z_][A-Za-z0-9_.]*(\.\*)?)(@/[A-Za-z0-9_/]*(/\*)?)?")
+_MEMBER = r"[A-Za-z_][A-Za-z0-9_]*"
+_BUS_RULE = re.compile(
+    rf"(\*|{_MEMBER}(\.{_MEMBER})+|{_MEMBER}(\.{_MEMBER})+\.\*)"
+    r"@(/|(/[A-Za-z0-9_]+)+(/\*)?|/\*)"
+)
 _GRANT = re.compile(r"P_[A-Z0-9]+(_[A-Z0-9]+)*")
 _HOST_PORT = re.compile(r"([A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):(\d{1,5})")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 
 _NOT_MATCH = {*TABLES, "expect", "description", "extends"} - {"", "match"}
+
+IN_HOME = "{home}/"
+"""How a path begins that lies in the person's home, wherever that is."""
 
 MADE_BY_US = ("/proc", "/sys", "/dev")
 _SYNTHESIZED = "it is written for each activity"
@@ -624,12 +639,24 @@ class _Checker:
         def item(key: Key, value: str, at: toml.Place) -> bool:
             name, equals, rule = value.partition("=")
             if equals and _is_bus_name(name) and _BUS_RULE.fullmatch(rule):
+                if _launches(rule):
+                    self.mistake(
+                        at,
+                        key.name,
+                        "policy-grants-launch",
+                        f"{shown(value)} takes in org.laptop.Journal.LaunchBundle, by "
+                        "which one activity could start another",
+                        "name the methods and the path; Sugar's shell answers to "
+                        "several names with one connection, and the filter knows "
+                        "connections",
+                    )
+                    return False
                 return self.not_ours(key, name, at)
             self.mistake(
                 at,
                 key.name,
                 "policy-bad-bus-rule",
-                f"{shown(value)} is not NAME=RULE",
+                f"{shown(value)} is not NAME=INTERFACE.METHOD@PATH",
                 'such as "org.laptop.Shell=org.laptop.Shell.ActivateActivity'
                 '@/org/laptop/Shell"',
             )
@@ -654,22 +681,21 @@ class _Checker:
         return self.items(key, node, '"NAME"', item)
 
     def not_ours(self, key: Key, name: str, at: toml.Place) -> bool:
-        """No sandbox may ask the launcher for another one."""
+        """No sandbox may ask the launcher for another one, or go behind a mediator."""
         # A pattern NAME.* takes in NAME itself and everything below it.
         stem = name.removesuffix(".*")
-        within = stem == OUR_BUS_NAME or stem.startswith(OUR_BUS_NAME + ".")
-        if not within and not (
-            name.endswith(".*") and OUR_BUS_NAME.startswith(stem + ".")
-        ):
-            return True
-        self.mistake(
-            at,
-            key.name,
-            "policy-grants-isolauncher",
-            f"{shown(name)} takes in {OUR_BUS_NAME}, which no policy may grant",
-            "name the services one by one",
-        )
-        return False
+        for never, (code, why) in _NEVER.items():
+            within = stem == never or stem.startswith(never + ".")
+            if within or (name.endswith(".*") and never.startswith(stem + ".")):
+                self.mistake(
+                    at,
+                    key.name,
+                    code,
+                    f"{shown(name)} takes in {never}, {why}",
+                    "name the services one by one",
+                )
+                return False
+        return True
 
     def variables(self, key: Key, node: toml.Node) -> Listed | None:
         def item(key: Key, value: str, at: toml.Place) -> bool:
@@ -773,6 +799,12 @@ class _Checker:
         return self.items(key, node, '"/srv/drawings"', item)
 
     def _path(self, key: Key, value: str, at: toml.Place) -> bool:
+        if value.startswith(IN_HOME):
+            value = value.removeprefix(IN_HOME[:-1])
+            if value.startswith("/") and f"/home{value}" == posixpath.normpath(
+                f"/home{value}"
+            ):
+                value = f"/home{value}"
         if (
             not value.startswith("/")
             or not value.isprintable()
@@ -785,8 +817,8 @@ class _Checker:
                 key.name,
                 "policy-bad-path",
                 f"{shown(value)} is not a plain absolute path",
-                'such as "/usr/share": no "..", "." or "//", no "/" at the end, '
-                "nothing that cannot be printed",
+                'such as "/usr/share" or "{home}/drawings": no "..", "." or "//", no '
+                '"/" at the end, nothing that cannot be printed',
             )
             return False
         for ours in MADE_BY_US:
@@ -1054,6 +1086,20 @@ def refuse_write(path: str, protected: Iterable[str]) -> str | None:
         if path == ours or path.startswith(ours + "/") or ours.startswith(path + "/"):
             return f"it holds or lies in {ours}, which isolauncher relies on"
     return None
+
+
+def _launches(rule: str) -> bool:
+    """Whether a rule takes in LaunchBundle at the Journal's object."""
+    method, _, path = rule.partition("@")
+    above = path.removesuffix("*").rstrip("/")
+    there = path == _JOURNAL or (
+        path.endswith("*") and f"{_JOURNAL}/".startswith(above + "/")
+    )
+    interface = "org.laptop.Journal"
+    return there and method in ("*", f"{interface}.*", f"{interface}.LaunchBundle")
+
+
+_JOURNAL = "/org/laptop/Journal"
 
 
 def _is_bus_name(name: str) -> bool:

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import grp
 import pwd
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from isolauncher.errors import Mistake, NotAllowed, PolicyError
 from isolauncher.policy.load import ROOT_POLICY, PolicyStore
@@ -76,75 +78,94 @@ def for_file(
 def for_bundle(store: PolicyStore, bundle_id: str, *, system: bool) -> Choice:
     """The policy whose [match] is the most specific for this bundle.
 
-    ``system``: every part of its path is root's and writable by nobody else.
+    ``system``: every part of its path is root's and writable by nobody else. Where
+    nothing matches, root put the system's bundle there but nobody said that it may
+    have more than any program: default. Of a user's not even that is known.
     """
-    kind = "system" if system else "user"
-    best: list[tuple[tuple[int, int], str, str, str, int]] = []
-    for name, (match, origin) in store.matches().items():
-        if match.installed_by != kind:
-            continue
-        for pattern in match.bundle_ids:
-            rank = _specificity(pattern, bundle_id)
-            if rank is not None:
-                best.append((rank, name, pattern, origin.file, origin.line))
-    if not best:
+    kind: Literal["system", "user"] = "system" if system else "user"
+    ranked = [
+        (rank, claim)
+        for claim in _claims(store)
+        if claim.installed_by == kind
+        and (rank := _specificity(claim.pattern, bundle_id)) is not None
+    ]
+    if not ranked:
         policy = store.get(ROOT_POLICY if system else UNTRUSTED_POLICY)
         return Choice(
             policy=policy,
-            why=f"no policy matches {bundle_id} as a {kind} bundle; "
-            f"such bundles get {policy.name}",
+            why=f"no policy has {bundle_id} in its [match] bundle-id for bundles "
+            f"installed by the {kind}; such bundles get {policy.name}",
         )
-    best.sort(key=lambda found: (found[0], found[1]), reverse=True)
-    top = [found for found in best if found[0] == best[0][0]]
+    best = max(rank for rank, _ in ranked)
+    top = [claim for rank, claim in ranked if rank == best]
     if len(top) > 1:
-        raise PolicyError(
-            tuple(
-                Mistake(
-                    file=file,
-                    line=line,
-                    column=0,
-                    key="match.bundle-id",
-                    code="policy-match-ambiguous",
-                    message=f"'{pattern}' is as specific for {bundle_id} as in "
-                    + " and ".join(other[3] for other in top if other[1] != name),
-                    hint="take it out of all but one of these files",
-                )
-                for _, name, pattern, file, line in sorted(
-                    top, key=lambda found: (found[3], found[4])
-                )
-            )
-        )
-    _, name, pattern, file, line = top[0]
+        raise PolicyError(tuple(_ambiguous(top, f"governs {bundle_id}")))
+    (claim,) = top
     return Choice(
-        policy=store.get(name),
-        why=f"{file}:{line} governs '{pattern}', which is the most specific match "
-        f"for {bundle_id} as a {kind} bundle",
+        policy=store.get(claim.policy),
+        why=f"{claim.place} governs '{claim.pattern}', which is the most specific "
+        f"match for {bundle_id} as a {kind} bundle",
     )
 
 
 def clashes(store: PolicyStore) -> tuple[Mistake, ...]:
     """Every pattern that two policies claim: whoever it matches cannot be launched."""
-    claimed: dict[tuple[str, str], list[tuple[str, int]]] = {}
-    for match, origin in store.matches().values():
-        for pattern in match.bundle_ids:
-            places = claimed.setdefault((match.installed_by, pattern), [])
-            places.append((origin.file, origin.line))
+    claimed: dict[tuple[str, str], list[_Claim]] = {}
+    for claim in _claims(store):
+        claimed.setdefault((claim.installed_by, claim.pattern), []).append(claim)
     return tuple(
-        Mistake(
-            file=file,
-            line=line,
+        mistake
+        for claims in claimed.values()
+        if len(claims) > 1
+        for mistake in _ambiguous(claims, "is claimed")
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Claim:
+    """One pattern of one policy's own [match]."""
+
+    policy: str
+    pattern: str
+    installed_by: Literal["system", "user"]
+    file: str
+    line: int
+
+    @property
+    def place(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+def _claims(store: PolicyStore) -> list[_Claim]:
+    return [
+        _Claim(
+            policy=name,
+            pattern=pattern,
+            installed_by=match.installed_by,
+            file=origin.file,
+            line=origin.line,
+        )
+        for name, (match, origin) in store.matches().items()
+        for pattern in match.bundle_ids
+    ]
+
+
+def _ambiguous(claims: list[_Claim], does: str) -> Iterator[Mistake]:
+    """One mistake for each place, which names the others."""
+    for claim in sorted(claims, key=lambda claim: (claim.file, claim.line)):
+        others = " and ".join(
+            sorted(other.place for other in claims if other is not claim)
+        )
+        yield Mistake(
+            file=claim.file,
+            line=claim.line,
             column=0,
             key="match.bundle-id",
             code="policy-match-ambiguous",
-            message=f"'{pattern}' is claimed by "
-            + " and ".join(other for other, _ in places if other != file)
-            + " as well",
+            message=f"'{claim.pattern}' {does} here and in {others}, and neither is "
+            "more specific",
             hint="take it out of all but one of these files",
         )
-        for (_, pattern), places in claimed.items()
-        if len(places) > 1
-        for file, line in sorted(places)
-    )
 
 
 def _specificity(pattern: str, bundle_id: str) -> tuple[int, int] | None:

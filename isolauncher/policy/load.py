@@ -31,6 +31,8 @@ from isolauncher.policy.check import Layer, Listed, shown
 from isolauncher.policy.model import (
     KEYS,
     Access,
+    Bus,
+    Documents,
     Environment,
     Files,
     Identity,
@@ -603,6 +605,9 @@ def _policy(
     def number(key: str) -> int:
         return cast(int, values[key])
 
+    def flag(key: str) -> bool:
+        return cast(bool, values[key])
+
     def words(key: str) -> tuple[str, ...]:
         return cast("tuple[str, ...]", values[key])
 
@@ -625,6 +630,15 @@ def _policy(
             read=words("files.read"),
             write=words("files.write"),
             tmp=number("files.tmp"),
+            data=number("files.data"),
+            documents=cast(Documents, text("files.documents")),
+        ),
+        x11=cast(Literal["none", "shared"], text("display.x11")),
+        bus=Bus(
+            session_call=words("bus.session-call"),
+            session_own=words("bus.session-own"),
+            accessibility=flag("bus.accessibility"),
+            input_method=flag("bus.input-method"),
         ),
         limits=Limits(
             cgroup=cast(Literal["required", "if-possible"], text("limits.cgroup")),

@@ -20,6 +20,7 @@ Access = Literal["none", "loopback", "host"]
 UidMode = Literal["instance", "bundle"]
 InnerUid = Literal["caller", "same"]
 Need = Literal["required", "if-possible", "off"]
+Documents = Literal["none", "own", "opened", "all"]
 Tier = Literal["fork", "exec"]
 
 
@@ -59,11 +60,23 @@ class Identity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Files:
-    """Absolute, normalised host paths; ``tmp`` in bytes."""
+    """Absolute, normalised host paths; ``tmp`` and ``data`` in bytes."""
 
     read: tuple[str, ...]
     write: tuple[str, ...]
     tmp: int
+    data: int
+    documents: Documents
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bus:
+    """Rules and names as the bus's filter takes them (xdg-dbus-proxy(1))."""
+
+    session_call: tuple[str, ...]
+    session_own: tuple[str, ...]
+    accessibility: bool
+    input_method: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +131,8 @@ class Policy:
     hostname: str
     network: Access
     view: Files
+    x11: Literal["none", "shared"]
+    bus: Bus
     limits: Limits
     environment: Environment
     kernel: Kernel
@@ -242,8 +257,10 @@ KEYS: tuple[Key, ...] = (
         default="",
         choices=("system", "user"),
         says="Left out or `system`: matches only bundles in which every part of the "
-        "path is root's and writable by nobody else. `user`: matches only the others. "
-        "A bundle id is what a bundle says of itself.",
+        "path is root's, writable by nobody else and not mounted nosuid, as what a "
+        "person brought along is. `user`: matches only the others. A bundle id is what "
+        "a bundle says of itself. Where nothing matches, a system bundle gets "
+        "`default`, another `untrusted`.",
     ),
     Key(
         name="match.callers",
@@ -296,9 +313,10 @@ KEYS: tuple[Key, ...] = (
         kind="read-paths",
         default="[…]",
         says="Host files and directories visible read-only, as far as the caller may "
-        "read them. A path that is a symbolic link is made as that link. One that is "
-        "missing is skipped and reported. Not /proc, /sys, /dev and /tmp, which are "
-        "made new for each activity.",
+        "read them. `{home}/…` lies in the person's home, for bundles, which have one. "
+        "A path that is a symbolic link is made as that link. One that is missing is "
+        "skipped and reported. Not /proc, /sys, /dev and /tmp, which are made new for "
+        "each activity.",
     ),
     Key(
         name="files.write",
@@ -322,17 +340,16 @@ KEYS: tuple[Key, ...] = (
         name="files.data",
         kind="size",
         default="0",
-        only=0,
-        says="How much fits into SUGAR_ACTIVITY_ROOT/data, which is kept between "
-        "launches.",
+        says="How much fits into SUGAR_ACTIVITY_ROOT, whose `data` is kept between "
+        "launches. An activity that takes more is stopped. 0: there is none.",
     ),
     Key(
         name="files.documents",
         kind="choice",
         default='"none"',
         choices=("none", "own", "opened", "all"),
-        later=("own", "opened", "all"),
-        says="Which objects of the Journal exist for the activity.",
+        says="Which objects of the Journal exist for the activity: those it made, also "
+        "the one it was opened with, all. `none`: there is no Journal.",
     ),
     Key(
         name="devices.allow",
@@ -348,7 +365,6 @@ KEYS: tuple[Key, ...] = (
         kind="choice",
         default='"none"',
         choices=("none", "shared"),
-        later=("shared",),
         says="`shared` gives the person's X display: with it an activity can watch "
         "other windows and type into them.",
     ),
@@ -356,7 +372,6 @@ KEYS: tuple[Key, ...] = (
         name="bus.session-call",
         kind="bus-calls",
         default="[]",
-        only=(),
         says="`NAME=RULE` as xdg-dbus-proxy's --call takes it. Never "
         "org.sugarlabs.IsoLauncher1.",
     ),
@@ -364,7 +379,6 @@ KEYS: tuple[Key, ...] = (
         name="bus.session-own",
         kind="bus-names",
         default="[]",
-        only=(),
         says="Names that the activity may own; `{activity-id}` stands for its id.",
     ),
     Key(
@@ -487,7 +501,6 @@ KEYS: tuple[Key, ...] = (
         kind="choice",
         default='"python"',
         choices=("python", "gtk3", "sugar3"),
-        later=("gtk3", "sugar3"),
         says="Which preloaded modules the process is forked from.",
     ),
     Key(

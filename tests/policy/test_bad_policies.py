@@ -468,13 +468,9 @@ BAD: dict[str, tuple[str, list[Wanted]]] = {
         '[network]\nallow = ["tcp://a.org"]\n',
         [(3, 10, "network.allow", "policy-bad-address")],
     ),
-    "data": (
-        '[files]\ndata = "200M"\n',
-        [(3, 8, "files.data", "policy-not-enforced-yet")],
-    ),
-    "documents": (
-        '[files]\ndocuments = "opened"\n',
-        [(3, 13, "files.documents", "policy-not-enforced-yet")],
+    "documents that are none": (
+        '[files]\ndocuments = "mine"\n',
+        [(3, 13, "files.documents", "policy-bad-choice")],
     ),
     "devices": (
         '[devices]\nallow = ["gpu"]\n',
@@ -484,21 +480,46 @@ BAD: dict[str, tuple[str, list[Wanted]]] = {
         '[devices]\nallow = ["gpu", "webcam"]\n',
         [(3, 17, "devices.allow", "policy-bad-choice")],
     ),
-    "x11": (
-        '[display]\nx11 = "shared"\n',
-        [(3, 7, "display.x11", "policy-not-enforced-yet")],
-    ),
-    "bus call": (
-        '[bus]\nsession-call = ["org.a.B=org.a.B.C@/org/a"]\n',
-        [(3, 16, "bus.session-call", "policy-not-enforced-yet")],
+    "a display of its own": (
+        '[display]\nx11 = "own"\n',
+        [(3, 7, "display.x11", "policy-bad-choice")],
     ),
     "bus call that is none": (
         '[bus]\nsession-call = ["org.a.B"]\n',
         [(3, 17, "bus.session-call", "policy-bad-bus-rule")],
     ),
+    "bus call at no path": (
+        '[bus]\nsession-call = ["org.a.B=org.a.B.C"]\n',
+        [(3, 17, "bus.session-call", "policy-bad-bus-rule")],
+    ),
     "the launcher's own bus name": (
-        '[bus]\nsession-call = ["org.sugarlabs.IsoLauncher1=*"]\n',
+        '[bus]\nsession-call = ["org.sugarlabs.IsoLauncher1=*@/a"]\n',
         [(3, 17, "bus.session-call", "policy-grants-isolauncher")],
+    ),
+    "the Journal's store": (
+        "[bus]\nsession-call = [\n"
+        '"org.laptop.sugar.DataStore=a.B@/a",\n"org.laptop.*=a.B@/a"]\n',
+        [
+            (4, 1, "bus.session-call", "policy-grants-datastore"),
+            (5, 1, "bus.session-call", "policy-grants-datastore"),
+        ],
+    ),
+    "the bus itself": (
+        '[bus]\nsession-own = ["org.freedesktop.*", "org.freedesktop.DBus"]\n',
+        [
+            (3, 16, "bus.session-own", "policy-grants-bus"),
+            (3, 37, "bus.session-own", "policy-grants-bus"),
+        ],
+    ),
+    "LaunchBundle": (
+        "[bus]\nsession-call = [\n"
+        '"org.laptop.Journal=org.laptop.Journal.LaunchBundle@/org/laptop/Journal",\n'
+        '"org.laptop.Shell=org.laptop.Journal.*@/org/*",\n'
+        '"org.freedesktop.Notifications=*@/*",\n'
+        '"org.laptop.Journal=org.laptop.Journal.ChooseObject@/org/laptop/Journal",\n'
+        '"org.freedesktop.Notifications=*@/org/freedesktop/Notifications",\n'
+        "]\n",
+        [(line, 1, "bus.session-call", "policy-grants-launch") for line in (4, 5, 6)],
     ),
     "the launcher's own bus name by a pattern": (
         '[bus]\nsession-own = ["org.sugarlabs.*"]\n',
@@ -512,9 +533,9 @@ BAD: dict[str, tuple[str, list[Wanted]]] = {
         "[bus]\naccessibility = true\n",
         [(3, 17, "bus.accessibility", "policy-not-enforced-yet")],
     ),
-    "preload set of later": (
-        '[preload]\nset = "sugar3"\n',
-        [(3, 7, "preload.set", "policy-not-enforced-yet")],
+    "preload set that is none": (
+        '[preload]\nset = "sugar4"\n',
+        [(3, 7, "preload.set", "policy-bad-choice")],
     ),
     "grant": (
         '[grants]\nP_MIC_CAM = { because = "It records." }\n',

@@ -128,24 +128,108 @@ def test_a_users_bundle_is_governed_by_untrusted_whatever_it_calls_itself(
     assert choice.policy.name == "terminal"
 
 
-def test_two_files_equally_specific_are_refused_naming_both(shelf: Shelf) -> None:
-    shelf.put(*bundle("a", "org.laptop.*"))
-    shelf.put(*bundle("b", "org.laptop.*"))
+def test_two_files_equally_specific_are_refused_naming_both_and_their_lines(
+    shelf: Shelf,
+) -> None:
+    a = shelf.put(*bundle("a", "org.laptop.*"))
+    name, text = bundle("b", "org.other.Thing", "org.laptop.*")
+    b = shelf.put(name, "# moved\n" + text)
     with pytest.raises(PolicyError) as caught:
         choose.for_bundle(shelf.store, "org.laptop.Write", system=True)
     assert {mistake.code for mistake in caught.value.mistakes} == {
         "policy-match-ambiguous"
     }
-    assert [mistake.file for mistake in caught.value.mistakes] == [
-        str(shelf.etc / "a.toml"),
-        str(shelf.etc / "b.toml"),
+    assert [(m.file, m.line) for m in caught.value.mistakes] == [
+        (str(a), 3),
+        (str(b), 4),
     ]
+    for mistake, other in zip(caught.value.mistakes, (f"{b}:4", f"{a}:3"), strict=True):
+        assert "org.laptop.Write" in mistake.message
+        assert other in mistake.message
+    # Whoever sees but the one line sees both places.
+    assert f"{a}:3" in caught.value.line()
+    assert f"{b}:4" in caught.value.line()
     assert len(choose.clashes(shelf.store)) == 2
+    # Others they govern are governed, and so is who has a file of its own.
+    assert (
+        choose.for_bundle(shelf.store, "org.other.Thing", system=True).policy.name
+        == "b"
+    )
     shelf.put(*bundle("c", "org.laptop.Write"))
     assert (
         choose.for_bundle(shelf.store, "org.laptop.Write", system=True).policy.name
         == "c"
     )
+    shelf.put(*bundle("d", "org.laptop.Write"))
+    shelf.put(*bundle("e", "org.laptop.Write"))
+    with pytest.raises(PolicyError) as caught:
+        choose.for_bundle(shelf.store, "org.laptop.Write", system=True)
+    assert len(caught.value.mistakes) == 3
+
+
+def test_the_same_claim_for_the_system_s_and_for_a_user_s_bundles_is_no_clash(
+    shelf: Shelf,
+) -> None:
+    shelf.put(*bundle("mine", "org.laptop.*"))
+    shelf.put(*bundle("theirs", "org.laptop.*", by="user"))
+    assert choose.clashes(shelf.store) == ()
+    for system, wanted in ((True, "mine"), (False, "theirs")):
+        choice = choose.for_bundle(shelf.store, "org.laptop.X", system=system)
+        assert choice.policy.name == wanted
+
+
+def test_an_exact_id_for_the_system_s_leaves_a_user_s_prefix_alone(
+    shelf: Shelf,
+) -> None:
+    """Row 62: more specific, but not about bundles of this kind."""
+    shelf.put(*bundle("exact", "org.laptop.Terminal"))
+    shelf.put(*bundle("prefix", "org.*", by="user"))
+    choice = choose.for_bundle(shelf.store, "org.laptop.Terminal", system=False)
+    assert choice.policy.name == "prefix"
+
+
+@pytest.mark.parametrize(
+    ("system", "wanted"), [(True, "default"), (False, "untrusted")]
+)
+def test_a_bundle_that_nothing_matches_gets_what_its_kind_gets_and_is_told_why(
+    shelf: Shelf, system: bool, wanted: str
+) -> None:
+    shelf.put(*bundle("other", "org.laptop.*", by="user" if system else "system"))
+    choice = choose.for_bundle(shelf.store, "org.laptop.Write", system=system)
+    assert choice.policy.name == wanted
+    assert "org.laptop.Write" in choice.why
+    assert "bundle-id" in choice.why
+    assert wanted in choice.why
+
+
+@pytest.mark.parametrize(
+    "id_",
+    ["ORG.LAPTOP.Write", "org.laptopx.Write", "org.laptop", "org", "x.org.laptop.y"],
+)
+def test_a_prefix_matches_whole_words_as_they_are_written(
+    shelf: Shelf, id_: str
+) -> None:
+    shelf.put(*bundle("prefix", "org.laptop.*"))
+    choice = choose.for_bundle(shelf.store, id_, system=True)
+    assert choice.policy.name == "default"
+
+
+def test_a_policy_that_is_changed_governs_the_next_launch(shelf: Shelf) -> None:
+    shelf.put(*bundle("one", "org.a.Tool"))
+    choice = choose.for_bundle(shelf.store, "org.a.Tool", system=True)
+    assert choice.policy.name == "one"
+    shelf.put(*bundle("one", "org.a.Tool", by="user"))
+    for system, wanted in ((True, "default"), (False, "one")):
+        choice = choose.for_bundle(shelf.store, "org.a.Tool", system=system)
+        assert choice.policy.name == wanted
+
+
+def test_a_match_is_not_inherited(shelf: Shelf) -> None:
+    shelf.put(*bundle("base", "org.a.*"))
+    shelf.put("child", 'version = 1\nextends = "base"\n')
+    assert choose.clashes(shelf.store) == ()
+    choice = choose.for_bundle(shelf.store, "org.a.Tool", system=True)
+    assert choice.policy.name == "base"
 
 
 def test_an_etc_file_takes_the_match_of_the_shipped_one_away(shelf: Shelf) -> None:

@@ -289,7 +289,7 @@ def test_only_a_launch_takes_descriptors(verb: str) -> None:
     assert refused({"version": 1, "verb": verb}, 1).code == "request-descriptors"
 
 
-@pytest.mark.parametrize("verb", ["", "RUN", "signal", "launch", None, 1, ["run"], {}])
+@pytest.mark.parametrize("verb", ["", "RUN", "signal", "furnish", None, 1, ["run"], {}])
 def test_other_verbs_are_refused(verb: object) -> None:
     assert refused({"version": 1, "verb": verb}, 0).code == "request-verb"
 

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A bundle's launch up to where its caller furnishes it: what governs it, and so what.
+
+    Launch → look (bundle, policy, place) → granted → Furnish → complete → Wanted
+
+The caller does not read the bundle and the policy for itself: what was read here
+governs both the sandbox and the caller's own processes around it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from . import bundle, furniture, rooms
+from .launch import Wanted, not_kept
+from .opener import Opener
+from .policy import choose, environment
+from .policy.model import Policy
+from .request import Caller, Furnish, Launch
+
+if TYPE_CHECKING:
+    from .daemon import Daemon
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Consulted:
+    """What a caller may furnish: a bundle under the policy that governs it."""
+
+    asked: Launch
+    fds: Mapping[str, int]
+    bundle: bundle.Bundle
+    policy: Policy
+    why: str
+    at: furniture.Place
+    activity_id: str
+
+    def granted(self) -> dict[str, object]:
+        """For the caller, whose own processes keep to it."""
+        policy = self.policy
+        return {
+            "event": "granted",
+            "id": self.activity_id,
+            "bundle_id": self.bundle.bundle_id,
+            "installed_by": self.bundle.installed_by,
+            "policy": policy.name,
+            "why": self.why,
+            "furniture": sorted(furniture.granted(policy)),
+            "root": self.at.root,
+            "documents": policy.view.documents,
+            "data": policy.view.data,
+            "file_size": policy.limits.file_size,
+            "session_call": list(policy.bus.session_call),
+            "session_own": list(policy.bus.session_own),
+        }
+
+
+async def look(
+    daemon: Daemon,
+    asked: Launch,
+    fds: Mapping[str, int],
+    caller: Caller,
+    looking: Opener,
+) -> Consulted:
+    """Read the bundle with its caller's rights, and choose its policy.
+
+    ``looking`` is an opener of the caller's. Raises the error that tells what is
+    wrong with the bundle or the policies.
+    """
+    read = bundle.parse(await looking.open_bundle(fds["bundle"]))
+    choice = choose.for_bundle(
+        daemon.store, read.bundle_id, system=read.installed_by == "system"
+    )
+    inner = rooms.inner_uid(choice.policy, caller, daemon.config.uids.first)
+    return Consulted(
+        asked=asked,
+        fds=fds,
+        bundle=read,
+        policy=choice.policy,
+        why=choice.why,
+        at=furniture.place(read, choice.policy, asked.environment, inner),
+        activity_id=bundle.new_activity_id(asked.id),
+    )
+
+
+_GIVEN = frozenset(
+    (
+        *("HOME", "PATH", "TMPDIR", "XDG_RUNTIME_DIR", "DISPLAY", "XAUTHORITY"),
+        *("DBUS_SESSION_BUS_ADDRESS", "GSETTINGS_BACKEND"),
+    )
+)
+"""Names that a bundle gets anew, whatever the caller's own say."""
+
+
+async def complete(
+    consulted: Consulted,
+    furnish: Furnish,
+    brought: Mapping[str, int],
+    looking: Opener,
+) -> Wanted:
+    """All that is to be launched; RequestError for what the policy has no place for."""
+    c = consulted
+    furniture.refuse_ungranted(furnish, c.policy)
+    fds = {**c.fds, **brought}
+    kinds = furniture.wanted(fds)
+    await looking.check(kinds, [fds[name] for name, _ in kinds])
+    kept, dropped = environment.build(c.policy, c.asked.environment, {})
+    variables = bundle.environment(
+        c.bundle,
+        kept,
+        activity_root=c.at.root,
+        user_activities=bundle.user_activities(c.asked.environment, c.at.home),
+    )
+    words = bundle.words(c.bundle, variables)
+    in_bundle, _ = await looking.find_program(
+        c.fds["bundle"], words[0], variables["PATH"]
+    )
+    command = bundle.command(
+        c.bundle,
+        words,
+        in_bundle=in_bundle,
+        activity_id=c.activity_id,
+        object_id=c.asked.object_id,
+        uri=c.asked.uri,
+        invited=c.asked.invited,
+    )
+    lease_key = None
+    if c.policy.identity.uid == "bundle":
+        lease_key = f"{c.bundle.installed_by}:{c.bundle.bundle_id}"
+    return Wanted(
+        policy=c.policy,
+        variables=variables,
+        not_kept=tuple(not_kept({}, [d for d in dropped if d[0] not in _GIVEN])),
+        program_kind=command.program_kind,
+        argv=command.argv,
+        fds=fds,
+        id=c.activity_id,
+        umask=c.asked.umask,
+        tied=False,
+        lease_key=lease_key,
+        path=command.path,
+        cwd=c.bundle.path,
+        bundle=c.bundle,
+        asked=furnish,
+        at=c.at,
+    )

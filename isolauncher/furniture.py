@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a person's session brings for a bundle, and where it stands inside.
+
+The bundle itself, three directories of the person's, the sockets of a filtered bus
+and of the display, a cookie and settings. All are descriptors or bytes that the
+caller had already; here each is held against the policy and against what the caller
+may do with it, becomes a detached mount, and gets its place. Who enforces what goes
+over the bus is the person's own process at the other end of it (see session/).
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from . import opener, plan, view
+from .bundle import Bundle
+from .errors import RequestError
+from .policy.model import Policy
+from .request import Caller, Furnish
+
+DIRECTORIES = ("data", "instance", "tmp")
+
+SETTINGS = ".config/glib-2.0/settings/keyfile"
+"""Below the home: where GLib's key file backend reads (GKeyfileSettingsBackend)."""
+
+_SYSTEM = ("/bin", "/boot", "/dev", "/etc", "/lib", "/proc", "/run", "/sbin", "/sys")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a bundle's own things are inside: known as soon as its policy is.
+
+    ``root`` is SUGAR_ACTIVITY_ROOT, ``runtime`` XDG_RUNTIME_DIR.
+    """
+
+    home: str
+    root: str
+    runtime: str
+
+    def directory(self, name: str) -> str:
+        return f"{self.root}/{name}"
+
+
+def place(
+    bundle: Bundle, policy: Policy, environment: Mapping[str, str], inner_uid: int
+) -> Place:
+    """As Sugar has it: `sugar3.env` puts an activity's root into the profile."""
+    home = _home(environment, policy)
+    profile = environment.get("SUGAR_PROFILE") or "default"
+    if "/" in profile or profile in (".", "..") or not profile.isprintable():
+        raise RequestError(
+            f"SUGAR_PROFILE {profile[:64]!a} is not the name of a directory",
+            code="request-bad-profile",
+        )
+    return Place(
+        home=home,
+        root=f"{home}/.sugar/{profile}/{bundle.bundle_id}",
+        runtime=plan.runtime_directory(inner_uid),
+    )
+
+
+def _home(environment: Mapping[str, str], policy: Policy) -> str:
+    """The caller's HOME: made anew inside, empty, so only its name is taken over."""
+    home = environment.get("HOME", "")
+    why = ""
+    if not home.startswith("/") or posixpath.normpath(home) != home or home == "/":
+        why = "is not the path of a directory"
+    elif len(os.fsencode(home)) > 1024 or not home.isprintable():
+        why = "is too long or cannot be printed"
+    elif home.startswith(tuple(f"{top}/" for top in _SYSTEM)) or home in (
+        *_SYSTEM,
+        *plan.BUILT,
+    ):
+        why = "is a place of the system's"
+    else:
+        shown = (*policy.view.read, *policy.view.write)
+        hides = [p for p in shown if f"{home}/".startswith(p.rstrip("/") + "/")]
+        if hides:
+            why = f"lies in {hides[0]}, which the policy {policy.name} shows"
+    if why:
+        raise RequestError(
+            f"HOME {home[:64]!a} {why}: it cannot be made inside",
+            code="request-bad-home",
+            hint="set HOME to the person's own directory",
+        )
+    return home
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Furnished:
+    """For the plan, and for the environment."""
+
+    furniture: plan.Furniture
+    variables: Mapping[str, str]
+
+
+def furnish(
+    mounts: view.Mounts,
+    *,
+    bundle: Bundle,
+    asked: Furnish,
+    fds: Mapping[str, int],
+    at: Place,
+    caller: Caller,
+    visible: plan.View,
+    root: int,
+) -> Furnished:
+    """Make mounts of what came; ``root`` is a descriptor of the room's root.
+
+    Every descriptor has been looked at by an opener of the caller's (`wanted`).
+    """
+    variables = {"HOME": at.home, "XDG_RUNTIME_DIR": at.runtime}
+    trees: list[plan.Tree] = []
+    files: list[plan.Made] = []
+    shown = _bundle(mounts, bundle.path, fds["bundle"], visible, root, caller)
+    if shown is not None:
+        trees.append(shown)
+    for name in DIRECTORIES:
+        if name in fds:
+            trees.append(_own_directory(mounts, name, fds[name], at, caller))
+    if "tmp" in fds:
+        variables["TMPDIR"] = at.directory("tmp")
+    if "bus" in fds:
+        path = f"{at.runtime}/bus"
+        trees.append(_socket(mounts, "bus", fds["bus"], path))
+        variables["DBUS_SESSION_BUS_ADDRESS"] = f"unix:path={path}"
+    if asked.display is not None:
+        number = asked.display[1:].partition(".")[0]
+        path = f"/tmp/.X11-unix/X{number}"  # noqa: S108 (where Xlib looks)
+        trees.append(_socket(mounts, "display", fds["display"], path))
+        variables["DISPLAY"] = asked.display
+        if asked.cookie is not None:
+            path = f"{at.runtime}/Xauthority"
+            files.append(plan.Made(path=path, data=asked.cookie))
+            variables["XAUTHORITY"] = path
+    for name, data in asked.files.items():
+        path = f"{at.home}/{name}"
+        if plan.below(path, (*visible.trees, *trees)):
+            # Shown already, and perhaps the person's own.
+            continue
+        files.append(plan.Made(path=path, data=data))
+    if SETTINGS in asked.files:
+        variables["GSETTINGS_BACKEND"] = "keyfile"
+    return Furnished(
+        furniture=plan.Furniture(
+            trees=tuple(sorted(trees, key=lambda tree: tree.path)),
+            files=tuple(files),
+            own=(at.home, at.runtime),
+        ),
+        variables=variables,
+    )
+
+
+def wanted(fds: Mapping[str, int]) -> tuple[tuple[str, opener.Kind], ...]:
+    """What the caller must be able to do with each, for `opener.Opener.check`."""
+    kinds: dict[str, opener.Kind] = {
+        "bundle": "readable-directory",
+        **dict.fromkeys(DIRECTORIES, "own-directory"),
+        "bus": "socket",
+        "display": "socket",
+        "hold": "pipe",
+    }
+    return tuple((name, kinds[name]) for name in fds if name in kinds)
+
+
+def granted(policy: Policy) -> frozenset[str]:
+    """Which of `request.FURNITURE` a policy has a place for."""
+    names = {"hold"}
+    if policy.view.data:
+        names |= set(DIRECTORIES)
+    if policy.x11 != "none":
+        names.add("display")
+    bus = policy.bus
+    if bus.session_call or bus.session_own or policy.view.documents != "none":
+        names.add("bus")
+    return frozenset(names)
+
+
+def refuse_ungranted(asked: Furnish, policy: Policy) -> None:
+    """Nobody brings what the policy has no place for: it would not be seen missing."""
+    for name in asked.descriptors:
+        if name not in granted(policy):
+            raise RequestError(
+                f"the policy {policy.name} has no place for {name!r}",
+                code="furniture-not-granted",
+                hint=f"see `isolauncher explain {policy.name}`",
+            )
+
+
+def _bundle(
+    mounts: view.Mounts,
+    path: str,
+    fd: int,
+    visible: plan.View,
+    root: int,
+    caller: Caller,
+) -> plan.Tree | None:
+    """Read-only; None where the view shows it already."""
+    if plan.below(path, visible.trees):
+        view.refuse_other(mounts, path, fd, root)
+        return None
+    status = os.fstat(fd)
+    mounts.clone("bundle", fd, recursive=False, shown=path)
+    return plan.Tree(
+        path=path,
+        descriptor="bundle",
+        kind="directory",
+        writable=False,
+        owned_by=caller.uid if status.st_uid == caller.uid != 0 else None,
+        group=caller.gid,
+    )
+
+
+def _own_directory(
+    mounts: view.Mounts, name: str, fd: int, at: Place, caller: Caller
+) -> plan.Tree:
+    # Not what is mounted below: that would be a way to show another file system.
+    mounts.clone(name, fd, recursive=False, shown=at.directory(name))
+    return plan.Tree(
+        path=at.directory(name),
+        descriptor=name,
+        kind="directory",
+        writable=True,
+        owned_by=caller.uid,
+        group=caller.gid,
+    )
+
+
+def _socket(mounts: view.Mounts, name: str, fd: int, path: str) -> plan.Tree:
+    if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+        raise RequestError(f"{name} is not a socket", code="request-bad-descriptor")
+    mounts.clone(name, fd, recursive=False, shown=path)
+    return plan.Tree(path=path, descriptor=name, kind="file", writable=False)
+
+
+__all__ = [
+    "DIRECTORIES",
+    "SETTINGS",
+    "Furnished",
+    "Place",
+    "furnish",
+    "granted",
+    "place",
+    "refuse_ungranted",
+    "wanted",
+]

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where a bundle is that somebody names by its id: among the installed ones.
+
+The same directories as the Sugar shell's, and like it the newest of several with one
+id (jarabe.model.bundleregistry). Only the person's own words go into the choice: what
+governs the bundle is found out by the daemon, from the directory that was chosen.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+
+from ..bundle import INFO, MAX_BYTES, Found, parse, user_activities, valid_bundle_id
+from ..errors import BundleError, IsolauncherError
+
+SYSTEM = ("/usr/share/sugar/activities", "/usr/local/share/sugar/activities")
+
+
+def find(name: str, environment: Mapping[str, str]) -> str:
+    """The directory of the bundle ``name``, an id; BundleError if there is none."""
+    if not valid_bundle_id(name):
+        raise BundleError(
+            f"{name[:64]!a} is neither the id of a bundle nor a path with a '/'",
+            code="bundle-not-found",
+        )
+    found = [
+        (_comparable(version), path)
+        for path, bundle_id, version in _all(environment)
+        if bundle_id == name
+    ]
+    if not found:
+        searched = ", ".join(_directories(environment))
+        raise BundleError(
+            f"no bundle with the id {name} is installed",
+            code="bundle-not-found",
+            hint=f"looked in {searched}",
+        )
+    return max(found)[1]
+
+
+def _directories(environment: Mapping[str, str]) -> tuple[str, ...]:
+    own = user_activities(environment, environment.get("HOME", "/"))
+    return (own, *SYSTEM)
+
+
+def _all(environment: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    """(path, bundle id, version) of every bundle that can be read."""
+    for directory in _directories(environment):
+        try:
+            names = sorted(os.listdir(directory))
+        except OSError:
+            continue
+        for name in names:
+            path = os.path.join(directory, name)
+            try:
+                with open(os.path.join(path, INFO), "rb") as file:
+                    info = file.read(MAX_BYTES + 1)
+                bundle = parse(
+                    Found(
+                        path=path,
+                        installed_by="user",
+                        why="",
+                        info=info,
+                        permissions=None,
+                    )
+                )
+            except (OSError, IsolauncherError):
+                continue  # said when it is launched by its path
+            yield path, bundle.bundle_id, bundle.version
+
+
+def _comparable(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version))

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A bundle's launch from the person's side: what the daemon grants is brought here.
+
+    Launch → daemon → granted → directories, mediator, display, settings → started
+
+Blocking, in any thread: the session's service has one for each activity, the command
+line only its own. Whatever is opened is opened with the person's rights.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+
+from .. import client, request, wire
+from ..errors import RequestError
+from . import installed, settings, xauth
+from .mediators import Mediators
+
+_DISPLAY = re.compile(r"(?:unix)?:(\d{1,5})(\.\d{1,2})?")
+X11_DIRECTORY = "/tmp/.X11-unix"  # noqa: S108 (where the X server has it)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """One launch as it was asked for.
+
+    ``bundle`` is a directory, with a slash, or a bundle id. ``environment`` None: this
+    process's own. ``streams`` are descriptors by the names stdin, stdout and stderr;
+    absent: /dev/null. They stay the caller's.
+    """
+
+    bundle: str
+    activity_id: str | None = None
+    object_id: str | None = None
+    uri: str | None = None
+    invited: bool = False
+    environment: Mapping[str, str] | None = None
+    streams: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """A bundle's activity as the daemon lists it."""
+
+    id: str
+    bundle_id: str
+    policy: str
+
+
+def running() -> Iterator[Running]:
+    """The person's own activities that were launched from bundles."""
+    own = os.geteuid()
+    for part in client.ask({"version": wire.VERSION, "verb": "ps"}):
+        rows = part.get("activities")
+        for row in rows if isinstance(rows, list) else ():
+            if row["bundle_id"] and row["caller_uid"] == own:
+                yield Running(
+                    id=str(row["id"]),
+                    bundle_id=str(row["bundle_id"]),
+                    policy=str(row["policy"]),
+                )
+
+
+def launch(
+    asked: Asked,
+    mediators: Mediators,
+    *,
+    granted: Callable[[Mapping[str, object]], None],
+    started: Callable[[Mapping[str, object]], None],
+    tell: Callable[[str], None],
+) -> client.End:
+    """Launch, and wait for the end. Raises what kept it from being asked for.
+
+    ``granted`` hears what the daemon grants and ``started`` that it runs, in this
+    thread.
+    """
+    environment = dict(os.environ if asked.environment is None else asked.environment)
+    path = asked.bundle
+    if "/" not in path:
+        path = installed.find(path, environment)
+    with ExitStack() as stack:
+        prepared = client.prepare_bundle(
+            path,
+            id=asked.activity_id,
+            object_id=asked.object_id,
+            uri=asked.uri,
+            invited=asked.invited,
+            environment=environment,
+            streams=_streams(asked, stack),
+        )
+        stack.callback(prepared.close)
+        brought = _Brought(environment, asked.object_id, mediators)
+        stack.callback(brought.forget)
+
+        def furnish(fields: Mapping[str, object]) -> client.Furniture:
+            granted(fields)
+            return brought.furnish(fields)
+
+        def begun(fields: Mapping[str, object]) -> None:
+            brought.forget()
+            started(fields)
+
+        return client.accompany(
+            client.connect(),
+            prepared,
+            furnish=furnish,
+            started=begun,
+            reconnect=lambda: client.connect(wait=False),
+            tell=tell,
+        )
+
+
+def _streams(asked: Asked, stack: ExitStack) -> tuple[int, int, int]:
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    stack.callback(os.close, null)
+    stdin, stdout, stderr = (asked.streams.get(name, null) for name in request.STANDARD)
+    return stdin, stdout, stderr
+
+
+class _Brought:
+    """What is made for one launch on this side, until it runs or has failed."""
+
+    def __init__(
+        self,
+        environment: Mapping[str, str],
+        object_id: str | None,
+        mediators: Mediators,
+    ) -> None:
+        self._environment = environment
+        self._object_id = object_id
+        self._mediators = mediators
+        self._open: dict[str, int] = {}
+        self._undo = ExitStack()
+
+    def furnish(self, granted: Mapping[str, object]) -> client.Furniture:
+        """Everything that ``granted`` has a place for and that is there."""
+        places = granted["furniture"]
+        assert isinstance(places, list)  # noqa: S101 (the daemon's own word)
+        display: str | None = None
+        cookie: bytes | None = None
+        files: dict[str, bytes] = {}
+        try:
+            mediated = self._mediators.begin(
+                granted, environment=self._environment, object_id=self._object_id
+            )
+            self._undo.callback(mediated.forget)
+            self._open |= mediated.fds
+            if "display" in places:
+                display, cookie = self._display()
+                files = settings.of_person(
+                    self._environment.get("HOME", "/"),
+                    self._environment.get("SUGAR_PROFILE") or "default",
+                )
+        except BaseException:
+            wire.close_all(self._open.values())
+            raise
+        names = tuple(name for name in request.FURNITURE if name in self._open)
+        asked = request.Furnish(
+            display=display, cookie=cookie, files=files, descriptors=names
+        )
+        return client.Furniture(
+            request.encode(asked), tuple(self._open[name] for name in names)
+        )
+
+    def forget(self) -> None:
+        """What the sandbox has by now, or will never have, needs no name any more."""
+        self._undo.close()
+
+    def _display(self) -> tuple[str | None, bytes | None]:
+        """The display's name inside and its cookie; the socket is opened on the way."""
+        named = self._environment.get("DISPLAY")
+        if not named:
+            return None, None
+        match = _DISPLAY.fullmatch(named)
+        if match is None:
+            raise RequestError(
+                f"DISPLAY {named[:64]!a} is not a display of this machine",
+                code="display-not-local",
+                hint="an activity reaches the display by its socket in "
+                f"{X11_DIRECTORY} alone",
+            )
+        path = f"{X11_DIRECTORY}/X{int(match[1])}"
+        try:
+            fd = os.open(path, os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError as error:
+            raise RequestError(
+                f"the display {named} has no socket {path}: {error.strerror}",
+                code="display-not-there",
+            ) from None
+        self._open["display"] = fd
+        cookie: bytes | None = None
+        with suppress(OSError):  # a server that asks for none, or one by uid
+            with open(xauth.file_of(self._environment), "rb") as file:
+                data = file.read(xauth.MAX_BYTES)
+            cookie = xauth.for_display(data, int(match[1])) or None
+        return f":{int(match[1])}{match[2] or ''}", cookie
