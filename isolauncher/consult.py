@@ -53,6 +53,8 @@ class Consulted:
             "file_size": policy.limits.file_size,
             "session_call": list(policy.bus.session_call),
             "session_own": list(policy.bus.session_own),
+            "accessibility": policy.bus.accessibility,
+            "input_method": policy.bus.input_method,
         }
 
 
@@ -88,6 +90,7 @@ _GIVEN = frozenset(
     (
         *("HOME", "PATH", "TMPDIR", "XDG_RUNTIME_DIR", "DISPLAY", "XAUTHORITY"),
         *("DBUS_SESSION_BUS_ADDRESS", "GSETTINGS_BACKEND"),
+        *("AT_SPI_BUS_ADDRESS", "NO_AT_BRIDGE"),
     )
 )
 """Names that a bundle gets anew, whatever the caller's own say."""

@@ -128,6 +128,13 @@ def furnish(
         path = f"{at.runtime}/bus"
         trees.append(_socket(mounts, "bus", fds["bus"], path))
         variables["DBUS_SESSION_BUS_ADDRESS"] = f"unix:path={path}"
+    if "accessibility" in fds:
+        path = f"{at.runtime}/at-spi-bus"
+        trees.append(_socket(mounts, "accessibility", fds["accessibility"], path))
+        variables["AT_SPI_BUS_ADDRESS"] = f"unix:path={path}"
+    else:
+        # Nothing is there that GTK could look for.
+        variables["NO_AT_BRIDGE"] = "1"
     if asked.display is not None:
         number = asked.display[1:].partition(".")[0]
         path = f"/tmp/.X11-unix/X{number}"  # noqa: S108 (where Xlib looks)
@@ -161,6 +168,7 @@ def wanted(fds: Mapping[str, int]) -> tuple[tuple[str, opener.Kind], ...]:
         "bundle": "readable-directory",
         **dict.fromkeys(DIRECTORIES, "own-directory"),
         "bus": "socket",
+        "accessibility": "socket",
         "display": "socket",
         "hold": "pipe",
     }
@@ -175,8 +183,11 @@ def granted(policy: Policy) -> frozenset[str]:
     if policy.x11 != "none":
         names.add("display")
     bus = policy.bus
-    if bus.session_call or bus.session_own or policy.view.documents != "none":
+    called = bus.session_call or bus.session_own or bus.input_method
+    if called or policy.view.documents != "none":
         names.add("bus")
+    if bus.accessibility:
+        names.add("accessibility")
     return frozenset(names)
 
 

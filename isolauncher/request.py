@@ -32,9 +32,9 @@ DESCRIPTORS = ("stdin", "stdout", "stderr", "program", "cwd", "policy")
 STANDARD = DESCRIPTORS[:3]
 BUNDLE_DESCRIPTORS = (*STANDARD, "bundle")
 
-# What a person's session may bring for a bundle: three directories, two sockets, and
+# What a person's session may bring for a bundle: three directories, three sockets, and
 # the end of a pipe that lasts as long as the sandbox.
-FURNITURE = ("data", "instance", "tmp", "bus", "display", "hold")
+FURNITURE = ("data", "instance", "tmp", "bus", "accessibility", "display", "hold")
 
 SIGNALS: Final[tuple[SignalName, ...]] = get_args(SignalName)
 

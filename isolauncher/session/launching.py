@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from .. import client, request, wire
 from ..errors import RequestError
 from . import installed, settings, xauth
-from .mediators import Mediators
+from .mediators import Mediated, Mediators
 
 _DISPLAY = re.compile(r"(?:unix)?:(\d{1,5})(\.\d{1,2})?")
 X11_DIRECTORY = "/tmp/.X11-unix"  # noqa: S108 (where the X server has it)
@@ -96,7 +96,9 @@ def launch(
         brought = _Brought(environment, asked.object_id, mediators)
         stack.callback(brought.forget)
 
-        def furnish(fields: Mapping[str, object]) -> client.Furniture:
+        def furnish(fields: Mapping[str, object], *fds: int) -> client.Furniture:
+            if fields["event"] == "copy":
+                return brought.work_in(*fds)
             granted(fields)
             return brought.furnish(fields)
 
@@ -133,44 +135,52 @@ class _Brought:
         self._environment = environment
         self._object_id = object_id
         self._mediators = mediators
-        self._open: dict[str, int] = {}
-        self._undo = ExitStack()
+        self._mediated: Mediated | None = None
+        self._granted: Mapping[str, object] = {}
 
     def furnish(self, granted: Mapping[str, object]) -> client.Furniture:
         """Everything that ``granted`` has a place for and that is there."""
-        places = granted["furniture"]
+        self._granted = granted
+        self._mediated = self._mediators.begin(
+            granted, environment=self._environment, object_id=self._object_id
+        )
+        return self._all(self._mediated.fds)
+
+    def work_in(self, scratch: int) -> client.Furniture:
+        """The same once more, with directories in ``scratch`` for the person's own."""
+        assert self._mediated is not None  # noqa: S101 (granted comes first)
+        return self._all(self._mediated.copy(scratch))
+
+    def _all(self, fds: dict[str, int]) -> client.Furniture:
+        places = self._granted["furniture"]
         assert isinstance(places, list)  # noqa: S101 (the daemon's own word)
         display: str | None = None
         cookie: bytes | None = None
         files: dict[str, bytes] = {}
         try:
-            mediated = self._mediators.begin(
-                granted, environment=self._environment, object_id=self._object_id
-            )
-            self._undo.callback(mediated.forget)
-            self._open |= mediated.fds
             if "display" in places:
-                display, cookie = self._display()
+                display, cookie = self._display(fds)
                 files = settings.of_person(
                     self._environment.get("HOME", "/"),
                     self._environment.get("SUGAR_PROFILE") or "default",
                 )
         except BaseException:
-            wire.close_all(self._open.values())
+            wire.close_all(fds.values())
             raise
-        names = tuple(name for name in request.FURNITURE if name in self._open)
+        names = tuple(name for name in request.FURNITURE if name in fds)
         asked = request.Furnish(
             display=display, cookie=cookie, files=files, descriptors=names
         )
         return client.Furniture(
-            request.encode(asked), tuple(self._open[name] for name in names)
+            request.encode(asked), tuple(fds[name] for name in names)
         )
 
     def forget(self) -> None:
         """What the sandbox has by now, or will never have, needs no name any more."""
-        self._undo.close()
+        if self._mediated is not None:
+            self._mediated.forget()
 
-    def _display(self) -> tuple[str | None, bytes | None]:
+    def _display(self, fds: dict[str, int]) -> tuple[str | None, bytes | None]:
         """The display's name inside and its cookie; the socket is opened on the way."""
         named = self._environment.get("DISPLAY")
         if not named:
@@ -191,7 +201,7 @@ class _Brought:
                 f"the display {named} has no socket {path}: {error.strerror}",
                 code="display-not-there",
             ) from None
-        self._open["display"] = fd
+        fds["display"] = fd
         cookie: bytes | None = None
         with suppress(OSError):  # a server that asks for none, or one by uid
             with open(xauth.file_of(self._environment), "rb") as file:

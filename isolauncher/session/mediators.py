@@ -1,38 +1,77 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""TEMPORARY: without mediator."""
+"""Starts a mediator for each sandbox, by a fork.
+
+A fresh interpreter for each would cost as much as the whole launch, and the session's
+service, which has threads and connections, cannot fork. So a child of it that was
+forked before it had any waits for requests, and forks mediators, which go on without
+either.
+"""
 
 from __future__ import annotations
 
+import gc
 import os
-import subprocess
+import signal
+import socket
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 
-from ..furniture import DIRECTORIES
+from .. import kernel, wire
+from ..errors import DaemonError, WireError, from_fields
+from . import mediator
+
+MAX_FDS = 8
+PATIENCE_S = 20
 
 
 @dataclass
 class Mediated:
+    """What one mediator made. ``fds`` by name are the caller's to close."""
+
+    channel: socket.socket
     fds: dict[str, int]
-    path: str = ""
+
+    def copy(self, scratch: int) -> dict[str, int]:
+        """Have it work in the directory ``scratch``; all descriptors anew."""
+        wire.send(self.channel, {"event": "copy"}, [scratch])
+        self.fds = _answer(self.channel)
+        return self.fds
 
     def forget(self) -> None:
-        pass
+        """Nothing more is wanted of it: the activity runs, or the launch has failed."""
+        self.channel.close()
 
 
 class Mediators:
+    """The process that forks them; started before there is any thread."""
+
+    def __init__(self, sock: socket.socket, pid: int) -> None:
+        self._sock = sock
+        self._pid = pid
+
     @classmethod
     def start(cls) -> Mediators:
-        return cls()
+        ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                ours.close()
+                _serve(its)
+                status = 0
+            finally:
+                os._exit(status)
+        its.close()
+        return cls(ours, pid)
 
     def __enter__(self) -> Mediators:
         return self
 
     def __exit__(self, *error: object) -> None:
-        pass
-
-    def clear(self, running: Sequence[str]) -> None:
-        pass
+        self._sock.close()
+        os.waitpid(self._pid, 0)
 
     def begin(
         self,
@@ -41,41 +80,104 @@ class Mediators:
         environment: Mapping[str, str],
         object_id: str | None,
     ) -> Mediated:
-        fds = {}
-        home = environment["HOME"]
-        for n in DIRECTORIES:
-            p = f"{home}/.sugar/default/{granted['bundle_id']}/{n}"
-            if n != "data":
-                p += f"/{granted['id']}"
-            os.makedirs(p, exist_ok=True)
-            fds[n] = os.open(p, os.O_PATH | os.O_DIRECTORY)
-        hold, end = os.pipe()
-        fds["hold"] = end
-        if "bus" in granted["furniture"] and "DBUS_SESSION_BUS_ADDRESS" in environment:
-            run = environment["XDG_RUNTIME_DIR"]
-            px = f"{run}/px-{granted['id']}"
-            args = [
-                "xdg-dbus-proxy",
-                f"--fd={hold}",
-                environment["DBUS_SESSION_BUS_ADDRESS"],
-                px,
-                "--filter",
-                "--talk=org.laptop.sugar.DataStore",
-                f"--own={granted['bundle_id']}",
-                *[f"--call={c}" for c in granted["session_call"]],
-                *[
-                    f"--own={c}".replace("{activity-id}", granted["id"])
-                    for c in granted["session_own"]
-                ],
-            ]
-            # ready
-            a, b = os.pipe()
-            args[1] = f"--fd={b}"
-            subprocess.Popen(args, pass_fds=[b], stderr=2)
-            os.close(b)
-            os.read(a, 1)
-            fds["hold"] = end
-            self.keep = a
-            os.chmod(px, 0o666)
-            fds["bus"] = os.open(px, os.O_PATH)
-        return Mediated(fds)
+        """A mediator for what the daemon grants; raises what kept it from starting.
+
+        ``environment`` is that of who launches: where the home, the profile and the
+        session bus are.
+        """
+        wanted = _wanted(granted, environment, object_id)
+        channel, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        channel.settimeout(PATIENCE_S)
+        try:
+            try:
+                wire.send(self._sock, {"wanted": asdict(wanted)}, [its.fileno()])
+            finally:
+                its.close()
+            return Mediated(channel, _answer(channel))
+        except WireError as error:
+            channel.close()
+            raise DaemonError(
+                f"the session's mediator does not answer: {error}",
+                code="mediator-gone",
+                hint="end isolauncher-session; it is started anew when it is needed",
+            ) from None
+        except BaseException:
+            channel.close()
+            raise
+
+    def clear(self, running: Sequence[str]) -> None:
+        """Remove what is left of activities that are not ``running`` any more."""
+        with suppress(WireError):
+            home = os.environ.get("HOME", "/")
+            wire.send(self._sock, {"clear": list(running), "sugar": f"{home}/.sugar"})
+
+
+def _wanted(
+    granted: Mapping[str, object],
+    environment: Mapping[str, str],
+    object_id: str | None,
+) -> mediator.Wanted:
+    names = (
+        *("id", "bundle_id", "installed_by", "furniture", "root", "documents", "data"),
+        *("file_size", "session_call", "session_own", "accessibility", "input_method"),
+    )
+    profile = environment.get("SUGAR_PROFILE") or "default"
+    return mediator.from_fields(
+        {
+            **{name: granted[name] for name in names},
+            "profile": os.path.join(environment["HOME"], ".sugar", profile),
+            "runtime": environment.get("XDG_RUNTIME_DIR", ""),
+            "address": environment.get("DBUS_SESSION_BUS_ADDRESS", ""),
+            "object_id": object_id,
+        }
+    )
+
+
+def _answer(channel: socket.socket) -> dict[str, int]:
+    message = wire.recv(channel, max_fds=MAX_FDS)
+    if message.fields.get("event") != "made":
+        message.close()
+        raise from_fields(message.fields)
+    names = message.fields["names"]
+    assert isinstance(names, list)  # noqa: S101 (our own process's word)
+    return dict(zip(names, message.fds, strict=True))
+
+
+def _serve(sock: socket.socket) -> None:
+    kernel.title("isolauncher: mediators")
+    # Nobody waits for them: they end with their sandboxes.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gc.collect()
+    gc.freeze()
+    while True:
+        try:
+            message = wire.recv(sock, max_fds=1)
+        except WireError:
+            return
+        if os.fork() == 0:
+            status = 1
+            try:
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                sock.close()
+                _work(message)
+                status = 0
+            except Exception as error:
+                sys.stderr.write(
+                    f"a mediator failed: {type(error).__name__}: {error}\n"
+                )
+            finally:
+                os._exit(status)
+        message.close()
+
+
+def _work(message: wire.Message) -> None:
+    os.setsid()
+    match message.fields:
+        case {"wanted": dict(wanted)}:
+            (fd,) = message.fds
+            mediator.serve(mediator.from_fields(wanted), socket.socket(fileno=fd))
+        case {"clear": list(running), "sugar": str(sugar)}:
+            with suppress(OSError):
+                for profile in os.listdir(sugar):
+                    mediator.clear(os.path.join(sugar, profile), set(running))

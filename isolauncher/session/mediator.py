@@ -1,0 +1,402 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The person's process beside one sandbox: its directories, its bus, its Journal.
+
+It comes before the sandbox and ends with it: init holds the other end of a pipe, and
+nothing else of the session is needed for that. Then what was only for this run is
+removed. What it makes is described to whoever asked for it and brought into the
+sandbox by the daemon; what the activity then says or leaves there arrives here, and is
+looked at by `relay`, `journal` and `files`.
+
+Below the person's profile (``~/.sugar/default``):
+
+    ID/data                     kept; a bundle of the person's own has another place
+    ID/instance/ACTIVITY        this run's, as ID/tmp/ACTIVITY
+    isolauncher/running/ACTIVITY    what to remove if this process is killed
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import socket
+import stat
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from gi.repository import Gio, GLib
+
+from .. import client, kernel, wire
+from ..errors import HostError, IsolauncherError, RequestError
+from . import copying, files, journal, proxy, relay
+
+SCAN_MS = 1000
+_GROWTH = 1 << 20
+_NAMES = 256
+_SCAN_ANYWAY = 15
+"""Every so many times it is counted, whatever the file system says of its space."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What the daemon grants, and what of the person's session it is for.
+
+    ``root`` is SUGAR_ACTIVITY_ROOT inside, ``profile`` the path of the profile;
+    ``address`` of the session bus, "" for none. ``data`` and ``file_size`` in bytes.
+    """
+
+    id: str
+    bundle_id: str
+    installed_by: str
+    furniture: list[str]
+    root: str
+    profile: str
+    runtime: str
+    address: str
+    documents: str
+    object_id: str | None
+    data: int
+    file_size: int
+    session_call: list[str]
+    session_own: list[str]
+    accessibility: bool
+    input_method: bool
+
+
+def serve(wanted: Wanted, channel: socket.socket) -> None:
+    """Make it all, tell ``channel``, and stay until the sandbox has ended."""
+    kernel.title(f"isolauncher: mediator({wanted.id})")
+    try:
+        made = Mediator(wanted, channel)
+    except IsolauncherError as error:
+        wire.send(channel, {"event": "refused", **error.as_fields()})
+        return
+    except OSError as error:
+        text = f"the activity's directories cannot be made: {error}"
+        failed = HostError(text, code="session-directories", step="furnish")
+        wire.send(channel, {"event": "refused", **failed.as_fields()})
+        return
+    made.run()
+
+
+class Mediator:
+    def __init__(self, wanted: Wanted, channel: socket.socket) -> None:
+        self.wanted = wanted
+        self.channel = channel
+        self.loop = GLib.MainLoop()
+        self.hold = -1
+        self.held = 0
+        self.directories: files.Directories | None = None
+        self.working_copy: copying.WorkingCopy | None = None
+        self.relay: relay.Relay | None = None
+        self.proxy: proxy.Proxy | None = None
+        self.bus_at: dict[str, str] = {}
+        self.scans = 0
+        self.space = (0, 0)
+        self.most = wanted.data
+        self.scanning = False
+        self.note = Note(wanted.profile, wanted.id)
+        try:
+            if "data" in wanted.furniture:
+                self._directories()
+            # An activity that was started by path only has no business with a bus.
+            if "bus" in wanted.furniture and wanted.address:
+                self._bus()
+            self._tell()
+        except BaseException:
+            self.end()
+            raise
+
+    def run(self) -> None:
+        watch = GLib.IO_IN | GLib.IO_HUP | GLib.IO_ERR
+        GLib.unix_fd_add_full(
+            GLib.PRIORITY_DEFAULT, self.channel.fileno(), watch, self._asked
+        )
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            # The session ends before its activities do; so the one that stays.
+            signal.signal(number, signal.SIG_IGN)
+        if self.directories is not None:
+            GLib.timeout_add(SCAN_MS, self._look)
+        try:
+            self.loop.run()
+        finally:
+            self.end()
+
+    def _directories(self) -> None:
+        wanted = self.wanted
+        place = os.path.join(wanted.profile, wanted.bundle_id)
+        if wanted.installed_by != "system":
+            # Its id is only a claim: another's data are not there.
+            place = os.path.join(wanted.profile, "isolauncher/user", wanted.bundle_id)
+        own = {
+            "data": os.path.join(place, "data"),
+            "instance": os.path.join(place, "instance", wanted.id),
+            "tmp": os.path.join(place, "tmp", wanted.id),
+        }
+        passing = [own["instance"], own["tmp"]]
+        self.note.write(passing)
+        for path in passing:
+            files.remove(path)
+        fds = {name: files.make(path) for name, path in own.items()}
+        self.directories = files.Directories(wanted.root, fds)
+        # What was too much already is not held against this run.
+        with suppress(files.Unfit):
+            self.most = max(self.most, self.directories.used()[0])
+
+    def _bus(self) -> None:
+        wanted = self.wanted
+        runtime = _runtime(wanted.runtime)
+        top = tempfile.mkdtemp(prefix="isolauncher-", dir=runtime)
+        self.bus_at["top"] = top
+        upstream, bus = os.path.join(top, "filter"), os.path.join(top, "bus")
+        rules = proxy.session_rules(
+            call=wanted.session_call,
+            own=wanted.session_own,
+            activity_id=wanted.id,
+            input_method=wanted.input_method,
+        )
+        buses = [(wanted.address, upstream, rules)]
+        if wanted.accessibility:
+            address = _accessibility_bus(wanted.address)
+            if address:
+                there = os.path.join(top, "accessibility")
+                buses.append((address, there, proxy.accessibility_rules()))
+                self.bus_at["accessibility"] = there
+        # It comes up while everything else is made; the first message waits for it.
+        self.proxy = proxy.Proxy(buses)
+        stand_in: journal.Journal | None = None
+        if wanted.documents != "none" and self.directories is not None:
+            stand_in = journal.Journal(
+                part=journal.Part(
+                    documents=wanted.documents,  # type: ignore[arg-type]
+                    bundle_id=wanted.bundle_id,
+                    activity_id=wanted.id,
+                    maker=f"{wanted.installed_by}:{wanted.bundle_id}",
+                    opened=wanted.object_id,
+                    file_size=min(wanted.file_size or wanted.data, wanted.data),
+                    directories=self.directories,
+                    staging=self.note.path,
+                ),
+                connect=lambda: _connect(wanted.address),
+            )
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(bus)
+        # The activity has another uid. Who gets as far as this directory is the
+        # person, or has it mounted.
+        os.chmod(bus, 0o666)  # noqa: S103
+        listener.listen(relay.MAX_CONNECTIONS)
+        # Of Sugar's `sugar-activity -s`: by this name one process takes over the next
+        # instance of its bundle, and another's instance is not its business.
+        private = frozenset({wanted.bundle_id}) - set(wanted.session_own)
+        self.relay = relay.Relay(listener, upstream, stand_in, self._ready, private)
+        if stand_in is not None:
+            stand_in.relay = self.relay
+        self.bus_at["bus"] = bus
+        if "accessibility" in self.bus_at:
+            self._ready()
+            os.chmod(self.bus_at["accessibility"], 0o666)  # noqa: S103
+
+    def _ready(self) -> None:
+        if self.proxy is not None and not self.proxy.is_ready:
+            self.proxy.wait()
+
+    def _tell(self) -> None:
+        """Hand over everything, with a new pipe for the sandbox to hold."""
+        if self.held:
+            GLib.source_remove(self.held)
+            os.close(self.hold)
+        self.hold, end = os.pipe2(os.O_CLOEXEC)
+        fds = {"hold": end}
+        opened: list[int] = [end]
+        try:
+            if self.directories is not None:
+                fds |= self.directories.fds
+            for name in ("bus", "accessibility"):
+                if name in self.bus_at:
+                    flags = os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW
+                    fds[name] = os.open(self.bus_at[name], flags)
+                    opened.append(fds[name])
+            names = list(fds)
+            wire.send(self.channel, {"event": "made", "names": names}, [*fds.values()])
+        finally:
+            wire.close_all(opened)
+        watch = GLib.IO_IN | GLib.IO_HUP | GLib.IO_ERR
+        self.held = GLib.unix_fd_add_full(
+            GLib.PRIORITY_DEFAULT, self.hold, watch, self._ended
+        )
+
+    def _asked(self, *_: Any) -> bool:
+        """ "copy", with a directory to work in; or nothing more, ever."""
+        try:
+            message = wire.recv(self.channel, max_fds=1)
+        except IsolauncherError:
+            self._no_longer_named()
+            return False
+        try:
+            (scratch,) = message.fds
+            assert self.directories is not None  # noqa: S101 (they needed it)
+            self.working_copy = copying.WorkingCopy(self.directories, scratch)
+            self.directories.fds.update(self.working_copy.fds)
+            self._tell()
+        except (OSError, files.Unfit) as error:
+            failed = HostError(
+                f"its kept data cannot be copied: {error}", code="session-copy"
+            )
+            wire.send(self.channel, {"event": "refused", **failed.as_fields()})
+        return True
+
+    def _no_longer_named(self) -> None:
+        """It runs, or never will: what is mounted needs no name out here."""
+        for name in ("bus", "accessibility"):
+            if name in self.bus_at:
+                with suppress(OSError):
+                    os.unlink(self.bus_at[name])
+
+    def _ended(self, *_: Any) -> bool:
+        self.held = 0
+        self.loop.quit()
+        return False
+
+    def _look(self) -> bool:
+        """Count what it has stored, if there is reason to."""
+        assert self.directories is not None  # noqa: S101
+        self.scans += 1
+        space = os.statvfs(self.directories.fds["data"])
+        left, names = space.f_bavail * space.f_frsize, space.f_favail
+        grown = self.space[0] - left > _GROWTH or self.space[1] - names > _NAMES
+        if not self.scanning and (grown or self.scans % _SCAN_ANYWAY == 1):
+            self.space = (left, names)
+            self.scanning = True
+            threading.Thread(target=self._scan, daemon=True).start()
+        return True
+
+    def _scan(self) -> None:
+        assert self.directories is not None  # noqa: S101
+        try:
+            size, _ = self.directories.used()
+            why = ""
+            if size > self.most:
+                why = f"its directories hold {size} bytes, {self.wanted.data} at most"
+        except files.Unfit as error:
+            why = f"its directories hold {error}"
+        except OSError:
+            why = ""
+        finally:
+            self.scanning = False
+        if why:
+            sys.stderr.write(f"{self.wanted.id} is stopped: {why}  [data-full]\n")
+            stop = {"version": wire.VERSION, "verb": "stop", "ids": [self.wanted.id]}
+            with suppress(IsolauncherError):
+                list(client.ask({**stop, "grace_ms": 0}))
+
+    def end(self) -> None:
+        """What was only for this run goes; with its last process, which may still be
+        on its way out when init is gone."""
+        if self.relay is not None:
+            self.relay.close()
+        if self.proxy is not None:
+            self.proxy.close()
+        if "top" in self.bus_at:
+            shutil.rmtree(self.bus_at["top"], ignore_errors=True)
+        if self.working_copy is not None:
+            self.working_copy.copy_back()
+        self.note.clear()
+
+
+class Note:
+    """``isolauncher/running/ID``: what to remove, and whether anybody still will.
+
+    Its directory is locked (flock(2)) by the process that will, and what is passed to
+    the DataStore is copied there, which is on the disk of the Journal.
+    """
+
+    def __init__(self, profile: str, id: str) -> None:
+        self.path = os.path.join(profile, "isolauncher/running", id)
+        self._fd = -1
+        os.makedirs(self.path, mode=0o700, exist_ok=True)
+        self._fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._fd)
+            raise RequestError(
+                f"an activity {id!r} is running", code="id-taken"
+            ) from None
+
+    def write(self, passing: list[str]) -> None:
+        with open(os.path.join(self.path, "passing"), "w") as file:
+            json.dump(passing, file)
+
+    def passing(self) -> list[str]:
+        try:
+            with open(os.path.join(self.path, "passing")) as file:
+                found = json.load(file)
+        except (OSError, ValueError):
+            return []
+        return [path for path in found if isinstance(path, str)]
+
+    def clear(self) -> None:
+        for path in self.passing():
+            for _ in range(100):
+                files.remove(path)
+                if not os.path.lexists(path):
+                    break
+                time.sleep(0.05)
+        files.remove(self.path)
+        os.close(self._fd)
+
+
+def clear(profile: str, running: set[str]) -> None:
+    """Remove what mediators that were killed have left, but of what still runs."""
+    top = os.path.join(profile, "isolauncher/running")
+    try:
+        names = os.listdir(top)
+    except OSError:
+        return
+    for name in names:
+        if name not in running:
+            with suppress(OSError, RequestError):
+                Note(profile, name).clear()
+
+
+def from_fields(fields: Mapping[str, Any]) -> Wanted:
+    return Wanted(**fields)
+
+
+def _runtime(named: str) -> str | None:
+    """XDG_RUNTIME_DIR where it is what it should be: the person's own alone."""
+    try:
+        status = os.stat(named)
+    except (OSError, ValueError):
+        return None
+    mine = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+    return named if mine and not status.st_mode & 0o077 else None
+
+
+def _connect(address: str) -> Any:
+    flags = (
+        Gio.DBusConnectionFlags.AUTHENTICATION_CLIENT
+        | Gio.DBusConnectionFlags.MESSAGE_BUS_CONNECTION
+    )
+    return Gio.DBusConnection.new_for_address_sync(address, flags, None, None)
+
+
+def _accessibility_bus(address: str) -> str:
+    """Its address, if the session has one and somebody listens; else ""."""
+    name, path = "org.a11y.Bus", "/org/a11y/bus"
+    try:
+        bus = _connect(address)
+        words = (name, path, name, "GetAddress", None, None)
+        answer = bus.call_sync(*words, Gio.DBusCallFlags.NONE, 2000, None)
+        bus.close_sync(None)
+    except GLib.Error:
+        return ""
+    return str(answer.unpack()[0])

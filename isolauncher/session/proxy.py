@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""xdg-dbus-proxy, the filter that stands between an activity and a bus of the person's.
+
+Here are its rules, made of what a policy grants, and its start. It checks every message
+that the activity sends; who connects to it is the relay alone (relay.py).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
+
+from ..errors import HostError
+
+PROGRAM = "/usr/bin/xdg-dbus-proxy"
+
+_REGISTRY = "org.a11y.atspi.Registry"
+_ACCESSIBILITY = (
+    f"{_REGISTRY}=org.a11y.atspi.Socket.Embed@/org/a11y/atspi/accessible/root",
+    f"{_REGISTRY}=org.a11y.atspi.Socket.Unembed@/org/a11y/atspi/accessible/root",
+    f"{_REGISTRY}=org.a11y.atspi.Registry.GetRegisteredEvents@/org/a11y/atspi/registry",
+    *(
+        f"{_REGISTRY}=org.a11y.atspi.DeviceEventController.{method}"
+        "@/org/a11y/atspi/registry/deviceeventcontroller"
+        for method in (
+            "GetKeystrokeListeners",
+            "GetDeviceEventListeners",
+            "NotifyListenersSync",
+            "NotifyListenersAsync",
+        )
+    ),
+)
+"""What a toolkit asks of the registry to be read aloud; nothing that reads others."""
+
+_INPUT_METHODS = (
+    "org.freedesktop.portal.IBus",
+    "org.freedesktop.portal.Fcitx",
+    "org.fcitx.Fcitx5",
+)
+"""Input methods' names for programs in sandboxes."""
+
+
+def session_rules(
+    *,
+    call: Sequence[str],
+    own: Sequence[str],
+    activity_id: str,
+    input_method: bool = False,
+) -> tuple[str, ...]:
+    """Options for the session bus: ``call`` and ``own`` as a policy has them."""
+    return (
+        *(f"--call={rule}" for rule in call),
+        *(f"--own={name.replace('{activity-id}', activity_id)}" for name in own),
+        *(f"--talk={name}" for name in _INPUT_METHODS if input_method),
+    )
+
+
+def accessibility_rules() -> tuple[str, ...]:
+    """Options for the accessibility bus.
+
+    It has names for no program but the registry: what is told of windows goes by
+    unique names, hence ``--sloppy-names``.
+    """
+    return (
+        "--sloppy-names",
+        *(f"--call={rule}" for rule in _ACCESSIBILITY),
+        f"--broadcast={_REGISTRY}=org.a11y.atspi.Registry.*@/org/a11y/atspi/registry",
+    )
+
+
+class Proxy:
+    """One process that filters one or more buses for as long as this object is kept.
+
+    It ends when ``fd``, whose other end it has, is closed, by whatever ends us.
+    """
+
+    def __init__(self, buses: Sequence[tuple[str, str, Sequence[str]]]) -> None:
+        """``buses``: address, path of the socket to be made, and rules, of each."""
+        self.is_ready = False
+        self.fd, end = os.pipe2(os.O_CLOEXEC)
+        try:
+            self.process = subprocess.Popen(
+                [PROGRAM, f"--fd={end}", *_words(buses)],
+                pass_fds=(end,),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                cwd="/",
+                env={},
+            )
+        except OSError as error:
+            os.close(self.fd)
+            raise HostError(
+                f"the filter of the session bus cannot be started: {error.strerror}",
+                code="bus-proxy-missing",
+                hint="apt-get install xdg-dbus-proxy",
+            ) from None
+        finally:
+            os.close(end)
+
+    def wait(self) -> None:
+        """Until its sockets are there; HostError if it has ended instead."""
+        if not os.read(self.fd, 1):
+            raise HostError(
+                "the filter of the session bus did not start",
+                code="bus-proxy-failed",
+                hint="is DBUS_SESSION_BUS_ADDRESS the address of a bus?",
+            )
+        self.is_ready = True
+
+    def close(self) -> None:
+        os.close(self.fd)
+        self.process.wait()
+
+
+def _words(buses: Sequence[tuple[str, str, Sequence[str]]]) -> Iterator[str]:
+    for address, path, rules in buses:
+        yield from (address, path, "--filter", *rules)

@@ -1,0 +1,434 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Passes an activity's D-Bus messages on to its filter, and answers some itself.
+
+    activity ──▶ relay ──▶ xdg-dbus-proxy ──▶ session bus
+                   └──▶ a `Stand-in`, for the messages to its name
+
+For the activity the stand-in is a peer of the bus: it has a well-known name and a
+unique one, which nobody on the bus has, so that what is sent there could go nowhere
+else. The real owner of the well-known name is not to be reached by any message: the
+filter has no rule for it. Whatever is not for the stand-in goes on byte by byte, so
+that nothing here can widen what the filter lets through.
+
+Messages are read by GLib, which knows the format (D-Bus Specification, "Message
+Protocol"); here they are only cut apart. Nothing here waits.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from array import array
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from gi.repository import Gio, GLib
+
+MAX_MESSAGE = 16 * 1024 * 1024
+"""Larger ones end the connection; a preview or a long list is far below."""
+MAX_QUEUED = 64 * 1024 * 1024
+MAX_CONNECTIONS = 16
+MAX_FDS = 64
+_AT_ONCE = 256 * 1024
+_MAX_LINE = 16 * 1024
+
+UNIQUE = ":0.1"
+"""The stand-in's unique name: the bus counts its own from :1.0."""
+
+_DRIVER = "org.freedesktop.DBus"
+_FDS = Gio.DBusCapabilityFlags.UNIX_FD_PASSING
+_CALL = Gio.DBusMessageType.METHOD_CALL
+_HEADER = 16
+
+
+class Call(Protocol):
+    """One method call to the stand-in; answered once, sooner or later."""
+
+    @property
+    def message(self) -> Any: ...
+    def reply(self, body: Any = None) -> None: ...
+    def fail(self, name: str, text: str) -> None: ...
+
+
+class StandIn(Protocol):
+    """Who answers in the place of ``name``."""
+
+    name: str
+
+    def call(self, call: Call) -> None: ...
+
+
+class Malformed(Exception):
+    """What came is no D-Bus message; its connection ends."""
+
+
+class Relay:
+    """Listens on ``path``, and brings each connection to the filter's ``upstream``."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        upstream: str,
+        stand_in: StandIn | None,
+        ready: Callable[[], None],
+        private: frozenset[str] = frozenset(),
+    ) -> None:
+        """``ready`` returns once ``upstream`` is there to be connected to.
+
+        Names of ``private`` can be owned without the bus being told: what asks for
+        one has it, and finds nobody else there.
+        """
+        self._listener = listener
+        self._upstream = upstream
+        self.stand_in = stand_in
+        self._ready = ready
+        self.private = private
+        self._connections: list[_Connection] = []
+        self._watch = _watch(listener.fileno(), GLib.IO_IN, self._accept)
+
+    def _accept(self, _: int) -> bool:
+        try:
+            client, _address = self._listener.accept()
+        except OSError:
+            return True
+        if len(self._connections) >= MAX_CONNECTIONS:
+            client.close()
+            return True
+        self._ready()
+        try:
+            bus = socket.socket(socket.AF_UNIX)
+            try:
+                bus.connect(self._upstream)
+            except OSError:
+                bus.close()
+                raise
+        except OSError as error:
+            sys.stderr.write(f"the session bus cannot be reached: {error.strerror}\n")
+            client.close()
+            return True
+        self._connections.append(_Connection(self, client, bus))
+        return True
+
+    def broadcast(self, path: str, interface: str, name: str, body: Any) -> None:
+        """A signal of the stand-in's, to everybody who may have asked for it."""
+        for connection in list(self._connections):
+            message = Gio.DBusMessage.new_signal(path, interface, name)
+            message.set_body(body)
+            connection.tell(message)
+
+    def gone(self, connection: _Connection) -> None:
+        if connection in self._connections:
+            self._connections.remove(connection)
+
+    def close(self) -> None:
+        GLib.source_remove(self._watch)
+        self._listener.close()
+        for connection in list(self._connections):
+            connection.close()
+
+
+class _Connection:
+    """One of the activity's connections, and its own one to the filter."""
+
+    def __init__(self, relay: Relay, client: socket.socket, bus: socket.socket) -> None:
+        self.relay = relay
+        self._serial = 0x8000_0000
+        self.open = True
+        self.bus = _Pipe(bus, self._from_bus, self.close)
+        self.client = _Pipe(client, self._from_client, self.close)
+        self._begun = False
+        self._bus_begun = False
+
+    def close(self) -> None:
+        if self.open:
+            self.open = False
+            self.client.close()
+            self.bus.close()
+            self.relay.gone(self)
+
+    def _from_client(self, source: _Pipe) -> None:
+        if not self._begun:
+            # Authentication is the bus's; it ends with the client's BEGIN.
+            line = source.take_line(first=b"\0")
+            while line is not None:
+                self.bus.put(line)
+                if line == b"BEGIN\r\n":
+                    self._begun = True
+                    break
+                line = source.take_line()
+        while self._begun and (data := source.take_message()) is not None:
+            message = _read(data)
+            fds = source.take_fds(message.get_num_unix_fds())
+            if not self._is_ours(message):
+                self.bus.put(data, fds)
+                continue
+            for fd in fds:
+                os.close(fd)
+
+    def _from_bus(self, source: _Pipe) -> None:
+        while not self._bus_begun:
+            # A message begins with its byte order, no line of the server's does.
+            if self._begun and source.peek() in (b"l", b"B"):
+                self._bus_begun = True
+                break
+            line = source.take_line()
+            if line is None:
+                return
+            self.client.put(line)
+        while (data := source.take_message()) is not None:
+            fds = source.take_fds(_read(data).get_num_unix_fds())
+            self.client.put(data, fds)
+
+    def _is_ours(self, message: Any) -> bool:
+        """Whether the message is for the stand-in, and then it has been given it."""
+        stand_in = self.relay.stand_in
+        destination = message.get_destination()
+        if destination == _DRIVER:
+            return self._about_names(message)
+        if stand_in is None:
+            return False
+        if destination not in (stand_in.name, UNIQUE):
+            return False
+        if message.get_message_type() == _CALL:
+            stand_in.call(_Call(self, message))
+        return True
+
+    def _about_names(self, message: Any) -> bool:
+        """What the bus would answer of the stand-in, and of private names."""
+        if message.get_message_type() != _CALL:
+            return False
+        body = message.get_body()
+        if body is None or body.n_children() == 0:
+            return False
+        first = body.get_child_value(0)
+        if first.get_type_string() != "s":
+            return False
+        name, call = first.get_string(), _Call(self, message)
+        if name in self.relay.private:
+            return _private(message.get_member(), name, call)
+        stand_in = self.relay.stand_in
+        if stand_in is None or name not in (stand_in.name, UNIQUE):
+            return False
+        match message.get_member():
+            case "GetNameOwner":
+                call.reply(GLib.Variant("(s)", (UNIQUE,)))
+            case "NameHasOwner":
+                call.reply(GLib.Variant("(b)", (True,)))
+            case "StartServiceByName":
+                already_running = 2
+                call.reply(GLib.Variant("(u)", (already_running,)))
+            case "GetConnectionUnixUser":
+                call.reply(GLib.Variant("(u)", (os.geteuid(),)))
+            case "ListQueuedOwners":
+                call.reply(GLib.Variant("(as)", ([UNIQUE],)))
+            case _:
+                return False
+        return True
+
+    def tell(self, message: Any) -> None:
+        if not self.open or not self._bus_begun:
+            return
+        # Apart from the bus's own serials, which count up from 1.
+        self._serial = 0x8000_0000 | (self._serial + 1) & 0x7FFF_FFFF
+        message.set_serial(self._serial)
+        message.set_sender(UNIQUE)
+        try:
+            self.client.put(message.to_blob(_FDS))
+        except Malformed:
+            self.close()
+
+
+class _Call:
+    """See `Call`."""
+
+    def __init__(self, connection: _Connection, message: Any) -> None:
+        self._connection = connection
+        self.message = message
+
+    def reply(self, body: Any = None) -> None:
+        answer = Gio.DBusMessage.new_method_reply(self.message)
+        if body is not None:
+            answer.set_body(body)
+        self._send(answer)
+
+    def fail(self, name: str, text: str) -> None:
+        self._send(
+            Gio.DBusMessage.new_method_error_literal(self.message, name, text[:1000])
+        )
+
+    def _send(self, answer: Any) -> None:
+        if not self.message.get_flags() & Gio.DBusMessageFlags.NO_REPLY_EXPECTED:
+            self._connection.tell(answer)
+
+
+class _Pipe:
+    """One stream socket: what has come and is not taken, what is to go and has not."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        arrived: Callable[[_Pipe], None],
+        ended: Callable[[], None],
+    ) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self._arrived = arrived
+        self._ended = ended
+        self._in = bytearray()
+        self._in_fds: deque[int] = deque()
+        self._out: deque[tuple[memoryview, tuple[int, ...]]] = deque()
+        self._queued = 0
+        self._reading = _watch(
+            sock.fileno(), GLib.IO_IN | GLib.IO_HUP | GLib.IO_ERR, self._readable
+        )
+        self._writing = 0
+
+    def take_line(self, first: bytes = b"") -> bytes | None:
+        """Up to and with the next line's end; ``first`` may stand before it."""
+        if first and self._in[:1] == first:
+            del self._in[:1]
+            return first
+        end = self._in.find(b"\r\n")
+        if end < 0:
+            if len(self._in) > _MAX_LINE:
+                raise Malformed("a line that is too long")
+            return None
+        line = bytes(self._in[: end + 2])
+        del self._in[: end + 2]
+        return line
+
+    def peek(self) -> bytes:
+        return bytes(self._in[:1])
+
+    def take_message(self) -> bytes | None:
+        if len(self._in) < _HEADER:
+            return None
+        try:
+            size = Gio.DBusMessage.bytes_needed(bytes(self._in[:_HEADER]))
+        except GLib.Error as error:
+            raise Malformed(error.message) from None
+        if not _HEADER <= size <= MAX_MESSAGE:
+            raise Malformed(f"a message of {size} bytes")
+        if len(self._in) < size:
+            return None
+        data = bytes(self._in[:size])
+        del self._in[:size]
+        return data
+
+    def take_fds(self, count: int) -> tuple[int, ...]:
+        """They come with the first byte of their message, or before."""
+        if count > len(self._in_fds):
+            raise Malformed(f"{count} descriptors are named, fewer came")
+        return tuple(self._in_fds.popleft() for _ in range(count))
+
+    def put(self, data: bytes, fds: tuple[int, ...] = ()) -> None:
+        """Queued, and sent when the other end takes it; ``fds`` are closed then."""
+        self._out.append((memoryview(data), fds))
+        self._queued += len(data)
+        if self._queued > MAX_QUEUED:
+            raise Malformed("nobody takes what is sent")
+        self._flush()
+
+    def close(self) -> None:
+        for watch in (self._reading, self._writing):
+            if watch:
+                GLib.source_remove(watch)
+        self._reading = self._writing = 0
+        self._sock.close()
+        for fd in (*self._in_fds, *(fd for _, fds in self._out for fd in fds)):
+            os.close(fd)
+        self._in_fds.clear()
+        self._out.clear()
+
+    def _readable(self, _: int) -> bool:
+        try:
+            if not self._receive():
+                self._ended()
+            else:
+                self._arrived(self)
+        except Malformed as error:
+            sys.stderr.write(f"a connection to the session bus ends: {error}\n")
+            self._ended()
+        return True
+
+    def _receive(self) -> bool:
+        room = socket.CMSG_SPACE(MAX_FDS * 4)
+        try:
+            data, ancillary, flags, _ = self._sock.recvmsg(
+                _AT_ONCE, room, socket.MSG_CMSG_CLOEXEC
+            )
+        except (BlockingIOError, InterruptedError):
+            return True
+        except OSError:
+            return False
+        for level, kind, content in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                fds = array("i")
+                fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+                self._in_fds.extend(fds)
+        if flags & socket.MSG_CTRUNC or len(self._in_fds) > MAX_FDS:
+            raise Malformed("too many descriptors")
+        self._in += data
+        return bool(data)
+
+    def _flush(self) -> None:
+        while self._out:
+            data, fds = self._out[0]
+            rights = (
+                [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))] if fds else []
+            )
+            try:
+                sent = self._sock.sendmsg([data], rights, socket.MSG_NOSIGNAL)
+            except (BlockingIOError, InterruptedError):
+                break
+            except OSError:
+                # Its end is read, and told, by `_readable`.
+                break
+            for fd in fds:
+                os.close(fd)
+            self._queued -= sent
+            if sent == len(data):
+                self._out.popleft()
+            else:
+                self._out[0] = (data[sent:], ())
+        if self._out and not self._writing:
+            self._writing = _watch(self._sock.fileno(), GLib.IO_OUT, self._writable)
+
+    def _writable(self, _: int) -> bool:
+        self._flush()
+        if not self._out:
+            self._writing = 0
+            return False
+        return True
+
+
+def _private(member: str, name: str, call: _Call) -> bool:
+    match member:
+        case "RequestName" | "ReleaseName":
+            # DBUS_REQUEST_NAME_REPLY_PRIMARY_OWNER, DBUS_RELEASE_NAME_REPLY_RELEASED
+            call.reply(GLib.Variant("(u)", (1,)))
+        case "GetNameOwner":
+            text = f"Could not get owner of name '{name}': no such name"
+            call.fail("org.freedesktop.DBus.Error.NameHasNoOwner", text)
+        case "NameHasOwner":
+            call.reply(GLib.Variant("(b)", (False,)))
+        case _:
+            return False
+    return True
+
+
+def _read(data: bytes) -> Any:
+    try:
+        return Gio.DBusMessage.new_from_blob(data, _FDS)
+    except GLib.Error as error:
+        raise Malformed(error.message) from None
+
+
+def _watch(fd: int, condition: Any, call: Callable[[int], bool]) -> int:
+    def happened(fd: int, _: Any) -> bool:
+        return call(fd)
+
+    source: int = GLib.unix_fd_add_full(GLib.PRIORITY_DEFAULT, fd, condition, happened)
+    return source
