@@ -90,7 +90,7 @@ _GIVEN = frozenset(
     (
         *("HOME", "PATH", "TMPDIR", "XDG_RUNTIME_DIR", "DISPLAY", "XAUTHORITY"),
         *("DBUS_SESSION_BUS_ADDRESS", "GSETTINGS_BACKEND"),
-        *("AT_SPI_BUS_ADDRESS", "NO_AT_BRIDGE"),
+        *("AT_SPI_BUS_ADDRESS", "NO_AT_BRIDGE", "IBUS_USE_PORTAL"),
     )
 )
 """Names that a bundle gets anew, whatever the caller's own say."""

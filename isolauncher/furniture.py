@@ -108,6 +108,7 @@ def furnish(
     caller: Caller,
     visible: plan.View,
     root: int,
+    input_method: bool = False,
 ) -> Furnished:
     """Make mounts of what came; ``root`` is a descriptor of the room's root.
 
@@ -128,6 +129,9 @@ def furnish(
         path = f"{at.runtime}/bus"
         trees.append(_socket(mounts, "bus", fds["bus"], path))
         variables["DBUS_SESSION_BUS_ADDRESS"] = f"unix:path={path}"
+        if input_method:
+            # IBus's own bus is not here; its module asks the portal's name then.
+            variables["IBUS_USE_PORTAL"] = "1"
     if "accessibility" in fds:
         path = f"{at.runtime}/at-spi-bus"
         trees.append(_socket(mounts, "accessibility", fds["accessibility"], path))

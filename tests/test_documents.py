@@ -112,6 +112,7 @@ def test_the_manual_names_every_field_of_the_report_and_of_ps() -> None:
     activity = launch.Activity(
         id="",
         caller_uid=0,
+        bundle_id=None,
         caller_gid=0,
         policy="",
         policy_files=(),

@@ -385,15 +385,14 @@ KEYS: tuple[Key, ...] = (
         name="bus.accessibility",
         kind="flag",
         default="false",
-        only=False,
-        says="The screen reader's bus, filtered.",
+        says="The screen reader's bus, filtered: what is in the activity's windows can "
+        "be read aloud, and it sees nobody else's. Without it GTK is told not to look.",
     ),
     Key(
         name="bus.input-method",
         kind="flag",
         default="false",
-        only=False,
-        says="The input method's bus names.",
+        says="What IBus and Fcitx offer to programs in sandboxes, on the session bus.",
     ),
     Key(
         name="limits.cgroup",

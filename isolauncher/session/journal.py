@@ -159,6 +159,7 @@ class Journal:
     part: Part
     connect: Callable[[], Any]
     name: str = NAME
+    unique: str = ":0.1"
     relay: Relay | None = None
     _bus: Any = None
     _created: int = 0
@@ -406,7 +407,8 @@ class Journal:
 
     def _tell(self, member: str, uid: str) -> None:
         if self.relay is not None:
-            self.relay.broadcast(PATH, NAME, member, GLib.Variant("(s)", (uid,)))
+            body = GLib.Variant("(s)", (uid,))
+            self.relay.broadcast(self, PATH, NAME, member, body)
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ from gi.repository import Gio, GLib
 
 from .. import client, kernel, wire
 from ..errors import HostError, IsolauncherError, RequestError
-from . import copying, files, journal, proxy, relay
+from . import copying, files, journal, presence, proxy, relay
 
 SCAN_MS = 1000
 _GROWTH = 1 << 20
@@ -172,9 +172,12 @@ class Mediator:
                 self.bus_at["accessibility"] = there
         # It comes up while everything else is made; the first message waits for it.
         self.proxy = proxy.Proxy(buses)
-        stand_in: journal.Journal | None = None
+        stand_ins: list[relay.StandIn] = []
+        if not any(call.startswith(presence.NAME) for call in wanted.session_call):
+            stand_ins.append(presence.NoAccounts())
+        mediated: journal.Journal | None = None
         if wanted.documents != "none" and self.directories is not None:
-            stand_in = journal.Journal(
+            mediated = journal.Journal(
                 part=journal.Part(
                     documents=wanted.documents,  # type: ignore[arg-type]
                     bundle_id=wanted.bundle_id,
@@ -187,6 +190,7 @@ class Mediator:
                 ),
                 connect=lambda: _connect(wanted.address),
             )
+            stand_ins.append(mediated)
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(bus)
         # The activity has another uid. Who gets as far as this directory is the
@@ -196,9 +200,9 @@ class Mediator:
         # Of Sugar's `sugar-activity -s`: by this name one process takes over the next
         # instance of its bundle, and another's instance is not its business.
         private = frozenset({wanted.bundle_id}) - set(wanted.session_own)
-        self.relay = relay.Relay(listener, upstream, stand_in, self._ready, private)
-        if stand_in is not None:
-            stand_in.relay = self.relay
+        self.relay = relay.Relay(listener, upstream, stand_ins, self._ready, private)
+        if mediated is not None:
+            mediated.relay = self.relay
         self.bus_at["bus"] = bus
         if "accessibility" in self.bus_at:
             self._ready()

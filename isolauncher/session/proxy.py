@@ -33,12 +33,16 @@ _ACCESSIBILITY = (
 )
 """What a toolkit asks of the registry to be read aloud; nothing that reads others."""
 
+_IBUS, _FCITX = "org.freedesktop.portal.IBus", "org.freedesktop.portal.Fcitx"
 _INPUT_METHODS = (
-    "org.freedesktop.portal.IBus",
-    "org.freedesktop.portal.Fcitx",
-    "org.fcitx.Fcitx5",
+    f"{_IBUS}=org.freedesktop.IBus.Portal.*@/org/freedesktop/IBus",
+    f"{_IBUS}=org.freedesktop.IBus.InputContext.*@/org/freedesktop/IBus/*",
+    f"{_IBUS}=org.freedesktop.IBus.Service.Destroy@/org/freedesktop/IBus/*",
+    f"{_FCITX}=org.fcitx.Fcitx.InputMethod1.*@/org/freedesktop/portal/inputmethod",
+    f"{_FCITX}=org.fcitx.Fcitx.InputContext1.*@/org/freedesktop/portal/inputcontext/*",
 )
-"""Input methods' names for programs in sandboxes."""
+"""What the two input methods offer to programs in sandboxes. By interface and object:
+the same connections have names by which they are configured."""
 
 
 def session_rules(
@@ -52,7 +56,7 @@ def session_rules(
     return (
         *(f"--call={rule}" for rule in call),
         *(f"--own={name.replace('{activity-id}', activity_id)}" for name in own),
-        *(f"--talk={name}" for name in _INPUT_METHODS if input_method),
+        *(f"--call={rule}" for rule in _INPUT_METHODS if input_method),
     )
 
 

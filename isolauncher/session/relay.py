@@ -2,12 +2,12 @@
 """Passes an activity's D-Bus messages on to its filter, and answers some itself.
 
     activity ──▶ relay ──▶ xdg-dbus-proxy ──▶ session bus
-                   └──▶ a `Stand-in`, for the messages to its name
+                   └──▶ a `StandIn`, for the messages to its name
 
-For the activity the stand-in is a peer of the bus: it has a well-known name and a
+For the activity a stand-in is a peer of the bus: it has a well-known name and a
 unique one, which nobody on the bus has, so that what is sent there could go nowhere
 else. The real owner of the well-known name is not to be reached by any message: the
-filter has no rule for it. Whatever is not for the stand-in goes on byte by byte, so
+filter has no rule for it. Whatever is not for a stand-in goes on byte by byte, so
 that nothing here can widen what the filter lets through.
 
 Messages are read by GLib, which knows the format (D-Bus Specification, "Message
@@ -21,7 +21,7 @@ import socket
 import sys
 from array import array
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from gi.repository import Gio, GLib
@@ -33,9 +33,6 @@ MAX_CONNECTIONS = 16
 MAX_FDS = 64
 _AT_ONCE = 256 * 1024
 _MAX_LINE = 16 * 1024
-
-UNIQUE = ":0.1"
-"""The stand-in's unique name: the bus counts its own from :1.0."""
 
 _DRIVER = "org.freedesktop.DBus"
 _FDS = Gio.DBusCapabilityFlags.UNIX_FD_PASSING
@@ -53,9 +50,13 @@ class Call(Protocol):
 
 
 class StandIn(Protocol):
-    """Who answers in the place of ``name``."""
+    """Who answers in the place of ``name``; ``unique`` is its own for the activity.
+
+    The bus counts its unique names from :1.0.
+    """
 
     name: str
+    unique: str
 
     def call(self, call: Call) -> None: ...
 
@@ -71,7 +72,7 @@ class Relay:
         self,
         listener: socket.socket,
         upstream: str,
-        stand_in: StandIn | None,
+        stand_ins: Sequence[StandIn],
         ready: Callable[[], None],
         private: frozenset[str] = frozenset(),
     ) -> None:
@@ -82,7 +83,11 @@ class Relay:
         """
         self._listener = listener
         self._upstream = upstream
-        self.stand_in = stand_in
+        self._names = {
+            name: stand_in
+            for stand_in in stand_ins
+            for name in (stand_in.name, stand_in.unique)
+        }
         self._ready = ready
         self.private = private
         self._connections: list[_Connection] = []
@@ -111,12 +116,18 @@ class Relay:
         self._connections.append(_Connection(self, client, bus))
         return True
 
-    def broadcast(self, path: str, interface: str, name: str, body: Any) -> None:
-        """A signal of the stand-in's, to everybody who may have asked for it."""
+    def stand_in(self, name: str) -> StandIn | None:
+        """Who answers there, by its well-known name or its unique one."""
+        return self._names.get(name)
+
+    def broadcast(
+        self, sender: StandIn, path: str, interface: str, name: str, body: Any
+    ) -> None:
+        """A signal of a stand-in's, to everybody who may have asked for it."""
         for connection in list(self._connections):
             message = Gio.DBusMessage.new_signal(path, interface, name)
             message.set_body(body)
-            connection.tell(message)
+            connection.tell(message, sender.unique)
 
     def gone(self, connection: _Connection) -> None:
         if connection in self._connections:
@@ -182,21 +193,19 @@ class _Connection:
             self.client.put(data, fds)
 
     def _is_ours(self, message: Any) -> bool:
-        """Whether the message is for the stand-in, and then it has been given it."""
-        stand_in = self.relay.stand_in
+        """Whether the message is for a stand-in, and then it has been given it."""
         destination = message.get_destination()
         if destination == _DRIVER:
             return self._about_names(message)
+        stand_in = None if destination is None else self.relay.stand_in(destination)
         if stand_in is None:
             return False
-        if destination not in (stand_in.name, UNIQUE):
-            return False
         if message.get_message_type() == _CALL:
-            stand_in.call(_Call(self, message))
+            stand_in.call(_Call(self, message, stand_in.unique))
         return True
 
     def _about_names(self, message: Any) -> bool:
-        """What the bus would answer of the stand-in, and of private names."""
+        """What the bus would answer of stand-ins, and of private names."""
         if message.get_message_type() != _CALL:
             return False
         body = message.get_body()
@@ -205,15 +214,15 @@ class _Connection:
         first = body.get_child_value(0)
         if first.get_type_string() != "s":
             return False
-        name, call = first.get_string(), _Call(self, message)
+        name, call = first.get_string(), _Call(self, message, _DRIVER)
         if name in self.relay.private:
             return _private(message.get_member(), name, call)
-        stand_in = self.relay.stand_in
-        if stand_in is None or name not in (stand_in.name, UNIQUE):
+        stand_in = self.relay.stand_in(name)
+        if stand_in is None:
             return False
         match message.get_member():
             case "GetNameOwner":
-                call.reply(GLib.Variant("(s)", (UNIQUE,)))
+                call.reply(GLib.Variant("(s)", (stand_in.unique,)))
             case "NameHasOwner":
                 call.reply(GLib.Variant("(b)", (True,)))
             case "StartServiceByName":
@@ -222,18 +231,18 @@ class _Connection:
             case "GetConnectionUnixUser":
                 call.reply(GLib.Variant("(u)", (os.geteuid(),)))
             case "ListQueuedOwners":
-                call.reply(GLib.Variant("(as)", ([UNIQUE],)))
+                call.reply(GLib.Variant("(as)", ([stand_in.unique],)))
             case _:
                 return False
         return True
 
-    def tell(self, message: Any) -> None:
+    def tell(self, message: Any, sender: str) -> None:
         if not self.open or not self._bus_begun:
             return
         # Apart from the bus's own serials, which count up from 1.
         self._serial = 0x8000_0000 | (self._serial + 1) & 0x7FFF_FFFF
         message.set_serial(self._serial)
-        message.set_sender(UNIQUE)
+        message.set_sender(sender)
         try:
             self.client.put(message.to_blob(_FDS))
         except Malformed:
@@ -243,8 +252,9 @@ class _Connection:
 class _Call:
     """See `Call`."""
 
-    def __init__(self, connection: _Connection, message: Any) -> None:
+    def __init__(self, connection: _Connection, message: Any, sender: str) -> None:
         self._connection = connection
+        self._sender = sender
         self.message = message
 
     def reply(self, body: Any = None) -> None:
@@ -260,7 +270,7 @@ class _Call:
 
     def _send(self, answer: Any) -> None:
         if not self.message.get_flags() & Gio.DBusMessageFlags.NO_REPLY_EXPECTED:
-            self._connection.tell(answer)
+            self._connection.tell(answer, self._sender)
 
 
 class _Pipe:

@@ -529,10 +529,6 @@ BAD: dict[str, tuple[str, list[Wanted]]] = {
         '[bus]\nsession-own = ["org.sugarlabs.IsoLauncher1.Activity1"]\n',
         [(3, 16, "bus.session-own", "policy-grants-isolauncher")],
     ),
-    "accessibility": (
-        "[bus]\naccessibility = true\n",
-        [(3, 17, "bus.accessibility", "policy-not-enforced-yet")],
-    ),
     "preload set that is none": (
         '[preload]\nset = "sugar4"\n',
         [(3, 7, "preload.set", "policy-bad-choice")],

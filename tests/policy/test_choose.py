@@ -29,7 +29,7 @@ def test_run_without_a_policy_uses_default_for_everybody(shelf: Shelf) -> None:
         )
     choice = choose.for_run(shelf.store, caller=caller(4242), name="untrusted")
     assert choice.policy.name == "untrusted"
-    assert f"{shelf.vendor / 'untrusted.toml'}:13 admits everybody" in choice.why
+    assert f"{shelf.vendor / 'untrusted.toml'}:19 admits everybody" in choice.why
 
 
 def test_a_policy_without_callers_is_for_root_alone(shelf: Shelf) -> None:

@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -94,6 +95,49 @@ class Session:
 
     def stop(self, activity_id: str) -> None:
         self.isolauncher("stop", "--grace", "0", activity_id).wait(PATIENCE_S)
+
+    def output(
+        self, bundle: str, *words: str, environment: Mapping[str, str] | None = None
+    ) -> str:
+        """What a bundle's program prints on both streams; it has to end by itself."""
+        process = self.isolauncher(
+            *("launch", *words, bundle),
+            environment=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        out, _ = process.communicate(timeout=PATIENCE_S)
+        return out.decode()
+
+    def gone(self, *ids: str) -> None:
+        """Wait until nothing is left of these activities in the profile."""
+        noted = [self.profile / "isolauncher/running" / id for id in ids]
+        until = time.monotonic() + PATIENCE_S
+        while any(path.exists() for path in noted):
+            assert time.monotonic() < until, noted
+            time.sleep(0.01)
+
+    def accessible_name(self, title: str) -> str:
+        """The unique name on the accessibility bus of who has that window."""
+        source = (
+            "import sys, dbus\n"
+            "from dbus.bus import BusConnection\n"
+            "b = dbus.SessionBus().call_blocking('org.a11y.Bus', '/org/a11y/bus',\n"
+            "    'org.a11y.Bus', 'GetAddress', None, ())\n"
+            "bus = BusConnection(b)\n"
+            "root = '/org/a11y/atspi/accessible/root'\n"
+            "def get(name, path):\n"
+            "    return bus.call_blocking(name, path, 'org.a11y.atspi.Accessible',\n"
+            "        'GetChildren', None, ())\n"
+            "def title(name, path):\n"
+            "    return bus.call_blocking(name, path,\n"
+            "        'org.freedesktop.DBus.Properties', 'Get', 'ss',\n"
+            "        ('org.a11y.atspi.Accessible', 'Name'))\n"
+            "for name, path in get('org.a11y.atspi.Registry', root):\n"
+            "    if sys.argv[1] in [title(*w) for w in get(name, path)]:\n"
+            "        print(name)\n"
+        )
+        return self.desktop.run("/usr/bin/python3", "-c", source, title).strip()
 
     def running(self) -> list[dict[str, Any]]:
         answer = self.service.ask({"version": 1, "verb": "ps"})["activities"]
