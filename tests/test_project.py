@@ -26,6 +26,7 @@ DOORS = {
     "pyroute2": {"netlink.py"},
     "seccomp": {"filters.py"},
     "dbus": {"service.py"},
+    "Xlib": {"windows.py"},
     # Whoever speaks D-Bus as the person: all of them in session/.
     "gi": {
         *("service.py", "settings.py", "mediator.py"),

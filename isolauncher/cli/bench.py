@@ -6,10 +6,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from .. import bench
+from .. import bench, bench_windows
 from ..errors import HostError, RequestError
 from . import printable, tell
 
@@ -22,23 +22,31 @@ def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
         "bench",
         description="Measure launches from the zygote, under the whole default "
         "policy, from a room prepared ahead and on demand, against cold starts under "
-        "bubblewrap. For root.",
-        epilog="It starts a daemon of its own, in directories of its own. "
+        "bubblewrap, for root; or how soon activities open their window, in a session.",
+        epilog="With --quick it starts a daemon of its own, in directories of its own. "
         "exit status: 0 when it has measured, whatever came of it; 125 when it cannot.",
         allow_abbrev=False,
     )
-    parser.add_argument(
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
         "--quick",
         action="store_true",
-        required=True,
-        help="latency of a script that imports twenty modules (the one there is)",
+        help="latency of a script that imports twenty modules",
+    )
+    what.add_argument(
+        "--windows",
+        nargs="*",
+        metavar="BUNDLE_ID",
+        help="how long activities take to open their window, isolated and started "
+        "cold by sugar-activity3; for a person, in a session (default: "
+        f"{' '.join(bench_windows.BUNDLES)})",
     )
     parser.add_argument(
         "--pairs",
         metavar="N",
         type=_pairs,
-        default=bench.PAIRS,
-        help=f"launches of each contender, in turns (default: {bench.PAIRS})",
+        help=f"launches of each contender, in turns (default: {bench.PAIRS}, of "
+        f"windows {bench_windows.PAIRS})",
     )
     parser.add_argument(
         "--json", metavar="FILE", help="write every sample too; -: to standard output"
@@ -58,20 +66,24 @@ def run(args: argparse.Namespace) -> int:
                 f"the figures cannot be written to {place}: {error.strerror}",
                 code="bench-not-writable",
             ) from None
-    if sys.stderr.isatty():
-        tell(f"measuring {args.pairs} pairs of launches")
-    result = bench.quick(args.pairs)
-    table = "\n".join(lines(result))
+    if args.quick:
+        pairs = args.pairs or bench.PAIRS
+        if sys.stderr.isatty():
+            tell(f"measuring {pairs} pairs of launches")
+        result = bench.quick(pairs)
+        table, data = "\n".join(lines(result)), result.as_data()
+    else:
+        table, data = _windows(args)
     if place == "-":
         print(table, file=sys.stderr)
-        json.dump(result.as_data(), sys.stdout, indent=1)
+        json.dump(data, sys.stdout, indent=1)
         print()
         return 0
     print(table)
     if place:
         try:
             with open(place, "w", encoding="ascii") as file:
-                json.dump(result.as_data(), file, indent=1)
+                json.dump(data, file, indent=1)
                 file.write("\n")
         except OSError as error:
             raise HostError(
@@ -80,28 +92,70 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def lines(result: bench.Result) -> list[str]:
-    """The figures for a person."""
-    rows = [["launch (ms)", "median", "min", "max", "p90"]]
-    for name, spread in (
-        ("isolauncher", result.isolauncher),
-        ("isolauncher, on demand", result.on_demand),
-        ("bubblewrap, cold start", result.bubblewrap),
-    ):
+def _windows(args: argparse.Namespace) -> tuple[str, dict[str, object]]:
+    def progress(done: str) -> None:
+        if sys.stderr.isatty():
+            tell(done)
+
+    before = bench_windows.machine()
+    found = bench_windows.measure(
+        args.windows or bench_windows.BUNDLES,
+        args.pairs or bench_windows.PAIRS,
+        progress,
+    )
+    rows = []
+    for one in found:
+        for name, spread in (("cold", one.cold), ("isolated", one.isolated)):
+            rows.append((f"{one.bundle_id}, {name}", spread))
+    told = _table("window mapped (ms)", rows)
+    told.append("")
+    for one in found:
+        ratios = one.ratios
+        told.append(
+            f"{one.bundle_id}: ratio of the medians {one.ratio:.2f}, pair by pair "
+            f"{ratios.at(0.1):.2f} to {ratios.at(0.9):.2f} (p10 to p90)"
+        )
+    told.append(f"machine: {_words([f'{k} {v}' for k, v in before.items()])}")
+    data: dict[str, object] = {
+        "version": 1,
+        "benchmark": "windows",
+        "unit": "ms",
+        "machine": before,
+        "bundles": [one.as_data() for one in found],
+    }
+    return "\n".join(printable(line) for line in told), data
+
+
+def _table(title: str, rows: Sequence[tuple[str, bench.Spread]]) -> list[str]:
+    cells = [[title, "median", "min", "max", "p90"]]
+    for name, spread in rows:
         numbers = (
             spread.median,
             min(spread.samples),
             max(spread.samples),
             spread.at(0.9),
         )
-        rows.append([name, *(f"{number:.1f}" for number in numbers)])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        cells.append([name, *(f"{number:.1f}" for number in numbers)])
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     told = []
-    for first, *others in rows:
-        cells = [
+    for first, *others in cells:
+        right = [
             f"{cell:>{width}}" for cell, width in zip(others, widths[1:], strict=True)
         ]
-        told.append("  ".join([f"{first:<{widths[0]}}", *cells]))
+        told.append("  ".join([f"{first:<{widths[0]}}", *right]))
+    return told
+
+
+def lines(result: bench.Result) -> list[str]:
+    """The figures for a person."""
+    told = _table(
+        "launch (ms)",
+        (
+            ("isolauncher", result.isolauncher),
+            ("isolauncher, on demand", result.on_demand),
+            ("bubblewrap, cold start", result.bubblewrap),
+        ),
+    )
     ratios = result.ratios
     phases = "  ".join(f"{k} {v / 1000:.1f}" for k, v in result.phases().items())
     machine = result.machine

@@ -18,7 +18,6 @@ import contextlib
 import ctypes
 import json
 import os
-import select
 import shutil
 import signal
 import socket
@@ -26,11 +25,14 @@ import struct
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from isolauncher.windows import Watch
+
 
 PYTHON = "/usr/bin/python3"
 PATIENCE_S = 30
@@ -43,18 +45,6 @@ _CLONE_NEWNS, _MS_BIND, _MS_REC, _MS_PRIVATE = 0x20000, 0x1000, 0x4000, 1 << 18
 _MNT_DETACH = 2
 _PR_SET_CHILD_SUBREAPER = 36
 _FAMILY_LOCAL, _FAMILY_WILD = 256, 65535
-
-
-@dataclass(frozen=True)
-class Window:
-    """A top-level window that has been mapped; ``at_ns`` is CLOCK_MONOTONIC."""
-
-    number: int
-    at_ns: int
-    wm_class: tuple[str, str]
-    title: str
-    sugar_bundle: str
-    sugar_activity: str
 
 
 @dataclass
@@ -114,6 +104,9 @@ class Desktop:
 
     @contextlib.contextmanager
     def watch(self) -> Iterator[Watch]:
+        # Not above: the session's supervisor, which runs this file, has no path to it.
+        from isolauncher.windows import Watch
+
         watch = Watch(self.environment)
         try:
             yield watch
@@ -130,79 +123,6 @@ class Desktop:
         )
         words = [*info["exec"].split(), "-b", info["bundle_id"], "-a", activity_id]
         return words, place
-
-
-class Watch:
-    """Which windows are mapped from now on; the server tells, nobody asks again."""
-
-    def __init__(self, environment: Mapping[str, str]) -> None:
-        # Only for this: who wants no display need not have the package.
-        from Xlib import X, display, error
-
-        self._x, self._gone = X, (error.BadWindow, error.BadDrawable)
-        with _variables(XAUTHORITY=environment["XAUTHORITY"]):
-            self._display = display.Display(environment["DISPLAY"])
-        root = self._display.screen().root
-        root.change_attributes(event_mask=X.SubstructureNotifyMask)
-        # Past this nothing is missed.
-        self._display.sync()
-
-    def close(self) -> None:
-        self._display.close()
-
-    def wait(
-        self,
-        wanted: Callable[[Window], bool] = lambda window: True,
-        *,
-        alive: subprocess.Popen[bytes] | None = None,
-        patience_s: float = PATIENCE_S,
-    ) -> Window:
-        """The next window that is mapped and ``wanted``; never a menu or a tooltip.
-
-        AssertionError after ``patience_s``, or as soon as ``alive`` has ended.
-        """
-        until = time.monotonic() + patience_s
-        with contextlib.ExitStack() as stack:
-            fds = [self._display.fileno()]
-            if alive is not None:
-                pidfd = os.pidfd_open(alive.pid)
-                stack.callback(os.close, pidfd)
-                fds.append(pidfd)
-            seen: list[Window] = []
-            while True:
-                while self._display.pending_events():
-                    window = self._mapped(self._display.next_event())
-                    if window is not None and wanted(window):
-                        return window
-                    seen += [window] if window is not None else []
-                left = max(0.0, until - time.monotonic())
-                ready, _, _ = select.select(fds, [], [], left)
-                assert ready, f"no such window in {patience_s} s; there were {seen}"
-                ended = ready == fds[1:]
-                assert not ended, f"the program has ended; there were {seen}"
-
-    def _mapped(self, event: Any) -> Window | None:
-        at_ns = time.monotonic_ns()
-        if event.type != self._x.MapNotify or event.override:
-            return None
-        window = event.window
-
-        def text(name: str) -> str:
-            atom = self._display.intern_atom(name)
-            found = window.get_full_property(atom, self._x.AnyPropertyType)
-            return found.value.decode("utf-8", "replace") if found else ""
-
-        try:
-            return Window(
-                number=window.id,
-                at_ns=at_ns,
-                wm_class=window.get_wm_class() or ("", ""),
-                title=text("_NET_WM_NAME") or text("WM_NAME"),
-                sugar_bundle=text("_SUGAR_BUNDLE_ID"),
-                sugar_activity=text("_SUGAR_ACTIVITY_ID"),
-            )
-        except self._gone:
-            return None
 
 
 def missing() -> str | None:
@@ -294,20 +214,6 @@ def _cookie(family: int, address: bytes, secret: bytes) -> bytes:
     fields = (address, b"", b"MIT-MAGIC-COOKIE-1", secret)
     counted = b"".join(struct.pack(">H", len(f)) + f for f in fields)
     return struct.pack(">H", family) + counted
-
-
-@contextlib.contextmanager
-def _variables(**values: str) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 # ------------------------------------------------------------------------- the person

@@ -18,8 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from isolauncher.errors import HostError
+from isolauncher.windows import Watch, Window
+
 from .daemons import TOP, Service
-from .desktop import Desktop, Watch, Window
+from .desktop import Desktop
 
 NAME = "org.sugarlabs.IsoLauncher1"
 JOURNAL = "org.laptop.sugar.DataStore"
@@ -85,7 +88,7 @@ class Session:
                         lambda window: window.sugar_activity == activity_id,
                         alive=process,
                     )
-                except AssertionError as error:
+                except HostError as error:
                     raise AssertionError(f"{error}: {errors.read_text()}") from None
                 yield launched
             finally:
