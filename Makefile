@@ -9,13 +9,13 @@ RUN_PACKAGES := python3 python3-prctl python3-pyroute2 python3-dbus python3-secc
 DEMO_PACKAGES := xvfb dbus-daemon python3-xlib python3-gi xdg-dbus-proxy \
 	sugar-calculate-activity sugar-icon-theme sugar-themes \
 	python3-carquinyol telepathy-mission-control-5
+SUGAR_PACKAGES := sugar-log-activity sugar-memorize-activity sugar-terminal-activity \
+	gstreamer1.0-espeak gstreamer1.0-plugins-base gstreamer1.0-plugins-good
 TEST_PACKAGES := python3-pip python3-venv python3-setuptools python3-wheel \
 	python3-pytest python3-pytest-timeout python3-hypothesis \
 	libnss-systemd bubblewrap acl groff-base zsh \
-	$(DEMO_PACKAGES) xdotool sugar-log-activity sugar-memorize-activity \
-	sugar-terminal-activity gstreamer1.0-espeak gstreamer1.0-plugins-base \
-	gstreamer1.0-plugins-good
-BENCH_PACKAGES := bubblewrap
+	$(DEMO_PACKAGES) $(SUGAR_PACKAGES) xdotool
+BENCH_PACKAGES := bubblewrap $(DEMO_PACKAGES) $(SUGAR_PACKAGES)
 TOOLS := ruff==0.8.6 mypy==1.14.1
 
 # A variable of make, not only of the environment: sudo drops the one, keeps the other.
@@ -83,9 +83,10 @@ check: tools ## Looks without running: ruff, its formatting, mypy --strict.
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-bench: setup ## Measures launches from the zygote against cold starts under bubblewrap.
+bench: setup ## Measures launches against bubblewrap, and activities' windows against cold starts.
 	$(call debian,$(BENCH_PACKAGES))
 	$(VENV)/bin/isolauncher bench --quick
+	$(PYTHON) integration/demo/in_session.py -- isolauncher bench --windows
 
 clean: ## Removes .venv and everything else that was made here; no package is removed.
 	rm -rf $(VENV) build dist bench-results *.egg-info
