@@ -98,6 +98,7 @@ class Mediator:
         self.working_copy: copying.WorkingCopy | None = None
         self.relay: relay.Relay | None = None
         self.proxy: proxy.Proxy | None = None
+        self.buses: list[tuple[str, str, tuple[str, ...]]] = []
         self.bus_at: dict[str, str] = {}
         self.scans = 0
         self.space = (0, 0)
@@ -111,6 +112,8 @@ class Mediator:
             if "bus" in wanted.furniture and wanted.address:
                 self._bus()
             self._tell()
+            # It comes up while the sandbox is made; the first message waits for it.
+            self._start_filter()
         except BaseException:
             self.end()
             raise
@@ -124,6 +127,9 @@ class Mediator:
             # The session ends before its activities do; so the one that stays.
             signal.signal(number, signal.SIG_IGN)
         if self.directories is not None:
+            # What was too much already is not held against this run.
+            with suppress(files.Unfit, OSError):
+                self.most = max(self.most, self.directories.used()[0])
             GLib.timeout_add(SCAN_MS, self._look)
         try:
             self.loop.run()
@@ -147,12 +153,10 @@ class Mediator:
             files.remove(path)
         fds = {name: files.make(path) for name, path in own.items()}
         self.directories = files.Directories(wanted.root, fds)
-        # What was too much already is not held against this run.
-        with suppress(files.Unfit):
-            self.most = max(self.most, self.directories.used()[0])
 
     def _bus(self) -> None:
         wanted = self.wanted
+        proxy.refuse_missing()
         runtime = _runtime(wanted.runtime)
         top = tempfile.mkdtemp(prefix="isolauncher-", dir=runtime)
         self.bus_at["top"] = top
@@ -170,8 +174,7 @@ class Mediator:
                 there = os.path.join(top, "accessibility")
                 buses.append((address, there, proxy.accessibility_rules()))
                 self.bus_at["accessibility"] = there
-        # It comes up while everything else is made; the first message waits for it.
-        self.proxy = proxy.Proxy(buses)
+        self.buses = buses
         stand_ins: list[relay.StandIn] = []
         if not any(call.startswith(presence.NAME) for call in wanted.session_call):
             stand_ins.append(presence.NoAccounts())
@@ -208,7 +211,13 @@ class Mediator:
             self._ready()
             os.chmod(self.bus_at["accessibility"], 0o666)  # noqa: S103
 
+    def _start_filter(self) -> None:
+        if self.proxy is None and self.buses:
+            self.proxy = proxy.Proxy(self.buses)
+
     def _ready(self) -> None:
+        """The filter is there to be connected to."""
+        self._start_filter()
         if self.proxy is not None and not self.proxy.is_ready:
             self.proxy.wait()
 

@@ -150,29 +150,48 @@ def _serve(sock: socket.socket) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.collect()
     gc.freeze()
+    spare = _fork(sock)
     while True:
         try:
             message = wire.recv(sock, max_fds=1)
         except WireError:
             return
-        if os.fork() == 0:
-            status = 1
-            try:
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                sock.close()
-                _work(message)
-                status = 0
-            except Exception as error:
-                sys.stderr.write(
-                    f"a mediator failed: {type(error).__name__}: {error}\n"
-                )
-            finally:
-                os._exit(status)
+        try:
+            wire.send(spare, message.fields, message.fds)
+        except WireError:
+            # Somebody has killed it.
+            spare.close()
+            spare = _fork(sock)
+            wire.send(spare, message.fields, message.fds)
         message.close()
+        spare.close()
+        # One is always ahead: its fork is in nobody's launch.
+        spare = _fork(sock)
+
+
+def _fork(sock: socket.socket) -> socket.socket:
+    """A mediator to be, which waits to be told for whom."""
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if os.fork() != 0:
+        its.close()
+        return ours
+    status = 1
+    try:
+        sock.close()
+        ours.close()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.setsid()
+        with suppress(WireError):  # nobody needs one any more
+            _work(wire.recv(its, max_fds=1))
+        status = 0
+    except Exception as error:
+        why = f"{type(error).__name__}: {error}"
+        sys.stderr.write(f"a mediator failed: {why}\n")
+    finally:
+        os._exit(status)
 
 
 def _work(message: wire.Message) -> None:
-    os.setsid()
     match message.fields:
         case {"wanted": dict(wanted)}:
             (fd,) = message.fds

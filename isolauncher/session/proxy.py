@@ -73,6 +73,15 @@ def accessibility_rules() -> tuple[str, ...]:
     )
 
 
+def refuse_missing() -> None:
+    if not os.access(PROGRAM, os.X_OK):
+        raise HostError(
+            f"there is no {PROGRAM}, the filter of the session bus",
+            code="bus-proxy-missing",
+            hint="apt-get install xdg-dbus-proxy",
+        )
+
+
 class Proxy:
     """One process that filters one or more buses for as long as this object is kept.
 
@@ -96,8 +105,7 @@ class Proxy:
             os.close(self.fd)
             raise HostError(
                 f"the filter of the session bus cannot be started: {error.strerror}",
-                code="bus-proxy-missing",
-                hint="apt-get install xdg-dbus-proxy",
+                code="bus-proxy-failed",
             ) from None
         finally:
             os.close(end)

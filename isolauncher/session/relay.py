@@ -26,6 +26,8 @@ from typing import Any, Protocol
 
 from gi.repository import Gio, GLib
 
+from ..errors import IsolauncherError
+
 MAX_MESSAGE = 16 * 1024 * 1024
 """Larger ones end the connection; a preview or a long list is far below."""
 MAX_QUEUED = 64 * 1024 * 1024
@@ -101,16 +103,16 @@ class Relay:
         if len(self._connections) >= MAX_CONNECTIONS:
             client.close()
             return True
-        self._ready()
         try:
+            self._ready()
             bus = socket.socket(socket.AF_UNIX)
             try:
                 bus.connect(self._upstream)
             except OSError:
                 bus.close()
                 raise
-        except OSError as error:
-            sys.stderr.write(f"the session bus cannot be reached: {error.strerror}\n")
+        except (OSError, IsolauncherError) as error:
+            sys.stderr.write(f"the session bus cannot be reached: {error}\n")
             client.close()
             return True
         self._connections.append(_Connection(self, client, bus))

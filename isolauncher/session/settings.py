@@ -48,7 +48,31 @@ def of_person(home: str, profile: str) -> dict[str, bytes]:
 
 
 def keyfile() -> bytes:
-    """Every value that differs from its schema's default, whoever set it."""
+    """Every value that differs from its schema's default, whoever set it.
+
+    Kept for as long as the person's database is the same file.
+    """
+    global _kept
+    stamp = _stamp()
+    if stamp is None or _kept is None or _kept[0] != stamp:
+        _kept = (stamp, _read())
+    return _kept[1]
+
+
+_kept: tuple[object, bytes] | None = None
+
+
+def _stamp() -> object:
+    """dconf replaces its database when it changes it."""
+    above = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    try:
+        status = os.stat(os.path.join(above, "dconf/user"))
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def _read() -> bytes:
     from gi.repository import Gio
 
     source = Gio.SettingsSchemaSource.get_default()
