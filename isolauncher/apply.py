@@ -39,7 +39,8 @@ class Context:
     ``descriptors`` maps the plan's names to descriptors; ``keep`` are those that
     survive `CloseDescriptors`; ``stem`` is the stem's pid as init sees it; ``root``
     the new root's mount; ``ruleset`` and ``filter`` are there until they bind;
-    ``identity`` is the activity's uid inside, its uid and its gid outside.
+    ``identity`` is the activity's uid inside, its uid and its gid outside; ``mappings``
+    the user namespaces made for id-mapped mounts, by owner and group.
     """
 
     kernel: Kernel
@@ -51,6 +52,7 @@ class Context:
     filter: bytes = b""
     identity: tuple[int, int, int] = (-1, -1, -1)
     notes: list[plan.Skipped] = field(default_factory=list)
+    mappings: dict[tuple[int, int], int] = field(default_factory=dict)
 
 
 def apply(step: plan.Step, c: Context) -> None:
@@ -307,39 +309,33 @@ def _attach_at(fd: int, path: str, c: Context) -> None:
 
 def _attach(step: plan.Attach, c: Context) -> None:
     fd = c.descriptors[step.descriptor]
-    userns = -1
+    userns = -1 if step.mapped is None else _mapping(step, step.mapped, c)
     try:
-        if step.mapped is not None:
-            userns = _mapping(step, step.mapped, c)
-        try:
-            c.kernel.mount_setattr(
-                fd,
-                set_=step.attributes,
-                recursive=step.kind == "directory",
-                userns=userns,
-            )
-        except OSError as e:
-            # EINVAL: this file system cannot be id-mapped (mount_setattr(2)).
-            if userns < 0 or e.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
-                raise
-            if not step.attributes & MOUNT_ATTR_RDONLY:
-                # What it wrote would be left to a uid that another gets one day.
-                raise OSError(
-                    e.errno, "its file system cannot be id-mapped, so not for writing"
-                ) from e
-            what = f"id-mapped mount of {step.path}"
-            if step.copy_mode is not None:
-                _copy_in(step, c)
-                c.notes.append(plan.Skipped(what=what, why="copied in instead"))
-                return
-            c.notes.append(plan.Skipped(what=what, why=e.strerror or str(e)))
-            c.kernel.mount_setattr(
-                fd, set_=step.attributes, recursive=step.kind == "directory"
-            )
-        _attach_at(fd, step.path, c)
-    finally:
-        if userns >= 0:
-            os.close(userns)
+        c.kernel.mount_setattr(
+            fd,
+            set_=step.attributes,
+            recursive=step.kind == "directory",
+            userns=userns,
+        )
+    except OSError as e:
+        # EINVAL: this file system cannot be id-mapped (mount_setattr(2)).
+        if userns < 0 or e.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+            raise
+        if not step.attributes & MOUNT_ATTR_RDONLY:
+            # What it wrote would be left to a uid that another gets one day.
+            raise OSError(
+                e.errno, "its file system cannot be id-mapped, so not for writing"
+            ) from e
+        what = f"id-mapped mount of {step.path}"
+        if step.copy_mode is not None:
+            _copy_in(step, c)
+            c.notes.append(plan.Skipped(what=what, why="copied in instead"))
+            return
+        c.notes.append(plan.Skipped(what=what, why=e.strerror or str(e)))
+        c.kernel.mount_setattr(
+            fd, set_=step.attributes, recursive=step.kind == "directory"
+        )
+    _attach_at(fd, step.path, c)
 
 
 def _copy_in(step: plan.Attach, c: Context) -> None:
@@ -361,14 +357,20 @@ def _mapping(step: plan.Attach, owner: int, c: Context) -> int:
     The stem's own serves for reading when it maps just that. It maps nobody else, and
     what has an owner or a group that is not mapped cannot be written (EACCES); so for
     writing one is made in which all others stay who they are, by a child that lives no
-    longer than it takes to open it.
+    longer than it takes to open it. It costs a fork, and serves for all of one owner's.
     """
     inner, uid, gid = c.identity
-    if inner == owner and step.attributes & MOUNT_ATTR_RDONLY:
-        return os.open(f"/proc/{c.stem}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-    return user_namespace(
-        c.kernel, _exchange(owner, uid), _exchange(step.mapped_gid, gid)
-    )
+    own = inner == owner and bool(step.attributes & MOUNT_ATTR_RDONLY)
+    key = (-1, -1) if own else (owner, step.mapped_gid)
+    if key not in c.mappings:
+        c.mappings[key] = (
+            os.open(f"/proc/{c.stem}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+            if own
+            else user_namespace(
+                c.kernel, _exchange(owner, uid), _exchange(step.mapped_gid, gid)
+            )
+        )
+    return c.mappings[key]
 
 
 def user_namespace(kernel: Kernel, uid_map: bytes, gid_map: bytes) -> int:

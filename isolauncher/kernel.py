@@ -21,17 +21,24 @@ import resource
 import signal
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, cast
 
 import prctl
 
-# Numbers of calls that glibc 2.36 has no function for. Above 423 every architecture
-# has the same number (arch/*/entry/syscalls/syscall_64.tbl, asm-generic/unistd.h).
+# Numbers of calls that glibc 2.36 has no function for, or one that does more. Above
+# 423 every architecture has the same number (arch/*/entry/syscalls/syscall_64.tbl,
+# asm-generic/unistd.h).
 _NUMBERS: Mapping[str, Mapping[str, int]] = {
-    "x86_64": {"pivot_root": 155, "keyctl": 250, "seccomp": 317, "rt_sigaction": 13},
-    "aarch64": {"pivot_root": 41, "keyctl": 219, "seccomp": 277, "rt_sigaction": 134},
+    "x86_64": {
+        **{"pivot_root": 155, "keyctl": 250, "seccomp": 317, "rt_sigaction": 13},
+        **{"setresuid": 117, "setresgid": 119},
+    },
+    "aarch64": {
+        **{"pivot_root": 41, "keyctl": 219, "seccomp": 277, "rt_sigaction": 134},
+        **{"setresuid": 147, "setresgid": 149},
+    },
 }
 _COMMON = {
     "open_tree": 428,
@@ -697,13 +704,29 @@ def inotify_add_watch(fd: int, path: str, mask: int) -> int:
     return _check(result, f"inotify_add_watch {path}")
 
 
-def set_effective_ids(uid: int) -> None:
-    """Lower (or, with 0, raise again) euid and with it the effective capabilities.
+@contextlib.contextmanager
+def nobody(number: int) -> Iterator[None]:
+    """For a while: no groups, this uid and gid, no effective capability.
 
-    setresuid(-1, uid, -1) keeps the saved uid 0, so that root can come back; the
-    kernel clears the effective set with the uid and refills it (capabilities(7)).
+    All three ids of each kind, since a library that finds two of them to differ takes
+    itself to be in a setuid program, and remembers (libdbus does). PR_SET_KEEPCAPS
+    leaves the permitted set when the uid goes, so that root can come back; the kernel
+    clears the effective set with the uid and refills it (capabilities(7)).
     """
-    os.setresuid(-1, uid, -1)
+    os.setgroups([])
+    os.setresgid(number, number, number)
+    prctl.set_keepcaps(1)
+    os.setresuid(number, number, number)
+    try:
+        yield
+    finally:
+        prctl.cap_effective.setuid = True
+        # glibc's own would change every thread, and abort the process where one has
+        # no capability: what was imported may have started one, and is to be told of.
+        root = (ctypes.c_uint(0),) * 3
+        _syscall("setresuid", *root)
+        prctl.set_keepcaps(0)
+        _syscall("setresgid", *root)
 
 
 def is_tty(fd: int) -> bool:

@@ -14,6 +14,7 @@ import contextlib
 import contextvars
 import gc
 import importlib
+import importlib.util
 import locale
 import os
 import signal
@@ -29,7 +30,9 @@ from types import CodeType, FrameType, ModuleType
 from typing import Any
 
 from isolauncher.errors import ZygoteError
+from isolauncher.zygote import sets
 from isolauncher.zygote.handover import Pristine, World
+from isolauncher.zygote.quiet import Brought, quiet
 
 OURS = "isolauncher"
 TIME_LIMIT_S = 10.0
@@ -42,7 +45,8 @@ class Entry:
     """One name of the list: what it cost, and what is wrong with it.
 
     ``faults`` make it unfit; ``notes`` are what the hand-over takes care of. ``rss``
-    in bytes; ``modules`` is how many it added to ``sys.modules``.
+    in bytes; ``modules`` is how many it added to ``sys.modules``. ``absent``: why there
+    is none of it on this machine, which is no fault.
     """
 
     name: str
@@ -51,6 +55,7 @@ class Entry:
     modules: int
     faults: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    absent: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +77,7 @@ class Report:
                 "modules": e.modules,
                 "faults": list(e.faults),
                 "notes": list(e.notes),
+                "absent": e.absent,
             }
             for e in self.entries
         ]
@@ -108,6 +114,13 @@ def _status() -> list[bytes]:
     with open("/proc/self/status", "rb") as file:
         keys = (b"Umask:", b"SigBlk:", b"SigIgn:", b"SigCgt:")
         return [line for line in file if line.startswith(keys)]
+
+
+def _shared_memory() -> int:
+    """Mappings that stay one and the same, and writable, across a fork."""
+    with open("/proc/self/maps", "rb") as file:
+        maps = file.read()
+    return maps.count(b" rw-s ") + maps.count(b" rwxs ")
 
 
 def _fd_name(fd: int) -> str:
@@ -206,6 +219,7 @@ _LOOKS: dict[str, Callable[[], object]] = {
     ),
     "the builtin __import__": lambda: id(__import__),
     "running threads of Python": threading.active_count,
+    "memory that children would share": lambda: _shared_memory(),
 }
 
 # Changed by an import as a cold start's import would change it, and handed on so.
@@ -311,15 +325,18 @@ def preload(
     looks = {**_LOOKS, **_NOTED}
     calls: list[ExitCall] = []
     entries = []
-    with _noting_exits(calls):
+    own: set[str] | None = None
+    with _noting_exits(calls), quiet() as brought:
         before = _state(looks)
         for name in names:
+            if own is None and name in sets.SHELVED:
+                own = set(sys.modules)
             entry, before = _measured(name, before, looks, time_limit_s)
             entries.append(entry)
     meta_path, path_hooks = tuple(sys.meta_path), tuple(sys.path_hooks)
     filters = tuple(_warnings.filters)
     sys.meta_path[:], sys.path_hooks[:] = finders, hooks
-    needs = needed_modules(pristine)
+    needs = needed_modules(pristine, brought)
     loaded = set(sys.modules) - set(pristine.modules) - ours_first
     wanted = _reach(set(names) | loaded, needs) & set(sys.modules)
     visible = frozenset(
@@ -328,14 +345,25 @@ def preload(
         if name.partition(".")[0] != OURS
     )
     calls += _early_exits(ours_first & wanted)
+    shelved = frozenset[str]()
+    if own is not None:
+        first = [name for name in names if name not in sets.SHELVED]
+        at_once = own | _reach(set(first) | (loaded & own), needs)
+        shelved = visible - at_once - set(pristine.modules)
+    theirs = [f for f in meta_path if getattr(f, "__module__", None) in shelved]
     world = World(
         pristine=pristine,
         visible=visible,
         needs=needs,
         exits=tuple(calls),
-        meta_path=meta_path,
+        meta_path=tuple(f for f in meta_path if f not in theirs),
         path_hooks=path_hooks,
         warning_filters=filters,
+        shelved=shelved,
+        finders={
+            name: tuple(f for f in theirs if getattr(f, "__module__", None) == name)
+            for name in {str(getattr(f, "__module__", None)) for f in theirs}
+        },
     )
     return Report(entries=tuple(entries), world=world)
 
@@ -348,7 +376,8 @@ def _measured(
 ) -> tuple[Entry, _State]:
     count, resident = len(sys.modules), _resident()
     start = time.perf_counter_ns()
-    failure = _import_one(name, limit)
+    absent = _absent(name) if name in sets.SHELVED else ""
+    failure = "" if absent else _import_one(name, limit)
     took = time.perf_counter_ns() - start
     after = _state(looks)
     faults = ([failure] if failure else []) + _faults(before, after)
@@ -361,8 +390,30 @@ def _measured(
         notes=tuple(
             f"changed {n}" for n in _NOTED if before.values[n] != after.values[n]
         ),
+        absent=absent,
     )
     return entry, after
+
+
+def _absent(name: str) -> str:
+    """Why this name cannot be imported here, before it is tried."""
+    top, _, rest = name.partition(".")
+    try:
+        if top not in sys.modules and importlib.util.find_spec(top) is None:
+            return f"{top} is not installed"
+        package, _, namespace = name.rpartition(".")
+        if package == "gi.repository":
+            known = importlib.import_module("gi").Repository.get_default()
+            wanted = sets.VERSIONS.get(namespace)
+            there = known.enumerate_versions(namespace)
+            if not there or (wanted and wanted not in there):
+                which = f"{namespace} {wanted}" if wanted else namespace
+                return f"the typelib of {which} is not installed"
+        elif rest and importlib.util.find_spec(name) is None:
+            return f"{name} is not installed"
+    except ImportError as error:
+        return str(error)
+    return ""
 
 
 def _early_exits(names: set[str]) -> list[ExitCall]:
@@ -393,14 +444,19 @@ def _refuse_user_site(pristine: Pristine) -> None:
 # Which module needs which ---------------------------------------------------------
 
 
-def needed_modules(pristine: Pristine) -> dict[str, frozenset[str]]:
-    """For each loaded module of Python source the modules its body imports.
+def needed_modules(pristine: Pristine, brought: Brought) -> dict[str, frozenset[str]]:
+    """For each loaded module the modules its body imports.
 
     Read from the compiled bodies (of modules and classes, not of functions: those
-    import when they are called, and then find what is there).
+    import when they are called, and then find what is there). ``brought`` has what was
+    not there yet when it was imported, by whatever means.
     """
     fixed = set(pristine.modules)
-    needs = {}
+    needs = {
+        name: frozenset(up for one in ones for up in _upwards(one))
+        for name, ones in brought.items()
+        if name in sys.modules and name not in fixed
+    }
     for name, module in tuple(sys.modules.items()):
         if name in fixed or name.partition(".")[0] == OURS:
             continue
@@ -413,7 +469,8 @@ def needed_modules(pristine: Pristine) -> dict[str, frozenset[str]]:
             continue
         if code is not None:
             package = module.__spec__.parent if module.__spec__ else ""
-            needs[name] = frozenset(_imports(code, package or ""))
+            found = frozenset(_imports(code, package or ""))
+            needs[name] = found | needs.get(name, frozenset())
     return needs
 
 
@@ -543,18 +600,19 @@ def _pairs(fields: list[str]) -> list[tuple[str, str]]:
     return list(zip(fields[::2], fields[1::2], strict=True))
 
 
-def fingerprint(pristine: Pristine) -> Fingerprint:
+def fingerprint(pristine: Pristine, shelf: Mapping[str, object]) -> Fingerprint:
     """What this process has loaded: modules, their caches, mapped libraries."""
     paths = {sys.executable}
     names = []
-    for name, module in tuple(sys.modules.items()):
+    for name, module in {**sys.modules, **shelf}.items():
         spec = getattr(module, "__spec__", None)
         origin = getattr(module, "__file__", None)
         if spec is None or not origin or not os.path.isabs(origin):
             continue
         if spec.loader not in (BuiltinImporter, FrozenImporter):
             directory = os.path.dirname(origin)
-            if spec.submodule_search_locations is not None:
+            # Not by what it says of itself: `six` is one file and says "package".
+            if os.path.basename(origin) == "__init__.py":
                 directory = os.path.dirname(directory)
             names.append((name, directory))
         paths.add(origin)
@@ -623,7 +681,10 @@ def own_values() -> dict[str, str | int]:
 
 
 def scan_identity(
-    values: Mapping[str, str | int], visible: Iterable[str]
+    values: Mapping[str, str | int],
+    visible: Iterable[str],
+    *,
+    shelf: Mapping[str, object] | None = None,
 ) -> tuple[Trace, ...]:
     """Globals of the ``visible`` modules that hold one of ``values``.
 
@@ -634,8 +695,9 @@ def scan_identity(
     strings = {v: k for k, v in values.items() if isinstance(v, str) and len(v) > 2}
     numbers = {v: k for k, v in values.items() if isinstance(v, int) and v >= 100}
     found = []
+    modules = {**sys.modules, **(shelf or {})}
     for module_name in sorted(visible):
-        module = sys.modules.get(module_name)
+        module = modules.get(module_name)
         if module is None or module_name in ("os", "posix", "sys"):
             continue
         for name, value in tuple(vars(module).items()):

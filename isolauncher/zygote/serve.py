@@ -86,18 +86,16 @@ def _preload(
     _ = netlink
     pristine = Pristine.capture(*cold)
     sys.path[:] = list(cold[1])
-    os.setgroups([])
-    os.setresgid(-1, NOBODY, -1)
-    kernel.set_effective_ids(NOBODY)
     names = [] if name == BARE else [n for n in sets.SETS[name] if n not in left_out]
-    report = preload.preload(names, pristine=pristine, expected_fds=expected)
-    world = handover.settle(report.world)
-    unfit = {e.name: "; ".join(e.faults) for e in report.unfit}
-    traces = preload.scan_identity(preload.own_values(), world.visible)
-    kernel.set_effective_ids(0)
-    os.setresgid(-1, 0, -1)
+    with kernel.nobody(NOBODY):
+        report = preload.preload(names, pristine=pristine, expected_fds=expected)
+        world = handover.settle(report.world)
+        unfit = {e.name: "; ".join(e.faults) for e in report.unfit}
+        traces = preload.scan_identity(
+            preload.own_values(), world.visible, shelf=world.shelf
+        )
     # As root again: our own files may lie where nobody may look.
-    files = preload.fingerprint(pristine).to_bytes()
+    files = preload.fingerprint(pristine, world.shelf).to_bytes()
     streams.before_fork()
     # Init reaps its own; ours are reaped by the kernel.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -207,7 +205,12 @@ def _hand_over(
             environment=environment,
             cwd=cwd,
         )
-        handover.run(told, world)
+        try:
+            handover.run(told, world)
+        except handover.Fresh as e:
+            words = ["-m", shown] if kind == "module" else [shown]
+            argv = [plan.PYTHON, *words, *arguments]
+            _execute(channel, plan.PYTHON, argv, environment, str(e))
         prepared = program.prepare(told, world)
         stem.ready(channel, program=[shown, *arguments], tier="fork")
         channel.close()

@@ -4,6 +4,9 @@
 Only names: nothing is imported here. A name belongs here if programs import it
 often, if it is fit (no thread, descriptor, handler or draw of random numbers at
 import) and if every state it keeps is renewed by a module of `handover`.
+
+What comes after the standard library need not be installed: `NEEDS` says without which
+a set is no use, the rest is left out by name.
 """
 
 from __future__ import annotations
@@ -155,4 +158,117 @@ PYTHON: tuple[str, ...] = (
     "encodings.unicode_escape",
 )
 
-SETS: dict[str, tuple[str, ...]] = {"python": PYTHON}
+_GTK3: tuple[str, ...] = (
+    "cairo",
+    "gi",
+    "gi._gi_cairo",
+    "gi.repository.GLib",
+    "gi.repository.GObject",
+    "gi.repository.Gio",
+    "gi.repository.GdkPixbuf",
+    "gi.repository.Pango",
+    "gi.repository.PangoCairo",
+    "gi.repository.Gdk",
+    "gi.repository.Gtk",
+    "gi.repository.GdkX11",
+    "gi.repository.Rsvg",
+    "dbus",
+    "dbus.service",
+    "dbus.mainloop.glib",
+)
+
+_SUGAR3: tuple[str, ...] = (
+    "six",
+    "six.moves.configparser",
+    "six.moves.html_parser",
+    "six.moves.reprlib",
+    "six.moves.urllib",
+    "decorator",
+    "dateutil.parser",
+    "gi.repository.TelepathyGLib",
+    "gi.repository.SugarExt",
+    "gi.repository.SugarGestures",
+    # Typelibs that activities import; no library of theirs is initialised by it.
+    "gi.repository.Gst",
+    "gi.repository.GtkSource",
+    "gi.repository.Vte",
+    "sugar3.config",
+    "sugar3.env",
+    "sugar3.logger",
+    "sugar3.util",
+    "sugar3.mime",
+    "sugar3.dispatch",
+    "sugar3.profile",
+    "sugar3.power",
+    "sugar3.bundle.activitybundle",
+    "sugar3.bundle.contentbundle",
+    "sugar3.bundle.helpers",
+    "sugar3.datastore.datastore",
+    "sugar3.graphics.style",
+    "sugar3.graphics.xocolor",
+    "sugar3.graphics.icon",
+    "sugar3.graphics.iconentry",
+    "sugar3.graphics.alert",
+    "sugar3.graphics.animator",
+    "sugar3.graphics.colorbutton",
+    "sugar3.graphics.combobox",
+    "sugar3.graphics.menuitem",
+    "sugar3.graphics.notebook",
+    "sugar3.graphics.objectchooser",
+    "sugar3.graphics.palette",
+    "sugar3.graphics.palettegroup",
+    "sugar3.graphics.palettemenu",
+    "sugar3.graphics.palettewindow",
+    "sugar3.graphics.panel",
+    "sugar3.graphics.progressicon",
+    "sugar3.graphics.radiopalette",
+    "sugar3.graphics.radiotoolbutton",
+    "sugar3.graphics.scrollingdetector",
+    "sugar3.graphics.toggletoolbutton",
+    "sugar3.graphics.toolbarbox",
+    "sugar3.graphics.toolbox",
+    "sugar3.graphics.toolbutton",
+    "sugar3.graphics.toolcombobox",
+    "sugar3.graphics.tray",
+    "sugar3.graphics.window",
+    "sugar3.presence.presenceservice",
+    "sugar3.presence.sugartubeconn",
+    "sugar3.activity.activityhandle",
+    "sugar3.activity.activityservice",
+    "sugar3.activity.activityfactory",
+    "sugar3.activity.widgets",
+    "sugar3.activity.activity",
+    "sugar3.activity.activityinstance",
+)
+
+GTK3 = PYTHON + _GTK3
+SUGAR3 = GTK3 + _SUGAR3
+
+SETS: dict[str, tuple[str, ...]] = {"python": PYTHON, "gtk3": GTK3, "sugar3": SUGAR3}
+"""From the smallest to the largest: each begins with the one before."""
+
+SHELVED = frozenset(_GTK3 + _SUGAR3)
+"""What comes on the shelf (`handover.shelf`) with all that it brings along."""
+
+NEEDS: dict[str, tuple[str, str]] = {
+    "gtk3": ("gi.repository.Gtk", "python3-gi and gir1.2-gtk-3.0"),
+    "sugar3": ("sugar3.activity.activity", "python3-sugar3 and gir1.2-telepathyglib"),
+}
+"""Without this name a set is no use; what to install for it."""
+
+VERSIONS: dict[str, str] = {
+    "Gdk": "3.0",
+    "GdkPixbuf": "2.0",
+    "GdkX11": "3.0",
+    "Gst": "1.0",
+    "Gtk": "3.0",
+    "GtkSource": "3.0",
+    "Pango": "1.0",
+    "PangoCairo": "1.0",
+    "Rsvg": "2.0",
+    "SugarExt": "1.0",
+    "SugarGestures": "1.0",
+    "TelepathyGLib": "0.12",
+    "Vte": "2.91",
+}
+"""Which version of a namespace ``gi.repository`` has; a process can have only one."""

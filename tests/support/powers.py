@@ -18,6 +18,7 @@ import errno
 import functools
 import os
 import shutil
+import subprocess
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -206,6 +207,21 @@ def module(name: str) -> Reason:
         __import__(name)
 
     return tried(f"cannot import {name}", attempt)
+
+
+def installed(*names: str) -> Reason:
+    """Modules of Debian's own interpreter; a name in ``gi.repository`` is a typelib."""
+    tests = [f"import {name}" for name in names]
+    done = subprocess.run(
+        ["/usr/bin/python3", "-W", "ignore", "-c", "\n".join(tests)],
+        env={"PATH": "/usr/bin:/bin", "HOME": "/nonexistent"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=30,
+    )
+    if done.returncode == 0:
+        return None
+    return done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
 
 
 def open_descriptors() -> frozenset[int]:

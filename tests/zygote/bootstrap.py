@@ -73,6 +73,8 @@ def settled(told, report, fds):
     for module in handover.ORDER:
         if module.__name__.rpartition(".")[2] in without:
             module.apply = lambda start, world: None
+            if hasattr(module, "RENEW"):
+                del module.RENEW
             # This one's only counts, and without its count there is no hand-over.
             if hasattr(module, "settle") and module is not handover.modules:
                 del module.settle

@@ -7,6 +7,7 @@ what a cold start sees, and with the one module taken out it does not.
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 from dataclasses import dataclass, field
@@ -14,6 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.powers import installed, need
+
+from isolauncher.zygote.handover import sugar
+from isolauncher.zygote.sets import SETS
 
 from . import twins
 
@@ -24,7 +29,32 @@ class Row:
     program: str
     plant: str = ""
     environment: dict[str, str] = field(default_factory=dict)
+    set: str = "python"
 
+
+# A catalogue of Sugar's toolkit, which Debian has none of.
+CATALOGUE = """
+import array, gettext, os, struct
+top = os.environ["HOME"] + "/locale"
+os.makedirs(top + "/es/LC_MESSAGES", exist_ok=True)
+pairs = [(b"", b"Content-Type: text/plain; charset=UTF-8"), (b"Ok", b"De acuerdo"),
+         (b"Text", b"Texto"), (b"Seconds ago", b"Hace unos segundos")]
+keys, values, data, at = [], [], b"", 28 + 16 * len(pairs)
+for table, n in ((keys, 0), (values, 1)):
+    for pair in pairs:
+        table += [len(pair[n]), at + len(data)]
+        data += pair[n] + b"\\0"
+head = struct.pack("7I", 0x950412DE, 0, len(pairs), 28, 28 + 8 * len(pairs), 0, 0)
+tables = array.array("I", keys + values).tobytes()
+with open(top + "/es/LC_MESSAGES/sugar-toolkit-gtk3.mo", "wb") as file:
+    file.write(head + tables + data)
+gettext.bindtextdomain("sugar-toolkit-gtk3", top)
+"""
+
+VERSIONS = (
+    "import gi; three = dict.fromkeys(('Gdk', 'Gtk', 'GdkX11'), '3.0')\n"
+    "gi.require_versions({**three, 'Rsvg': '2.0'})\n"
+)
 
 ROWS = {
     "H5-environment-of-the-zygote": Row(
@@ -170,6 +200,66 @@ ROWS = {
         "import threading, os\n"
         "print(threading.main_thread().native_id == os.getpid())",
     ),
+    "H4-initialised-by-import": Row(
+        "gtk",
+        "import gi; gi.require_version('Gtk', '3.0')\n"
+        "from gi.repository import GLib; print(GLib.get_prgname())\n"
+        "from gi.repository import Gtk; print(GLib.get_prgname())\n"
+        "import gi.overrides.Gtk as o, gi.overrides.Gdk as d\n"
+        "print(o.initialized, d.initialized, o.argv, d.argv, o.Gtk.init_check)",
+        set="gtk3",
+    ),
+    "H4-nothing-before-its-import": Row(
+        "shelf",
+        "import sys; look = lambda: [\n"
+        "    n for n in sys.modules if n.split('.')[0] in ('gi', 'dbus', 'sugar3')]\n"
+        "print(look(), len(sys.meta_path)); import gi\n"
+        "print(look(), len(sys.meta_path), hasattr(gi, 'module'))\n"
+        "from gi.repository import GLib\n"
+        "print(sorted(look()), len(sys.meta_path), hasattr(gi, 'module'))",
+        set="gtk3",
+    ),
+    "H14-locale-set-by-gtk": Row(
+        "gtk",
+        "import gi; gi.require_version('Gtk', '3.0')\n"
+        "import locale; print(locale.setlocale(locale.LC_ALL, None))\n"
+        "from gi.repository import Gtk\n"
+        "print(locale.setlocale(locale.LC_ALL, None))",
+        set="gtk3",
+    ),
+    "H3-default-main-loop": Row(
+        "dbus_python",
+        "import dbus; print(dbus.get_default_main_loop())\n"
+        "import sugar3.activity.activityinstance as a\n"
+        "print(type(dbus.get_default_main_loop()), a.DBusGMainLoop)",
+        set="sugar3",
+    ),
+    "H14-translated-at-import": Row(
+        "sugar",
+        CATALOGUE + VERSIONS + "from sugar3 import mime, util\n"
+        "from sugar3.graphics import alert\n"
+        "print(util.NOW, mime.get_generic_type('Text').name)\n"
+        "print(alert._TimeoutAlert.__init__.__defaults__)",
+        environment={"LANGUAGE": "es"},
+        set="sugar3",
+    ),
+    "H19-sizes-and-fonts": Row(
+        "sugar",
+        VERSIONS + "from sugar3.graphics import style, toolbarbox\n"
+        "from sugar3.activity import activity\n"
+        "print(style.STANDARD_ICON_SIZE, style.FONT_SIZE, str(style.FONT_BOLD))\n"
+        "print(toolbarbox.ToolbarBox.__init__.__defaults__, activity.PREVIEW_SIZE)",
+        environment={"SUGAR_SCALING": "72"},
+        set="sugar3",
+    ),
+    "H39-made-at-first-use": Row(
+        "sugar",
+        "from sugar3 import profile; print(profile._profile)\n"
+        "from sugar3.datastore import datastore; print(datastore._data_store)",
+        plant="from sugar3 import profile; profile.get_profile()\n"
+        "from sugar3.datastore import datastore; datastore._data_store = 'old'",
+        set="sugar3",
+    ),
     "H22-exit-handlers": Row(
         "exits",
         "import atexit; atexit.register(print, 'mine')",
@@ -182,6 +272,13 @@ ROWS = {
 }
 
 
+NEEDED = {
+    "python": (),
+    "gtk3": ("gi.repository.Gtk", "dbus.mainloop.glib"),
+    "sugar3": ("gi.repository.Gtk", "sugar3.activity.activity"),
+}
+
+
 @pytest.mark.parametrize("name", ROWS)
 def test_remedy_makes_it_a_cold_start_and_its_absence_does_not(
     name: str, tmp_path: Path
@@ -189,15 +286,18 @@ def test_remedy_makes_it_a_cold_start_and_its_absence_does_not(
     row = ROWS[name]
     script = tmp_path / "program.py"
     script.write_text(row.program)
+    home = "/usr" if row.set == "python" else str(tmp_path)
+    need(installed(*NEEDED[row.set]))
     how: dict[str, Any] = {
-        "environment": {**twins.ENVIRONMENT, "HOME": "/usr", **row.environment},
+        "environment": {**twins.ENVIRONMENT, "HOME": home, **row.environment},
         "cwd": str(tmp_path),
     }
     cold = twins.cold(str(script), **how)
     assert cold.status == 0, cold.err
-    mended = twins.forked(str(script), plant=row.plant, **how)
+    how |= {"plant": row.plant, "preload": list(SETS[row.set])}
+    mended = twins.forked(str(script), **how)
     assert mended == cold
-    spoilt = twins.forked(str(script), plant=row.plant, without=[row.module], **how)
+    spoilt = twins.forked(str(script), without=[row.module], **how)
     assert spoilt != cold, "the remedy is not what makes them equal"
 
 
@@ -274,12 +374,10 @@ def siblings(tmp_path: Path, **told: Any) -> list[dict[str, object]]:
     script.write_text(
         f"import sys; sys.path.append({str(tmp_path / 'planted')!r})\n" + SIBLING
     )
-    from isolauncher.zygote.sets import PYTHON
-
     ended = twins.forked(
         str(script),
         children=2,
-        preload=[*PYTHON, "numpy.random"],
+        preload=[*SETS["python"], "numpy.random"],
         path=[str(tmp_path / "planted")],
         **told,
     )
@@ -303,6 +401,66 @@ def test_h7_h11_without_randomness_siblings_share(tmp_path: Path) -> None:
     one, other = siblings(tmp_path, without=["randomness"])
     shared = {name for name in one if one[name] == other[name]}
     assert {"authkey", "private"} <= shared
+
+
+@pytest.mark.parametrize("without", [[], ["glib"]], ids=["mended", "spoilt"])
+def test_h7_siblings_draw_nothing_alike_from_glib(
+    tmp_path: Path, without: list[str]
+) -> None:
+    need(installed(*NEEDED["gtk3"]))
+    script = tmp_path / "p.py"
+    script.write_text("from gi.repository import GLib; print(GLib.random_int())")
+    ended = twins.forked(
+        str(script),
+        children=2,
+        preload=list(SETS["gtk3"]),
+        plant="from gi.repository import GLib; GLib.random_int()",
+        without=without,
+    )
+    one, other = ended.out.splitlines()
+    assert (one == other) is bool(without)
+
+
+def test_h6_glib_asks_for_directories_in_the_child(tmp_path: Path) -> None:
+    """Nobody has asked in the zygote: once somebody had, nothing would mend it."""
+    need(installed(*NEEDED["sugar3"]))
+    script = tmp_path / "p.py"
+    script.write_text(
+        VERSIONS + "from sugar3.activity import activity\n"
+        "from gi.repository import GLib\n"
+        "names = 'home_dir tmp_dir user_data_dir user_config_dir user_cache_dir '\n"
+        "names += 'user_runtime_dir user_name real_name host_name prgname '\n"
+        "names += 'application_name system_data_dirs system_config_dirs'\n"
+        "for n in names.split(): print(n, getattr(GLib, 'get_' + n)())\n"
+        "print(GLib.getenv('PAD'), GLib.getenv('HOME'), GLib.get_language_names())"
+    )
+    environment = {
+        **{"HOME": str(tmp_path), "TMPDIR": "/var/tmp", "LANG": "C.UTF-8"},
+        **{"PATH": "/usr/bin", "XDG_DATA_HOME": "/data", "XDG_CONFIG_HOME": "/config"},
+        **{"XDG_CACHE_HOME": "/cache", "XDG_RUNTIME_DIR": "/run/x"},
+        **{"XDG_DATA_DIRS": "/usr/share:/d", "XDG_CONFIG_DIRS": "/etc/xdg:/e"},
+    }
+    how: dict[str, Any] = {"environment": environment}
+    cold = twins.cold(str(script), **how)
+    how["preload"] = list(SETS["sugar3"])
+    assert twins.forked(str(script), **how) == cold
+    asked = "from gi.repository import GLib; GLib.get_user_data_dir()"
+    assert twins.forked(str(script), plant=asked, **how) != cold
+
+
+def test_h14_h19_every_line_that_asks_is_done_again() -> None:
+    """No other module of a set translates or measures while it is imported."""
+    need(installed(*NEEDED["sugar3"]))
+    asking = set()
+    for name in SETS["sugar3"]:
+        place = Path("/usr/lib/python3/dist-packages", *name.split("."))
+        for path in (place.with_suffix(".py"), place / "__init__.py"):
+            if name.startswith("sugar3.") and path.exists():
+                body = ast.parse(path.read_text()).body
+                if any(map(sugar._asks, body)) or list(sugar._defaults(body, "", "")):
+                    asking.add(name)
+    # Its constants are no calls of `style`, they are `style`.
+    assert asking <= {*sugar.PARTS, sugar.STYLE}
 
 
 def test_h26_an_execed_program_gets_default_signals() -> None:

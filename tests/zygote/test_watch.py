@@ -151,7 +151,7 @@ def test_this_interpreters_own_files_are_watched_and_at_rest() -> None:
     import decimal  # noqa: F401 - a module with a library of its own
 
     fingerprint = preload.fingerprint(
-        Pristine.capture(tuple(sys.modules), tuple(sys.path[1:]), ())
+        Pristine.capture(tuple(sys.modules), tuple(sys.path[1:]), ()), {}
     )
     paths = {file.path for file in fingerprint.files}
     assert os.__file__ in paths

@@ -6,7 +6,8 @@ which hazards of preloading it answers (their ids are those of ``docs/preload.md
 `settle` runs in the zygote, once, and renews what is the same for all children: a page
 written there is shared, one written in a child is copied, which is what a hand-over
 costs. `run` runs in each child and does what only the child can: ``apply``.
-What a program cannot see is not touched.
+What a program cannot see is not touched. What depends on the child but is made by a
+module's import is renewed when the program imports it: ``RENEW``, by `shelf`.
 
 The order: the environment comes first because time zone, locale and the search path
 are read from it; `modules` comes late because what it takes out of ``sys.modules`` the
@@ -97,9 +98,10 @@ class Pristine:
 class World:
     """What the zygote knows about what it preloaded; same in all its children.
 
-    ``visible``: names that stay in ``sys.modules``. ``needs``: for each preloaded
-    module of Python source, the modules its body imports. ``exits``: what preloaded
-    modules registered with atexit while they were imported.
+    ``visible``: names that stay in ``sys.modules``, or wait on the shelf if they are
+    ``shelved``. ``needs``: for each preloaded module the modules its body imports.
+    ``exits``: what preloaded modules registered with atexit while they were imported.
+    ``finders``: what shelved ones added to ``sys.meta_path``, by the finder's module.
     """
 
     pristine: Pristine
@@ -109,27 +111,39 @@ class World:
     meta_path: tuple[object, ...]
     path_hooks: tuple[object, ...]
     warning_filters: tuple[Any, ...]
+    shelved: frozenset[str] = frozenset()
+    finders: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
     # What `settle` has found out, for `interpreter` and `modules`.
     site_index: int = 0
     tops: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     hidden: tuple[str, ...] = ()
     module_count: int = 0
+    shelf: Mapping[str, object] = field(default_factory=dict)
     # Modules taken out of sys.modules stay alive: to tear them down would cost more
     # than the whole hand-over, and their functions may be on the stack.
     kept: list[ModuleType] = field(default_factory=list)
 
 
+class Fresh(Exception):
+    """This program wants a fresh interpreter; says why."""
+
+
 # Below the dataclasses, which the modules import from here.
 from isolauncher.zygote.handover import (  # noqa: E402
+    dbus_python,
     environment,
     exits,
+    glib,
+    gtk,
     interpreter,
     locale_time,
     modules,
     randomness,
+    shelf,
     signals,
     stdlib_caches,
     streams,
+    sugar,
 )
 
 ORDER: tuple[ModuleType, ...] = (
@@ -140,6 +154,11 @@ ORDER: tuple[ModuleType, ...] = (
     randomness,
     streams,
     interpreter,
+    glib,
+    gtk,
+    dbus_python,
+    sugar,
+    shelf,
     modules,
     exits,
 )
@@ -160,13 +179,15 @@ def settle(world: World) -> World:
 def run(start: Start, world: World) -> None:
     """Apply all, in order, to a child of the zygote that settled ``world``.
 
-    StepError names the module that failed.
+    StepError names the module that failed; Fresh if a fork cannot serve this program.
     """
     if not world.module_count:
         raise ValueError("the zygote has not settled")
     for module in ORDER:
         try:
             module.apply(start, world)
+        except Fresh:
+            raise
         except Exception as error:
             name = module.__name__.rpartition(".")[2]
             raise StepError(

@@ -26,7 +26,7 @@ from importlib.machinery import (
 )
 from types import ModuleType
 
-from isolauncher.zygote.handover import Start, World
+from isolauncher.zygote.handover import Fresh, Start, World
 
 
 def settle(world: World) -> World:
@@ -49,6 +49,8 @@ def _may_give_way(name: str, world: World) -> bool:
 
 
 def apply(start: Start, world: World) -> None:
+    clashing = _clashing(world)
+    _refuse_shelved(clashing, world)
     if len(sys.modules) == world.module_count:
         gone = set(world.hidden)
     else:
@@ -56,7 +58,36 @@ def apply(start: Start, world: World) -> None:
         gone = {n for n in sys.modules if _is_ours(n) or n in world.hidden}
     for name in gone:
         _take_out(name, world)
-    give_way(world)
+    for name in clashing & sys.modules.keys():
+        _take_out(name, world)
+
+
+def _refuse_shelved(clashing: set[str], world: World) -> None:
+    """Fresh if a shelved module would not be what a cold start has.
+
+    It cannot be imported again as others can: GObject knows its types by name.
+    """
+    if not world.shelf:
+        return
+    own = {
+        name for name in world.shelf if "." not in name and _comes_first(name, world)
+    }
+    if not own and clashing:
+        needs = (world.needs.get(name, frozenset()) for name in world.shelf)
+        if any(not clashing.isdisjoint(names) for names in needs):
+            own = clashing & world.tops.keys()
+    if own:
+        raise Fresh(
+            f"its own {', '.join(sorted(own))} comes before the one that preloaded "
+            "modules were imported with"
+        )
+
+
+def _comes_first(top: str, world: World) -> bool:
+    known = world.pristine.path
+    new = [entry for entry in sys.path if entry not in known]
+    spec = PathFinder.find_spec(top, new)
+    return spec is not None and spec.loader is not None
 
 
 def give_way(world: World) -> None:
