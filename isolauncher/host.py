@@ -76,8 +76,15 @@ class Host:
     prctl: bool
     pyroute2: bool
     dbus: bool
+    gi: bool
+    sugar3: bool
+    bus_filter: bool
     uids_taken: tuple[int, ...]
     why: Mapping[str, str] = field(default_factory=dict)
+
+
+BUS_FILTER = "/usr/bin/xdg-dbus-proxy"
+"""Between an activity and its person's session bus."""
 
 
 @functools.cache
@@ -97,7 +104,7 @@ def probe(
     trial = _Trials()
     packages = {
         name: trial.note(name, _missing_package(name))
-        for name in ("prctl", "pyroute2", "dbus")
+        for name in ("prctl", "pyroute2", "dbus", "gi", "sugar3")
     }
     packages["libseccomp"] = trial.note("libseccomp", _missing_package("seccomp"))
     taken = _uids_taken(uids)
@@ -152,6 +159,9 @@ def probe(
         prctl=packages["prctl"],
         pyroute2=packages["pyroute2"],
         dbus=packages["dbus"],
+        gi=packages["gi"],
+        sugar3=packages["sugar3"],
+        bus_filter=trial.note("bus_filter", _missing_program(BUS_FILTER)),
         uids_taken=taken,
         why=dict(trial.why),
     )
@@ -404,6 +414,10 @@ def _missing_package(module: str) -> str | None:
     if importlib.util.find_spec(module) is None:
         return f"there is no Python module {module} for this interpreter"
     return None
+
+
+def _missing_program(path: str) -> str | None:
+    return None if os.access(path, os.X_OK) else f"there is no {path}"
 
 
 def _no_capability(number: int, name: str) -> str | None:

@@ -12,8 +12,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 
 from ..errors import HostError
-
-PROGRAM = "/usr/bin/xdg-dbus-proxy"
+from ..host import BUS_FILTER as PROGRAM
 
 _REGISTRY = "org.a11y.atspi.Registry"
 _ACCESSIBILITY = (
