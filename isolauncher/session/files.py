@@ -8,11 +8,11 @@ looked at before it is read. Nothing here is asked to follow a path of the activ
 
 from __future__ import annotations
 
+import errno
 import os
 import posixpath
 import secrets
 import stat
-import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ SPARE = 50 * 1024 * 1024
 MAX_DEPTH = 64
 MAX_ENTRIES = 65536
 _CHUNK = 1 << 20
+_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _BENEATH = (
     0x08 | 0x04 | 0x02 | 0x01  # BENEATH, NO_SYMLINKS, NO_MAGICLINKS, NO_XDEV
 )
@@ -97,10 +98,10 @@ class Directories:
             return None
         return Given(fd, directory, last)
 
-    def check_out(self, path: str) -> str:
+    def check_out(self, path: str, most: int) -> str:
         """Copy the person's file ``path`` into ``instance``; its name inside.
 
-        OSError if there is no room.
+        Unfit if it is larger than ``most`` bytes, or the disk would be full.
         """
         extension = posixpath.splitext(path)[1]
         if not extension[1:].isalnum() or len(extension) > 16:
@@ -109,10 +110,12 @@ class Directories:
         instance = self.fds["instance"]
         source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
+            size = os.fstat(source).st_size
+            _see_room(instance, size, most)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             target = os.open(name, flags, 0o600, dir_fd=instance)
             try:
-                copy(source, target, os.fstat(source).st_size)
+                copy(source, target, size)
             except BaseException:
                 os.unlink(name, dir_fd=instance)
                 raise
@@ -125,11 +128,15 @@ class Directories:
     def used(self) -> tuple[int, int]:
         """(bytes, entries) in all of them; Unfit where they cannot be counted."""
         size = entries = 0
-        for status in self._walk():
-            entries += 1
-            size += status.st_blocks * 512
-            if entries > MAX_ENTRIES:
-                raise Unfit(f"more than {MAX_ENTRIES} files")
+        try:
+            for status in self._walk():
+                entries += 1
+                size += status.st_blocks * 512
+                if entries > MAX_ENTRIES:
+                    raise Unfit(f"more than {MAX_ENTRIES} files")
+        except PermissionError:
+            # The activity can close a directory to its owner, too.
+            raise Unfit("a directory that cannot be read") from None
         return size, entries
 
     def _walk(self) -> Iterator[os.stat_result]:
@@ -150,15 +157,11 @@ def _below(fd: int, depth: int) -> Iterator[os.stat_result]:
                     yield status
                     if not stat.S_ISDIR(status.st_mode):
                         continue
-                    flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-                    inner = os.open(entry.name, flags, dir_fd=top)
-                except FileNotFoundError:
-                    continue
+                    inner = os.open(entry.name, _DIRECTORY, dir_fd=top)
+                except (FileNotFoundError, NotADirectoryError):
+                    continue  # it is changed meanwhile
                 try:
                     yield from _below(inner, depth - 1)
-                except PermissionError:
-                    # The activity can close a directory to its owner, too.
-                    raise Unfit("a directory that cannot be read") from None
                 finally:
                     os.close(inner)
     finally:
@@ -171,11 +174,7 @@ def stage(given: Given, directory: str, most: int) -> str:
     Unfit if it is larger than ``most`` bytes, or the disk would be full.
     """
     size = os.fstat(given.fd).st_size
-    if size > most:
-        raise Unfit(f"the file has more than {most} bytes")
-    space = os.statvfs(directory)
-    if space.f_bavail * space.f_frsize < size + SPARE:
-        raise Unfit("there is not enough room on the disk")
+    _see_room(directory, size, most)
     path = os.path.join(directory, secrets.token_hex(12))
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     target = os.open(path, flags, 0o600)
@@ -189,45 +188,138 @@ def stage(given: Given, directory: str, most: int) -> str:
     return path
 
 
+def _see_room(directory: str | int, size: int, most: int) -> None:
+    if size > most:
+        raise Unfit(f"the file has more than {most} bytes")
+    space = os.statvfs(directory)
+    if space.f_bavail * space.f_frsize < size + SPARE:
+        raise Unfit("there is not enough room on the disk")
+
+
 def copy(source: int, target: int, size: int) -> None:
-    """The first ``size`` bytes: what grows meanwhile is not waited for."""
-    done = 0
+    """The first ``size`` bytes: what grows meanwhile is not waited for.
+
+    Holes stay holes: a copy takes no more room on the disk than the activity's file.
+    """
+    at = 0
+    while at < size:
+        start, end = _data(source, at, size)
+        _copy_part(source, target, start, end)
+        at = end
+    os.ftruncate(target, size)
+
+
+def _data(source: int, at: int, size: int) -> tuple[int, int]:
+    """From where to where there is something, after ``at`` (lseek(2), SEEK_DATA)."""
+    try:
+        start = min(os.lseek(source, at, os.SEEK_DATA), size)
+        # Whoever writes to it meanwhile does not keep us from coming to an end.
+        return start, min(max(os.lseek(source, start, os.SEEK_HOLE), at + 1), size)
+    except OSError as error:
+        # Nothing but a hole, or it ends before; or not on this file system.
+        return (size if error.errno == errno.ENXIO else at), size
+
+
+def _copy_part(source: int, target: int, at: int, end: int) -> None:
     with suppress(OSError):  # not between these file systems: EXDEV, EINVAL, ENOSYS
-        while done < size:
-            count = os.copy_file_range(source, target, min(size - done, 1 << 30))
+        while at < end:
+            size = min(end - at, 1 << 30)
+            count = os.copy_file_range(source, target, size, at, at)
             if count == 0:
                 return
-            done += count
-    while done < size:
-        data = os.pread(source, min(size - done, _CHUNK), done)
+            at += count
+    while at < end:
+        data = os.pread(source, min(end - at, _CHUNK), at)
         if not data:
             return
         # A short write is made up for by the next read.
-        done += os.pwrite(target, data, done)
+        at += os.pwrite(target, data, at)
 
 
 def make(path: str) -> int:
     """The directory ``path`` of the person's, made if need be, as an O_PATH descriptor.
 
-    What is above it is the person's alone; the last name is no link.
+    What is above it is the person's alone; the last name is no link. An activity that
+    has closed its own to itself finds it open again.
     """
     os.makedirs(path, mode=0o700, exist_ok=True)
-    flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    return os.open(path, flags)
+    fd = os.open(path, _DIRECTORY)
+    _open_up(fd)
+    return fd
 
 
 def remove(path: str) -> None:
-    """A directory and all in it, however deep and whatever its modes; or nothing."""
-    if not os.path.lexists(path):
+    """A directory and all in it, however deep and whatever its modes; or nothing.
+
+    No link is followed, whoever still changes something there: each directory is
+    opened without, and what it holds is brought up to the top, so that there is no
+    depth to run out of descriptors or of path in. OSError if something stays.
+    """
+    try:
+        top = os.open(path, _DIRECTORY)
+    except FileNotFoundError:
         return
-    # Neither follows a link, and both know trees that are deeper than a path is long.
-    for words in (("chmod", "-R", "u+rwX"), ("rm", "-rf", "--one-file-system")):
-        subprocess.run(
-            [*words, "--", path],
-            stdin=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            check=False,
-        )
+    try:
+        _open_up(top)
+        while names := _names(top):
+            for name in names:
+                _take_apart(top, name)
+    finally:
+        os.close(top)
+    os.rmdir(path)
+
+
+def _take_apart(top: int, name: bytes) -> None:
+    """A file goes; of a directory what is in it comes up to ``top``, and it goes."""
+    try:
+        inner = os.open(name, _DIRECTORY, dir_fd=top)
+    except NotADirectoryError:
+        with suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=top)
+        return
+    except FileNotFoundError:
+        return
+    try:
+        _open_up(inner)
+        for below in _names(inner):
+            try:
+                os.unlink(below, dir_fd=inner)
+            except IsADirectoryError:
+                _bring_up(inner, below, top)
+    finally:
+        os.close(inner)
+    try:
+        os.rmdir(name, dir_fd=top)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        # Somebody is still at work there, and it is met again.
+        if error.errno != errno.ENOTEMPTY:
+            raise
+
+
+def _bring_up(inner: int, name: bytes, top: int) -> None:
+    # rename(2) writes a directory that gets another parent.
+    fd = os.open(name, _DIRECTORY, dir_fd=inner)
+    try:
+        _open_up(fd)
+    finally:
+        os.close(fd)
+    os.rename(name, secrets.token_hex(16), src_dir_fd=inner, dst_dir_fd=top)
+
+
+def _open_up(fd: int) -> None:
+    """Let the owner read and change a directory (chmod(2) by an O_PATH descriptor)."""
+    if os.fstat(fd).st_mode & 0o700 != 0o700:
+        os.chmod(f"/proc/self/fd/{fd}", 0o700)
+
+
+def _names(fd: int) -> list[bytes]:
+    own = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return [os.fsencode(name) for name in os.listdir(own)]
+    finally:
+        os.close(own)
 
 
 __all__ = [

@@ -14,18 +14,22 @@ documents in one directory, and lets anybody find, change and delete anything. H
   refused.
 
 Who made an object is a property of the object, `MADE_BY`, which only this module
-writes. The real DataStore is spoken to over a connection of the person's own. Nothing
-here waits: copies are made in a thread.
+writes. The real DataStore is spoken to over a connection of the person's own, one
+question at a time, so that the person's own have to wait for no more than that.
+Nothing here waits: copies are made in a thread, one after the other, so that there is
+room for each that there seemed to be room for.
 """
 
 from __future__ import annotations
 
 import os
+import queue
 import re
 import sys
 import threading
-from collections.abc import Callable, Generator
-from contextlib import suppress
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -44,7 +48,10 @@ MAX_CREATED = 1000
 """Objects that one activity may make in one run."""
 MAX_PENDING = 64
 MAX_PROPERTIES = 128
-MAX_VALUE = 4 * 1024 * 1024
+MAX_PROPERTY_BYTES = 32 * 1024 * 1024
+"""Of all objects' properties that one run writes: the shell reads them all at once."""
+MAX_STORED = 8
+"""Times the largest file that may be stored: what one run leaves in the Journal."""
 TIMEOUT_MS = 300_000
 LIMIT = 32768
 """As many as the real one finds at most (carquinyol.layoutmanager.MAX_QUERY_LIMIT)."""
@@ -52,8 +59,9 @@ LIMIT = 32768
 _UID = re.compile(r"[0-9A-Za-z-]{1,64}")
 _PROPERTY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}(:[a-z]{1,16})?")
 _NUMBERS = ("timestamp", "creation_time", "filesize")
-_NOT_ITS_OWN = ("uid", "checksum", "filesize", MADE_BY)
-"""Kept by the DataStore, or by us."""
+_NOT_ITS_OWN = ("uid", "checksum", "filesize", "ctime", MADE_BY)
+"""Kept by the DataStore, or by us; "ctime" is a format to it, not a time, and what
+comes of that it cannot store."""
 
 _NOT_FOUND = "org.freedesktop.DBus.Python.ValueError"
 _REFUSED = "org.freedesktop.DBus.Error.AccessDenied"
@@ -165,6 +173,10 @@ class Journal:
     _created: int = 0
     _pending: int = 0
     _told: set[str] = field(default_factory=set)
+    _sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    _asked: deque[tuple[_Task, Ask]] = field(default_factory=deque)
+    _asking: bool = False
+    _aside: queue.SimpleQueue[tuple[_Task, Aside]] | None = None
 
     def call(self, call: Call) -> None:
         message = call.message
@@ -202,35 +214,78 @@ class Journal:
             raise Refused("this run has made enough objects", _LIMITS)
         self._created += 1
         properties = self._properties(body.get_child_value(0))
+        properties[MADE_BY] = GLib.Variant("s", self.part.maker)
         path, transfer = (body.get_child_value(n).unpack() for n in (1, 2))
-        staged, given = yield from self._stage(path)
-        try:
+
+        def ask(staged: str) -> Ask:
             values = GLib.Variant("(a{sv}sb)", (properties, staged, bool(staged)))
-            (uid,) = (yield Ask("create", values)).unpack()
-        finally:
-            _forget(staged)
-        self._told.add(uid)
-        self._taken(given, transfer=transfer)
-        return GLib.Variant("(s)", (uid,))
+            return Ask("create", values)
+
+        answer = yield from self._store("", properties, path, ask, transfer=transfer)
+        return answer
 
     def _update(self, body: Any) -> _Work:
         uid = body.get_child_value(0).get_string()
-        yield from self._must_exist(uid)
+        found = yield from self._must_exist(uid)
         properties = self._properties(body.get_child_value(1))
+        if MADE_BY in found:
+            # Whoever changes it has not made it: opened once is not for ever.
+            properties[MADE_BY] = found[MADE_BY]
         path, transfer = (body.get_child_value(n).unpack() for n in (2, 3))
-        staged, given = yield from self._stage(path)
-        try:
+
+        def ask(staged: str) -> Ask:
             values = (uid, properties, staged, bool(staged))
-            yield Ask("update", GLib.Variant("(sa{sv}sb)", values))
-        finally:
-            _forget(staged)
-        self._taken(given, transfer=transfer)
+            return Ask("update", GLib.Variant("(sa{sv}sb)", values))
+
+        yield from self._store(uid, properties, path, ask, transfer=transfer)
         return None
+
+    def _store(
+        self,
+        uid: str,
+        properties: dict[str, Any],
+        path: str,
+        ask: Callable[[str], Ask],
+        *,
+        transfer: bool,
+    ) -> _Work:
+        """``ask`` with a copy of ``path``, as far as there is room; its answer."""
+        text = sum(value.get_size() for value in properties.values())
+        with ExitStack() as stack:
+            staged, size = "", self._sizes.get(uid, (0, 0))[1]
+            given = None
+            if path:
+                given = self.part.directories.find(path)
+                if given is None:
+                    raise Refused(_NO_FILE, _NOT_FOUND)
+                stack.callback(given.close)
+                size = os.fstat(given.fd).st_size
+            self._see_room(uid, text, size)
+            if given is not None:
+                staged = yield from self._stage(given)
+                stack.callback(_forget, staged)
+            answer = yield ask(staged)
+            if not uid:
+                (uid,) = answer.unpack()
+                self._told.add(uid)
+            self._sizes[uid] = (text, size)
+            if given is not None and transfer:
+                given.unlink()
+        return answer
+
+    def _see_room(self, uid: str, text: int, size: int) -> None:
+        """Refused, if this run would have written too much with this."""
+        others = [both for known, both in self._sizes.items() if known != uid]
+        if text + sum(t for t, _ in others) > MAX_PROPERTY_BYTES:
+            raise Refused("this run has written enough properties", _LIMITS)
+        if size + sum(s for _, s in others) > MAX_STORED * self.part.file_size:
+            raise Refused("this run has stored enough", _LIMITS)
 
     def _delete(self, body: Any) -> _Work:
         uid = body.get_child_value(0).get_string()
         yield from self._must_exist(uid)
         yield Ask("delete", GLib.Variant("(s)", (uid,)))
+        self._sizes.pop(uid, None)
         return None
 
     def _get_properties(self, body: Any) -> _Work:
@@ -244,7 +299,10 @@ class Journal:
         (path,) = (yield Ask("get_filename", GLib.Variant("(s)", (uid,)))).unpack()
         if not path:
             return GLib.Variant("(s)", ("",))
-        inside = yield Aside(lambda: self._check_out(path))
+        try:
+            inside = yield Aside(lambda: self._check_out(path))
+        except files.Unfit as error:
+            raise Refused(str(error), _LIMITS) from None
         return GLib.Variant("(s)", (inside,))
 
     def _find(self, body: Any) -> _Work:
@@ -303,21 +361,31 @@ class Journal:
         wanted = _children(query)
         offset = _number(wanted.pop("offset", None), 0)
         limit = _number(wanted.pop("limit", None), LIMIT)
-        asked = [*names, "uid", MADE_BY] if names else []
-        everything = GLib.Variant("(a{sv}as)", (_query(wanted), asked))
-        answer = yield Ask("find", everything)
-        objects = answer.get_child_value(0)
-        found = []
-        for number in range(objects.n_children()):
-            properties = _children(objects.get_child_value(number))
-            uid = properties.get("uid")
-            if uid is not None and self._exists(_text(uid), properties):
-                found.append(properties)
-        shown = [
-            {k: v for k, v in _without(one).items() if not names or k in names}
-            for one in found[offset : offset + limit]
+        wanted = _query(wanted)
+        # First which there are: what they hold is asked only of what is shown.
+        answer = yield Ask(
+            "find", GLib.Variant("(a{sv}as)", (wanted, ["uid", MADE_BY]))
+        )
+        exist = [
+            _text(one["uid"])
+            for one in map(_children, _each(answer.get_child_value(0)))
+            if "uid" in one and self._exists(_text(one["uid"]), one)
         ]
-        return shown, len(found)
+        shown = exist[offset : offset + limit]
+        if not shown:
+            return [], len(exist)
+        again = {n: v for n, v in wanted.items() if n == "order_by"}
+        known = set(shown)
+        again["uid"] = GLib.Variant("as", shown)
+        asked = [*names, "uid"] if names else []
+        answer = yield Ask("find", GLib.Variant("(a{sv}as)", (again, asked)))
+        found = [
+            {k: v for k, v in _without(one).items() if not names or k in names}
+            for one in map(_children, _each(answer.get_child_value(0)))
+            # While it makes its index anew it answers with everything.
+            if _text(one["uid"]) in known
+        ]
+        return found, len(exist)
 
     def _properties(self, given: Any) -> dict[str, Any]:
         """As the activity wants them, but whose they are; Refused if they do harm."""
@@ -331,7 +399,6 @@ class Journal:
             plain = name.partition(":")[0]
             if plain not in _NOT_ITS_OWN:
                 kept[plain] = _checked(plain, value)
-        kept[MADE_BY] = GLib.Variant("s", self.part.maker)
         if self.part.documents != "all":
             # What opens it when it is clicked in the Journal, and as which instance.
             for name, own in (
@@ -342,38 +409,62 @@ class Journal:
                     kept[name] = GLib.Variant("s", own)
         return kept
 
-    def _stage(self, path: str) -> _Work:
-        """(where the DataStore may take a copy from, the file it is a copy of)."""
-        if not path:
-            return "", None
-        given = self.part.directories.find(path)
-        if given is None:
-            raise Refused("there is no such file of the activity's own", _NOT_FOUND)
+    def _stage(self, given: files.Given) -> _Work:
+        """Where the DataStore may take a copy of the file from."""
         try:
             staged = yield Aside(
                 lambda: files.stage(given, self.part.staging, self.part.file_size)
             )
         except files.Unfit as error:
-            given.close()
             raise Refused(str(error), _NOT_FOUND) from None
-        except BaseException:
-            given.close()
-            raise
-        return staged, given
-
-    def _taken(self, given: files.Given | None, *, transfer: bool) -> None:
-        if given is not None:
-            if transfer:
-                given.unlink()
-            given.close()
+        return staged
 
     def _check_out(self, path: str) -> str:
         """Copy what the DataStore hands out; its link to it is not kept."""
         try:
-            return self.part.directories.check_out(path)
+            return self.part.directories.check_out(path, self.part.file_size)
         finally:
             with suppress(OSError):
                 os.unlink(path)
+
+    def ask(self, task: _Task, wanted: Ask) -> None:
+        self._asked.append((task, wanted))
+        self._ask_next()
+
+    def _ask_next(self) -> None:
+        if self._asking or not self._asked:
+            return
+        self._asking = True
+        task, wanted = self._asked.popleft()
+
+        def answered(bus: Any, result: Any) -> None:
+            reply, failed = None, None
+            try:
+                reply = bus.call_finish(result)
+            except GLib.Error as error:
+                failed = error
+            self._asking = False
+            # Who has waited comes before what this one asks next.
+            self._ask_next()
+            task.step(reply, failed)
+
+        try:
+            bus = self.bus()
+        except GLib.Error as error:
+            self._asking = False
+            task.step(error=error)
+            self._ask_next()
+            return
+        words = (NAME, PATH, NAME, wanted.method, wanted.values, None)
+        bus.call(*words, Gio.DBusCallFlags.NONE, TIMEOUT_MS, None, answered)
+
+    def aside(self, task: _Task, wanted: Aside) -> None:
+        if self._aside is None:
+            self._aside = queue.SimpleQueue()
+            threading.Thread(
+                target=_work_aside, args=(self._aside,), daemon=True
+            ).start()
+        self._aside.put((task, wanted))
 
     def bus(self) -> Any:
         if self._bus is None or self._bus.is_closed():
@@ -459,38 +550,10 @@ class _Task:
 
     def _wait(self, wanted: Ask | Aside) -> None:
         match wanted:
-            case Ask(method, values):
-                try:
-                    bus = self._journal.bus()
-                except GLib.Error as error:
-                    self.step(error=error)
-                    return
-                flags, timeout = Gio.DBusCallFlags.NONE, TIMEOUT_MS
-                words = (NAME, PATH, NAME, method, values, None, flags, timeout)
-                bus.call(*words, None, self._answered)
-            case Aside(work):
-                threading.Thread(target=self._aside, args=(work,), daemon=True).start()
-
-    def _answered(self, bus: Any, result: Any) -> None:
-        try:
-            reply = bus.call_finish(result)
-        except GLib.Error as error:
-            self.step(error=error)
-        else:
-            self.step(reply)
-
-    def _aside(self, work: Callable[[], Any]) -> None:
-        value, error = None, None
-        try:
-            value = work()
-        except Exception as caught:
-            error = caught
-
-        def once() -> bool:
-            self.step(value, error)
-            return False
-
-        GLib.idle_add(once)
+            case Ask():
+                self._journal.ask(self, wanted)
+            case Aside():
+                self._journal.aside(self, wanted)
 
     def _end(self, answer: Callable[[Call], None]) -> None:
         if self._call is not None:
@@ -498,11 +561,30 @@ class _Task:
             answer(self._call)
 
 
+def _work_aside(waiting: queue.SimpleQueue[tuple[_Task, Aside]]) -> None:
+    while True:
+        task, wanted = waiting.get()
+        value, error = None, None
+        try:
+            value = wanted.work()
+        except Exception as caught:
+            error = caught
+        GLib.idle_add(_step_once, task, value, error)
+
+
+def _step_once(task: _Task, value: Any, error: Exception | None) -> bool:
+    task.step(value, error)
+    return False
+
+
+def _each(array: Any) -> Iterator[Any]:
+    return (array.get_child_value(number) for number in range(array.n_children()))
+
+
 def _children(dictionary: Any) -> dict[str, Any]:
     """An ``a{sv}`` with its values as they came."""
     found = {}
-    for number in range(dictionary.n_children()):
-        entry = dictionary.get_child_value(number)
+    for entry in _each(dictionary):
         value = entry.get_child_value(1).get_variant()
         found[entry.get_child_value(0).get_string()] = value
     return found
@@ -531,8 +613,6 @@ def _number(value: Any, default: int) -> int:
 def _checked(name: str, value: Any) -> Any:
     """The value as the DataStore itself would keep it, if it would come back whole."""
     kind = value.get_type_string()
-    if value.get_size() > MAX_VALUE:
-        raise Refused(f"property {name} is too large", _INVALID)
     if name == "preview" and kind in ("ay", "s"):
         return value
     if name in _NUMBERS:
@@ -613,6 +693,7 @@ def _forget(staged: str) -> None:
             os.unlink(staged)
 
 
+_NO_FILE = "there is no such file of the activity's own"
 _FAILED = "org.freedesktop.DBus.Error.Failed"
 _INTEGERS = ("y", "n", "q", "i", "u", "x", "t")
 MAX_TERM = 200

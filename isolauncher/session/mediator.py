@@ -19,7 +19,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
 import signal
 import socket
 import stat
@@ -147,10 +146,9 @@ class Mediator:
             "instance": os.path.join(place, "instance", wanted.id),
             "tmp": os.path.join(place, "tmp", wanted.id),
         }
-        passing = [own["instance"], own["tmp"]]
-        self.note.write(passing)
-        for path in passing:
-            files.remove(path)
+        self.note.add(own["instance"], own["tmp"])
+        for name in ("instance", "tmp"):
+            files.remove(own[name])
         fds = {name: files.make(path) for name, path in own.items()}
         self.directories = files.Directories(wanted.root, fds)
 
@@ -160,6 +158,7 @@ class Mediator:
         runtime = _runtime(wanted.runtime)
         top = tempfile.mkdtemp(prefix="isolauncher-", dir=runtime)
         self.bus_at["top"] = top
+        self.note.add(top)
         upstream, bus = os.path.join(top, "filter"), os.path.join(top, "bus")
         rules = proxy.session_rules(
             call=wanted.session_call,
@@ -203,7 +202,11 @@ class Mediator:
         # Of Sugar's `sugar-activity -s`: by this name one process takes over the next
         # instance of its bundle, and another's instance is not its business.
         private = frozenset({wanted.bundle_id}) - set(wanted.session_own)
-        self.relay = relay.Relay(listener, upstream, stand_ins, self._ready, private)
+        # Of a name that is told apart by its end the interface has the beginning.
+        own = tuple(n.partition("{")[0].removesuffix(".*") for n in wanted.session_own)
+        self.relay = relay.Relay(
+            listener, upstream, stand_ins, self._ready, private, own
+        )
         if mediated is not None:
             mediated.relay = self.relay
         self.bus_at["bus"] = bus
@@ -311,14 +314,11 @@ class Mediator:
                 list(client.ask({**stop, "grace_ms": 0}))
 
     def end(self) -> None:
-        """What was only for this run goes; with its last process, which may still be
-        on its way out when init is gone."""
+        """What was only for this run goes."""
         if self.relay is not None:
             self.relay.close()
         if self.proxy is not None:
             self.proxy.close()
-        if "top" in self.bus_at:
-            shutil.rmtree(self.bus_at["top"], ignore_errors=True)
         if self.working_copy is not None:
             self.working_copy.copy_back()
         self.note.clear()
@@ -344,9 +344,10 @@ class Note:
                 f"an activity {id!r} is running", code="id-taken"
             ) from None
 
-    def write(self, passing: list[str]) -> None:
+    def add(self, *paths: str) -> None:
+        known = self.passing()
         with open(os.path.join(self.path, "passing"), "w") as file:
-            json.dump(passing, file)
+            json.dump([*known, *paths], file)
 
     def passing(self) -> list[str]:
         try:
@@ -359,8 +360,9 @@ class Note:
     def clear(self) -> None:
         for path in self.passing():
             for _ in range(100):
-                files.remove(path)
-                if not os.path.lexists(path):
+                # Its last process may still be on its way out, and write.
+                with suppress(OSError):
+                    files.remove(path)
                     break
                 time.sleep(0.05)
         files.remove(self.path)

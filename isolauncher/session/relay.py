@@ -8,20 +8,25 @@ For the activity a stand-in is a peer of the bus: it has a well-known name and a
 unique one, which nobody on the bus has, so that what is sent there could go nowhere
 else. The real owner of the well-known name is not to be reached by any message: the
 filter has no rule for it. Whatever is not for a stand-in goes on byte by byte, so
-that nothing here can widen what the filter lets through.
+that nothing here can widen what the filter lets through. One thing is held back that
+the filter has no rule about: signals to everybody, which a listener that asks for no
+sender would take for another's (the shell listens for the DataStore's in this way).
 
-Messages are read by GLib, which knows the format (D-Bus Specification, "Message
-Protocol"); here they are only cut apart. Nothing here waits.
+Of a message that passes only the header is read. What is for the stand-in is read by
+GLib, which makes objects of up to a hundred times its size, hence `MAX_CALL`. Nothing
+here waits.
 """
 
 from __future__ import annotations
 
 import os
 import socket
+import struct
 import sys
 from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from gi.repository import Gio, GLib
@@ -30,16 +35,26 @@ from ..errors import IsolauncherError
 
 MAX_MESSAGE = 16 * 1024 * 1024
 """Larger ones end the connection; a preview or a long list is far below."""
-MAX_QUEUED = 64 * 1024 * 1024
+MAX_HEADER = 64 * 1024
+MAX_CALL = 1024 * 1024
+"""Of what is for the stand-in; a preview is a tenth of that."""
+MAX_HELD = 64 * 1024 * 1024
+"""Bytes of all connections that have come and cannot go on yet."""
 MAX_CONNECTIONS = 16
 MAX_FDS = 64
+MAX_HELD_FDS = 256
+MAX_UNTOLD = 64
 _AT_ONCE = 256 * 1024
 _MAX_LINE = 16 * 1024
 
 _DRIVER = "org.freedesktop.DBus"
 _FDS = Gio.DBusCapabilityFlags.UNIX_FD_PASSING
-_CALL = Gio.DBusMessageType.METHOD_CALL
-_HEADER = 16
+_CALL, _SIGNAL = 1, 4
+_NO_REPLY_EXPECTED = 1
+_FIXED = 16
+_ORDERS = {ord("l"): "<", ord("B"): ">"}
+_INTERFACE, _MEMBER, _DESTINATION, _UNIX_FDS = 2, 3, 6, 9
+_MAX_QUESTION = 4096
 
 
 class Call(Protocol):
@@ -67,6 +82,19 @@ class Malformed(Exception):
     """What came is no D-Bus message; its connection ends."""
 
 
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a message's first bytes say (D-Bus Specification, "Message Format")."""
+
+    kind: int
+    flags: int
+    serial: int
+    interface: str | None
+    member: str | None
+    destination: str | None
+    unix_fds: int
+
+
 class Relay:
     """Listens on ``path``, and brings each connection to the filter's ``upstream``."""
 
@@ -77,11 +105,13 @@ class Relay:
         stand_ins: Sequence[StandIn],
         ready: Callable[[], None],
         private: frozenset[str] = frozenset(),
+        own: tuple[str, ...] = (),
     ) -> None:
         """``ready`` returns once ``upstream`` is there to be connected to.
 
         Names of ``private`` can be owned without the bus being told: what asks for
-        one has it, and finds nobody else there.
+        one has it, and finds nobody else there. Signals to everybody are passed on if
+        their interface is one of ``own``, or below it.
         """
         self._listener = listener
         self._upstream = upstream
@@ -92,6 +122,7 @@ class Relay:
         }
         self._ready = ready
         self.private = private
+        self.own = own
         self._connections: list[_Connection] = []
         self._watch = _watch(listener.fileno(), GLib.IO_IN, self._accept)
 
@@ -131,6 +162,14 @@ class Relay:
             message.set_body(body)
             connection.tell(message, sender.unique)
 
+    def see_room(self) -> None:
+        """Malformed, if the activity has us hold more than we would."""
+        pipes = [p for c in self._connections for p in (c.client, c.bus)]
+        if sum(pipe.held for pipe in pipes) > MAX_HELD:
+            raise Malformed("nobody takes what is sent")
+        if sum(pipe.held_fds for pipe in pipes) > MAX_HELD_FDS:
+            raise Malformed("too many descriptors wait")
+
     def gone(self, connection: _Connection) -> None:
         if connection in self._connections:
             self._connections.remove(connection)
@@ -153,6 +192,8 @@ class _Connection:
         self.client = _Pipe(client, self._from_client, self.close)
         self._begun = False
         self._bus_begun = False
+        self._greeted = False
+        self._untold: list[bytes] = []
 
     def close(self) -> None:
         if self.open:
@@ -171,14 +212,18 @@ class _Connection:
                     self._begun = True
                     break
                 line = source.take_line()
-        while self._begun and (data := source.take_message()) is not None:
-            message = _read(data)
-            fds = source.take_fds(message.get_num_unix_fds())
-            if not self._is_ours(message):
+        while self._begun and self.open:
+            data = source.take_message()
+            if data is None:
+                break
+            header = read_header(data)
+            fds = source.take_fds(header.unix_fds)
+            if self._is_ours(header, data) or self._is_kept(header):
+                for fd in fds:
+                    os.close(fd)
+            else:
                 self.bus.put(data, fds)
-                continue
-            for fd in fds:
-                os.close(fd)
+        self.relay.see_room()
 
     def _from_bus(self, source: _Pipe) -> None:
         while not self._bus_begun:
@@ -191,38 +236,57 @@ class _Connection:
                 return
             self.client.put(line)
         while (data := source.take_message()) is not None:
-            fds = source.take_fds(_read(data).get_num_unix_fds())
-            self.client.put(data, fds)
+            self.client.put(data, source.take_fds(read_header(data).unix_fds))
+            # The first is the answer to Hello, and some wait for no other.
+            self._greeted = True
+            while self._untold:
+                self.client.put(self._untold.pop(0))
+        self.relay.see_room()
 
-    def _is_ours(self, message: Any) -> bool:
+    def _is_ours(self, header: Header, data: bytes) -> bool:
         """Whether the message is for a stand-in, and then it has been given it."""
-        destination = message.get_destination()
-        if destination == _DRIVER:
-            return self._about_names(message)
-        stand_in = None if destination is None else self.relay.stand_in(destination)
+        if header.destination is None:
+            return False
+        if header.destination == _DRIVER:
+            return self._about_names(header, data)
+        stand_in = self.relay.stand_in(header.destination)
         if stand_in is None:
             return False
-        if message.get_message_type() == _CALL:
-            stand_in.call(_Call(self, message, stand_in.unique))
+        if header.kind == _CALL:
+            if len(data) > MAX_CALL:
+                text = f"a call of more than {MAX_CALL} bytes"
+                name = "org.freedesktop.DBus.Error.LimitsExceeded"
+                _Call(self, header, None, stand_in.unique).fail(name, text)
+            else:
+                call = _Call(self, header, _read(data), stand_in.unique)
+                stand_in.call(call)
         return True
 
-    def _about_names(self, message: Any) -> bool:
-        """What the bus would answer of stand-ins, and of private names."""
-        if message.get_message_type() != _CALL:
+    def _is_kept(self, header: Header) -> bool:
+        """Whether the message is one that goes nowhere."""
+        if header.kind != _SIGNAL or header.destination is not None:
             return False
+        interface = f"{header.interface}."
+        return not interface.startswith(tuple(f"{own}." for own in self.relay.own))
+
+    def _about_names(self, header: Header, data: bytes) -> bool:
+        """What the bus would answer of the stand-in, and of private names."""
+        if header.kind != _CALL or len(data) > _MAX_QUESTION:
+            return False
+        message = _read(data)
         body = message.get_body()
         if body is None or body.n_children() == 0:
             return False
         first = body.get_child_value(0)
         if first.get_type_string() != "s":
             return False
-        name, call = first.get_string(), _Call(self, message, _DRIVER)
+        name, call = first.get_string(), _Call(self, header, message, _DRIVER)
         if name in self.relay.private:
-            return _private(message.get_member(), name, call)
+            return _private(header.member, name, call)
         stand_in = self.relay.stand_in(name)
         if stand_in is None:
             return False
-        match message.get_member():
+        match header.member:
             case "GetNameOwner":
                 call.reply(GLib.Variant("(s)", (stand_in.unique,)))
             case "NameHasOwner":
@@ -239,40 +303,61 @@ class _Connection:
         return True
 
     def tell(self, message: Any, sender: str) -> None:
-        if not self.open or not self._bus_begun:
+        """A signal: who has not begun cannot have asked for it."""
+        if self._greeted:
+            self.send(message, sender)
+
+    def send(self, message: Any, sender: str) -> None:
+        if not self.open:
             return
         # Apart from the bus's own serials, which count up from 1.
         self._serial = 0x8000_0000 | (self._serial + 1) & 0x7FFF_FFFF
         message.set_serial(self._serial)
         message.set_sender(sender)
         try:
-            self.client.put(message.to_blob(_FDS))
-        except Malformed:
+            data = message.to_blob(_FDS)
+            if not self._greeted:
+                # It has said more than Hello before it was let in.
+                self._untold.append(data)
+                if len(self._untold) > MAX_UNTOLD:
+                    raise Malformed("too much is asked before the bus has answered")
+                return
+            self.client.put(data)
+            self.relay.see_room()
+        except (GLib.Error, Malformed) as error:
+            sys.stderr.write(f"a connection to the session bus ends: {error}\n")
             self.close()
 
 
 class _Call:
     """See `Call`."""
 
-    def __init__(self, connection: _Connection, message: Any, sender: str) -> None:
+    def __init__(
+        self, connection: _Connection, header: Header, message: Any, sender: str
+    ) -> None:
         self._connection = connection
+        self._header = header
         self._sender = sender
         self.message = message
 
     def reply(self, body: Any = None) -> None:
-        answer = Gio.DBusMessage.new_method_reply(self.message)
-        if body is not None:
-            answer.set_body(body)
-        self._send(answer)
+        self._send(Gio.DBusMessageType.METHOD_RETURN, body)
 
     def fail(self, name: str, text: str) -> None:
-        self._send(
-            Gio.DBusMessage.new_method_error_literal(self.message, name, text[:1000])
-        )
+        body = GLib.Variant("(s)", (text[:1000],))
+        self._send(Gio.DBusMessageType.ERROR, body, name)
 
-    def _send(self, answer: Any) -> None:
-        if not self.message.get_flags() & Gio.DBusMessageFlags.NO_REPLY_EXPECTED:
-            self._connection.tell(answer, self._sender)
+    def _send(self, kind: Any, body: Any, error: str | None = None) -> None:
+        if self._header.flags & _NO_REPLY_EXPECTED:
+            return
+        answer = Gio.DBusMessage.new()
+        answer.set_message_type(kind)
+        answer.set_reply_serial(self._header.serial)
+        if error is not None:
+            answer.set_error_name(error)
+        if body is not None:
+            answer.set_body(body)
+        self._connection.send(answer, self._sender)
 
 
 class _Pipe:
@@ -297,6 +382,14 @@ class _Pipe:
         )
         self._writing = 0
 
+    @property
+    def held(self) -> int:
+        return len(self._in) + self._queued
+
+    @property
+    def held_fds(self) -> int:
+        return len(self._in_fds) + sum(len(fds) for _, fds in self._out)
+
     def take_line(self, first: bytes = b"") -> bytes | None:
         """Up to and with the next line's end; ``first`` may stand before it."""
         if first and self._in[:1] == first:
@@ -315,14 +408,9 @@ class _Pipe:
         return bytes(self._in[:1])
 
     def take_message(self) -> bytes | None:
-        if len(self._in) < _HEADER:
+        if len(self._in) < _FIXED:
             return None
-        try:
-            size = Gio.DBusMessage.bytes_needed(bytes(self._in[:_HEADER]))
-        except GLib.Error as error:
-            raise Malformed(error.message) from None
-        if not _HEADER <= size <= MAX_MESSAGE:
-            raise Malformed(f"a message of {size} bytes")
+        size = message_size(self._in)
         if len(self._in) < size:
             return None
         data = bytes(self._in[:size])
@@ -339,8 +427,6 @@ class _Pipe:
         """Queued, and sent when the other end takes it; ``fds`` are closed then."""
         self._out.append((memoryview(data), fds))
         self._queued += len(data)
-        if self._queued > MAX_QUEUED:
-            raise Malformed("nobody takes what is sent")
         self._flush()
 
     def close(self) -> None:
@@ -360,8 +446,9 @@ class _Pipe:
                 self._ended()
             else:
                 self._arrived(self)
-        except Malformed as error:
-            sys.stderr.write(f"a connection to the session bus ends: {error}\n")
+        except Exception as error:
+            # Ours or its mistake: GLib would call nobody here again.
+            sys.stderr.write(f"a connection to the session bus ends: {error!r}\n")
             self._ended()
         return True
 
@@ -416,7 +503,7 @@ class _Pipe:
         return True
 
 
-def _private(member: str, name: str, call: _Call) -> bool:
+def _private(member: str | None, name: str, call: _Call) -> bool:
     match member:
         case "RequestName" | "ReleaseName":
             # DBUS_REQUEST_NAME_REPLY_PRIMARY_OWNER, DBUS_RELEASE_NAME_REPLY_RELEASED
@@ -429,6 +516,76 @@ def _private(member: str, name: str, call: _Call) -> bool:
         case _:
             return False
     return True
+
+
+def message_size(start: bytes | bytearray) -> int:
+    """Of the whole message that ``start`` is the fixed part of."""
+    order = _ORDERS.get(start[0])
+    if order is None:
+        raise Malformed("a message of no byte order")
+    (body,) = struct.unpack_from(f"{order}I", start, 4)
+    (fields,) = struct.unpack_from(f"{order}I", start, 12)
+    size: int = _aligned(_FIXED + fields, 8) + body
+    if fields > MAX_HEADER or size > MAX_MESSAGE:
+        raise Malformed(f"a message of {size} bytes, {fields} of them its header")
+    return size
+
+
+def read_header(data: bytes) -> Header:
+    """Malformed for what the bus would not take for a header either.
+
+    Fields that the specification does not name may be there if they are of the types
+    that those have which it names.
+    """
+    order = _ORDERS[data[0]]
+    (serial,) = struct.unpack_from(f"{order}I", data, 8)
+    (length,) = struct.unpack_from(f"{order}I", data, 12)
+    end = _FIXED + length
+    found: dict[int, str | int] = {}
+    try:
+        at = _FIXED
+        while at < end:
+            at = _aligned(at, 8)
+            code = data[at]
+            kind = data[at + 1 : at + 4]
+            at += 4
+            match kind:
+                case b"\1s\0" | b"\1o\0":
+                    (size,) = struct.unpack_from(f"{order}I", data, at)
+                    found[code] = data[at + 4 : at + 4 + size].decode()
+                    at += 4 + size + 1
+                case b"\1g\0":
+                    at += 1 + data[at] + 1
+                case b"\1u\0":
+                    (found[code],) = struct.unpack_from(f"{order}I", data, at)
+                    at += 4
+                case _:
+                    raise Malformed("a header field of a type that none has")
+    except (IndexError, struct.error, UnicodeDecodeError):
+        raise Malformed("a header that ends in the middle") from None
+    if at > end:
+        raise Malformed("a header that ends in the middle")
+    fds = found.get(_UNIX_FDS, 0)
+
+    def text(code: int) -> str | None:
+        value = found.get(code)
+        if value is not None and not isinstance(value, str):
+            raise Malformed("a header field of another's type")
+        return value
+
+    return Header(
+        kind=data[1],
+        flags=data[2],
+        serial=serial,
+        interface=text(_INTERFACE),
+        member=text(_MEMBER),
+        destination=text(_DESTINATION),
+        unix_fds=fds if isinstance(fds, int) else 0,
+    )
+
+
+def _aligned(at: int, to: int) -> int:
+    return (at + to - 1) // to * to
 
 
 def _read(data: bytes) -> Any:
