@@ -329,7 +329,7 @@ def preload(
     with _noting_exits(calls), quiet() as brought:
         before = _state(looks)
         for name in names:
-            if own is None and name in sets.SHELVED:
+            if own is None and name in sets.LASTING:
                 own = set(sys.modules)
             entry, before = _measured(name, before, looks, time_limit_s)
             entries.append(entry)
@@ -345,11 +345,12 @@ def preload(
         if name.partition(".")[0] != OURS
     )
     calls += _early_exits(ours_first & wanted)
-    shelved = frozenset[str]()
+    shelved = visible - set(pristine.modules)
+    lasting = frozenset[str]()
     if own is not None:
-        first = [name for name in names if name not in sets.SHELVED]
-        at_once = own | _reach(set(first) | (loaded & own), needs)
-        shelved = visible - at_once - set(pristine.modules)
+        first = [name for name in names if name not in sets.LASTING]
+        again = own | _reach(set(first) | (loaded & own), needs)
+        lasting = shelved - again
     theirs = [f for f in meta_path if getattr(f, "__module__", None) in shelved]
     world = World(
         pristine=pristine,
@@ -360,6 +361,7 @@ def preload(
         path_hooks=path_hooks,
         warning_filters=filters,
         shelved=shelved,
+        lasting=lasting,
         finders={
             name: tuple(f for f in theirs if getattr(f, "__module__", None) == name)
             for name in {str(getattr(f, "__module__", None)) for f in theirs}
@@ -376,7 +378,7 @@ def _measured(
 ) -> tuple[Entry, _State]:
     count, resident = len(sys.modules), _resident()
     start = time.perf_counter_ns()
-    absent = _absent(name) if name in sets.SHELVED else ""
+    absent = _absent(name) if name in sets.LASTING else ""
     failure = "" if absent else _import_one(name, limit)
     took = time.perf_counter_ns() - start
     after = _state(looks)
@@ -444,7 +446,7 @@ def _refuse_user_site(pristine: Pristine) -> None:
 # Which module needs which ---------------------------------------------------------
 
 
-def needed_modules(pristine: Pristine, brought: Brought) -> dict[str, frozenset[str]]:
+def needed_modules(pristine: Pristine, brought: Brought) -> dict[str, tuple[str, ...]]:
     """For each loaded module the modules its body imports.
 
     Read from the compiled bodies (of modules and classes, not of functions: those
@@ -452,8 +454,8 @@ def needed_modules(pristine: Pristine, brought: Brought) -> dict[str, frozenset[
     not there yet when it was imported, by whatever means.
     """
     fixed = set(pristine.modules)
-    needs = {
-        name: frozenset(up for one in ones for up in _upwards(one))
+    needs: dict[str, tuple[str, ...]] = {
+        name: tuple(dict.fromkeys(up for one in ones for up in _upwards(one)))
         for name, ones in brought.items()
         if name in sys.modules and name not in fixed
     }
@@ -461,16 +463,24 @@ def needed_modules(pristine: Pristine, brought: Brought) -> dict[str, frozenset[
         if name in fixed or name.partition(".")[0] == OURS:
             continue
         loader = getattr(module, "__loader__", None)
-        if not isinstance(loader, SourceFileLoader):
-            continue
         try:
-            code = loader.get_code(name)
+            if isinstance(loader, SourceFileLoader):
+                code = loader.get_code(name)
+            elif loader is FrozenImporter:
+                code = FrozenImporter.get_code(name)
+            else:
+                continue
         except (ImportError, OSError):
             continue
         if code is not None:
             package = module.__spec__.parent if module.__spec__ else ""
-            found = frozenset(_imports(code, package or ""))
-            needs[name] = found | needs.get(name, frozenset())
+            found = _imports(code, package or "")
+            needs[name] = tuple(dict.fromkeys((*found, *needs.get(name, ()))))
+    for name, module in tuple(sys.modules.items()):
+        # What a body has put there by its own hand, as that of `typing` does.
+        parent = name.rpartition(".")[0]
+        if getattr(module, "__spec__", None) is None and parent in sys.modules:
+            needs[parent] = (*needs.get(parent, ()), name)
     return needs
 
 
@@ -502,7 +512,7 @@ def _upwards(name: str) -> Iterator[str]:
         name = name.rpartition(".")[0]
 
 
-def _reach(names: set[str], needs: Mapping[str, frozenset[str]]) -> set[str]:
+def _reach(names: set[str], needs: Mapping[str, tuple[str, ...]]) -> set[str]:
     seen: set[str] = set()
     todo = [up for name in names for up in _upwards(name)]
     while todo:

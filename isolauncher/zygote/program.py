@@ -27,7 +27,7 @@ from typing import Literal
 
 from isolauncher.errors import ProgramNotExecutable, ProgramNotFound
 from isolauncher.zygote import unseen
-from isolauncher.zygote.handover import Start, World, interpreter, modules
+from isolauncher.zygote.handover import Start, World, interpreter
 
 Kind = Literal["python", "executable"]
 
@@ -284,8 +284,7 @@ def load(prepared: Prepared) -> Callable[[], object]:
     interpreter runs, whose globals become the program's. A syntax error in the
     program is raised from here, as the program's.
     """
-    if interpreter.add_user_site(prepared.world):
-        modules.give_way(prepared.world)
+    interpreter.add_user_site(prepared.world)
     if prepared.source is None:
         namespace = _fresh_main(sys.modules["__main__"])
         _have_runpy()

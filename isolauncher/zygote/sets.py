@@ -247,8 +247,8 @@ SUGAR3 = GTK3 + _SUGAR3
 SETS: dict[str, tuple[str, ...]] = {"python": PYTHON, "gtk3": GTK3, "sugar3": SUGAR3}
 """From the smallest to the largest: each begins with the one before."""
 
-SHELVED = frozenset(_GTK3 + _SUGAR3)
-"""What comes on the shelf (`handover.shelf`) with all that it brings along."""
+LASTING = frozenset(_GTK3 + _SUGAR3)
+"""What cannot be imported twice in a process, with all that it brings along."""
 
 NEEDS: dict[str, tuple[str, str]] = {
     "gtk3": ("gi.repository.Gtk", "python3-gi and gir1.2-gtk-3.0"),

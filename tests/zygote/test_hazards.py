@@ -560,14 +560,16 @@ def test_h18_without_the_rule_the_preloaded_module_would_win(tmp_path: Path) -> 
     (tmp_path / "json.py").write_text("mine = 5\n")
     (tmp_path / "program.py").write_text("import json; print(json.__file__)")
     cold = twins.cold("program.py", cwd=str(tmp_path))
-    spoilt = twins.forked("program.py", cwd=str(tmp_path), without=["modules"])
+    spoilt = twins.forked("program.py", cwd=str(tmp_path), without=["shelf"])
     assert spoilt != cold
 
 
 def test_h18_bystanders_stay_preloaded(tmp_path: Path) -> None:
     (tmp_path / "json.py").write_text("mine = 5\n")
     (tmp_path / "program.py").write_text(
-        "import sys; m = sys.modules; print('json' in m, 'decimal' in m, 're' in m)"
+        "import json, decimal, re\n"
+        "print(*(hasattr(m, 'planted') for m in (json, decimal, re)))"
     )
-    forked = twins.forked("program.py", cwd=str(tmp_path))
+    plant = "import json, decimal, re; json.planted = decimal.planted = re.planted = 1"
+    forked = twins.forked("program.py", cwd=str(tmp_path), plant=plant)
     assert forked.out == b"False True True\n"

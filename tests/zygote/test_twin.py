@@ -15,9 +15,7 @@ WITNESS = str(Path(__file__).resolve().parent / "twin" / "witness.py")
 
 # Field → why it may differ.
 ALLOWED = {
-    "sys.modules": "preloaded modules are in it before they are imported",
     "recursion depth": "the zygote's own frame counts as one call",
-    "exit handlers": "a preloaded module's handler is there before it is imported",
 }
 
 
@@ -89,8 +87,6 @@ def test_a_zip_file_sees_what_a_cold_start_sees(tmp_path: Path) -> None:
     assert differences(cold.json(), forked.json()) == {}
 
 
-def test_sys_modules_holds_a_cold_starts_first_and_none_of_ours() -> None:
+def test_sys_modules_is_a_cold_starts() -> None:
     cold, forked = (t.json()["sys.modules"] for t in twins.both(WITNESS))
-    assert forked[: len(cold)] == cold
-    assert not [name for name in forked if name.partition(".")[0] == "isolauncher"]
-    assert not {"pyroute2", "prctl", "_prctl", "dis_", "cffi"} & set(forked)
+    assert forked == cold

@@ -98,22 +98,25 @@ class Pristine:
 class World:
     """What the zygote knows about what it preloaded; same in all its children.
 
-    ``visible``: names that stay in ``sys.modules``, or wait on the shelf if they are
-    ``shelved``. ``needs``: for each preloaded module the modules its body imports.
-    ``exits``: what preloaded modules registered with atexit while they were imported.
+    ``visible``: names that a program may come to see. ``shelved``: those of them that a
+    cold start does not have from the beginning, ``lasting``: which of these cannot be
+    imported twice in a process. ``needs``: for each preloaded module the modules its
+    body imports, in this order. ``exits``: what preloaded modules registered with
+    atexit while they were imported.
     ``finders``: what shelved ones added to ``sys.meta_path``, by the finder's module.
     """
 
     pristine: Pristine
     visible: frozenset[str]
-    needs: Mapping[str, frozenset[str]]
+    needs: Mapping[str, tuple[str, ...]]
     exits: tuple[tuple[Callable[..., object], tuple[Any, ...], dict[str, Any]], ...]
     meta_path: tuple[object, ...]
     path_hooks: tuple[object, ...]
     warning_filters: tuple[Any, ...]
     shelved: frozenset[str] = frozenset()
+    lasting: frozenset[str] = frozenset()
     finders: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
-    # What `settle` has found out, for `interpreter` and `modules`.
+    # What `settle` has found out, for `interpreter`, `modules` and `shelf`.
     site_index: int = 0
     tops: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     hidden: tuple[str, ...] = ()

@@ -11,7 +11,7 @@ not Python's to change: the stem has written it before it was sealed.
 from __future__ import annotations
 
 import os
-import sys
+from typing import Any
 
 from isolauncher.zygote.handover import Start, World
 
@@ -25,8 +25,15 @@ def apply(start: Start, world: World) -> None:
     os.chdir(start.cwd)
     if start.umask is not None:
         os.umask(start.umask)
-    # multiprocessing notes the directory when imported, and spawned children look for
-    # a relative __main__ there.
-    process = sys.modules.get("multiprocessing.process")
-    if process is not None:
-        process.ORIGINAL_DIR = os.path.abspath(start.cwd)  # type: ignore[attr-defined]
+
+
+def _process(module: Any) -> None:
+    # multiprocessing notes the directory when it is imported, and spawned children look
+    # for a relative __main__ there.
+    try:
+        module.ORIGINAL_DIR = os.path.abspath(os.getcwd())
+    except OSError:
+        module.ORIGINAL_DIR = None
+
+
+RENEW = {"multiprocessing.process": _process}

@@ -8,14 +8,10 @@ one) is there in a cold start too, once the program has imported that module.
 from __future__ import annotations
 
 import atexit
-import sys
 
 from isolauncher.zygote.handover import Start, World
 
 
 def apply(start: Start, world: World) -> None:
+    # Those of preloaded modules come back with them (`shelf`).
     atexit._clear()
-    for function, arguments, keywords in world.exits:
-        # Not those of a module that gave way to the program's own (`modules`).
-        if getattr(function, "__module__", None) in sys.modules:
-            atexit.register(function, *arguments, **keywords)

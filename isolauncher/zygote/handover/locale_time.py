@@ -9,8 +9,8 @@ locale that would have decided otherwise never come here (`program.needs_exec`).
 from __future__ import annotations
 
 import _locale
-import sys
 import time
+from typing import Any
 
 from isolauncher.zygote.handover import Start, World
 
@@ -21,13 +21,18 @@ def apply(start: Start, world: World) -> None:
     _locale.setlocale(_locale.LC_ALL, "C")
     _locale.setlocale(_locale.LC_CTYPE, "")
     time.tzset()
-    gettext = sys.modules.get("gettext")
-    if gettext is not None:
-        gettext._translations.clear()
-        gettext._localedirs.clear()
-        gettext._current_domain = "messages"  # type: ignore[attr-defined]
-    strptime = sys.modules.get("_strptime")
-    if strptime is not None:
-        # It compares language and zone by itself, but not the names of the months.
-        strptime._TimeRE_cache = strptime.TimeRE()  # type: ignore[attr-defined]
-        strptime._regex_cache.clear()
+
+
+def _gettext(module: Any) -> None:
+    module._translations.clear()
+    module._localedirs.clear()
+    module._current_domain = "messages"
+
+
+def _strptime(module: Any) -> None:
+    # It compares language and zone by itself, but not the names of the months.
+    module._TimeRE_cache = module.TimeRE()
+    module._regex_cache.clear()
+
+
+RENEW = {"gettext": _gettext, "_strptime": _strptime}

@@ -12,36 +12,46 @@ from __future__ import annotations
 
 import itertools
 import sys
+from typing import Any
 
 from isolauncher.zygote.handover import Start, World
 
 
 def apply(start: Start, world: World) -> None:
-    random = sys.modules.get("random")
-    if random is not None:
-        random.seed()
-    numpy_random = sys.modules.get("numpy.random")
-    if numpy_random is not None:
-        numpy_random.seed()
-    uuid = sys.modules.get("uuid")
-    if uuid is not None:
-        uuid._node = None  # type: ignore[attr-defined]
-        uuid._last_timestamp = None  # type: ignore[attr-defined]
-    tempfile = sys.modules.get("tempfile")
-    if tempfile is not None:
-        tempfile.tempdir = None  # type: ignore[attr-defined]
-        tempfile._name_sequence = None  # type: ignore[attr-defined]
-    process = sys.modules.get("multiprocessing.process")
-    if process is not None:
-        # A new main process object draws a new key.
-        fresh = type(process._current_process)()
-        process._current_process = fresh  # type: ignore[attr-defined]
-        process._parent_process = None  # type: ignore[attr-defined]
-        process._process_counter = itertools.count(1)  # type: ignore[attr-defined]
-        process._children = set()  # type: ignore[attr-defined]
-    synchronize = sys.modules.get("multiprocessing.synchronize")
-    if synchronize is not None:
-        # Names of semaphores: its generator renews itself when the process id
-        # changes, but ids repeat from sandbox to sandbox.
-        names = sys.modules["tempfile"]._RandomNameSequence()
-        synchronize.SemLock._rand = names
+    """Only once they are imported, see ``RENEW``."""
+
+
+def _random(module: Any) -> None:
+    module.seed()
+
+
+def _uuid(module: Any) -> None:
+    module._node = module._last_timestamp = None
+
+
+def _tempfile(module: Any) -> None:
+    module.tempdir = module._name_sequence = None
+
+
+def _process(module: Any) -> None:
+    # A new main process object draws a new key.
+    module._current_process = type(module._current_process)()
+    module._parent_process = None
+    module._process_counter = itertools.count(1)
+    module._children = set()
+
+
+def _synchronize(module: Any) -> None:
+    # Names of semaphores: its generator renews itself when the process id changes, but
+    # ids repeat from sandbox to sandbox.
+    module.SemLock._rand = sys.modules["tempfile"]._RandomNameSequence()
+
+
+RENEW = {
+    "random": _random,
+    "numpy.random": _random,
+    "uuid": _uuid,
+    "tempfile": _tempfile,
+    "multiprocessing.process": _process,
+    "multiprocessing.synchronize": _synchronize,
+}

@@ -1,31 +1,40 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Modules that wait, out of ``sys.modules``, until the program imports them.
 
-Hazards: H4, H14 and H19 where a module does at import what only the child can do: open
-the display, translate, read settings. Such modules are preloaded all the same, but come
-back when they are imported, with everything that their import had brought, and what the
-other modules of the hand-over have to renew for them (their ``RENEW``) is renewed then:
-at the moment, and with the environment, at which a cold start would do it.
+Hazards: H18 (a program's module with a preloaded name), H22 in part, and H4, H14 and
+H19 where a module does at import what only the child can do: open the display,
+translate, read settings.
+
+The program begins with the ``sys.modules`` of a cold start. What was preloaded comes
+back when it is imported, with everything that its import had brought, in the order in
+which a cold start loads it; what the other modules of the hand-over have to renew for
+it (their ``RENEW``) is renewed then: at the moment, and with the environment, at which
+a cold start would do it.
+
+A module comes back only if the program's import would have made the same one. Not if
+the path, as it is then, has its name, or that of a module its body imports, further
+ahead; nor if the program has put something else into ``sys.modules`` under one of those
+names, or taken it away. Then the program's import runs as it would without us. What
+cannot be imported twice in a process (``World.lasting``: GObject knows its types by
+name) comes back all the same; at the hand-over itself there is a better way out for a
+program with such a name, see `modules`.
 
 The interpreter asks importlib for whatever is not in ``sys.modules``, by the name
 ``_find_and_load``; this is put before it. Nothing is added to ``sys.meta_path``, so
 that who searches for a module (`importlib.util.find_spec`) finds its file as ever.
-
-Where the path, as it is when the program asks, has a module of that name further ahead,
-that one wins, as in a cold start. What was imported with it keeps what it has: types
-that GObject knows already cannot be made a second time in a process. At the hand-over
-itself there is a better way out, see `modules`.
 """
 
 from __future__ import annotations
 
 import atexit
+import ctypes
 import dataclasses
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping
-from importlib.machinery import PathFinder
+from collections.abc import Callable, Iterable, Mapping
+from importlib.machinery import BuiltinImporter, ExtensionFileLoader, FrozenImporter
+from importlib.machinery import PathFinder as Finder
 from typing import Any
 
 from isolauncher.zygote import unseen
@@ -33,27 +42,68 @@ from isolauncher.zygote.handover import Start, World
 from isolauncher.zygote.quiet import bootstrap
 
 _PACKAGE = "__init__.py"
+_MISSING = object()
+_Names = tuple[str, ...]
 Renewal = Callable[[Any], None]
 
 
+_shelf: _Shelf | None = None
+
+
 def settle(world: World) -> World:
+    global _shelf
     if not world.shelved:
         return world
-    shelf = _Shelf(world, _renewals())
+    _shelf = shelf = _Shelf(world, _renewals())
     real = bootstrap._find_and_load
+    modules, there = shelf.modules, sys.modules
 
     def _find_and_load(name: str, import_: object) -> object:
-        if name in shelf.modules:
+        if name in modules and name not in there:
             shelf.bring(name)
         return real(name, import_)
 
     unseen.hide(_find_and_load)
     bootstrap._find_and_load = _find_and_load
-    return dataclasses.replace(world, shelf=shelf.modules)
+    # Never given back: a child that ends would take apart what it has never used.
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(tuple(modules.values())))
+    return dataclasses.replace(world, shelf=modules)
 
 
 def apply(start: Start, world: World) -> None:
-    """Nothing is left to do in the child until it imports."""
+    if _shelf is not None:
+        _shelf.recall()
+
+
+def place(module: object) -> tuple[str, str] | None:
+    """The entry of the path that it came from, and its file; None: from no file."""
+    spec = getattr(module, "__spec__", None)
+    origin = getattr(spec, "origin", None)
+    if getattr(spec, "loader", None) in (BuiltinImporter, FrozenImporter):
+        # Found before any path.
+        return None
+    if not isinstance(origin, str) or not os.path.isabs(origin):
+        return None
+    directory, name = os.path.split(origin)
+    # By the file, since `six` calls itself a package.
+    return (os.path.dirname(directory) if name == _PACKAGE else directory), origin
+
+
+def comes_first(top: str, found: tuple[str, str], known: frozenset[str]) -> bool:
+    """Whether the path has ``top`` ahead of where the preloaded one was ``found``.
+
+    ``known``: entries the zygote had, among which the order is the same.
+    """
+    root, origin = found
+    for entry in sys.path:
+        if entry == root:
+            return False
+        if entry not in known:
+            spec = Finder.find_spec(top, [entry])
+            # A directory without __init__.py gives way to a module further down.
+            if spec is not None and spec.loader is not None:
+                return spec.origin != origin
+    return True
 
 
 def _renewals() -> dict[str, list[Renewal]]:
@@ -69,105 +119,134 @@ def _renewals() -> dict[str, list[Renewal]]:
 
 class _Shelf:
     def __init__(self, world: World, renewals: Mapping[str, list[Renewal]]) -> None:
-        self.modules: dict[str, object] = {
+        self._all: dict[str, object] = {
             name: module
             for name, module in sys.modules.items()
             if name in world.shelved
         }
+        self.modules = dict(self._all)
+        self._lasting = world.lasting
         self._renewals = renewals
         self._known = frozenset(world.pristine.path)
         self._tops = {
-            name: place
-            for name, module in self.modules.items()
-            if "." not in name and (place := _place(module)) is not None
+            name: found
+            for name, module in self._all.items()
+            if "." not in name and (found := place(module)) is not None
         }
-        self._brings = {name: self._closure(name, world) for name in self.modules}
+        self._brings = {name: self._closure(name, world.needs) for name in self._all}
         self._bound = self._take_out()
-        self._exits = world.exits
+        self._exits: dict[str, list[Any]] = {}
+        for one in world.exits:
+            module = str(getattr(one[0], "__module__", None))
+            self._exits.setdefault(module, []).append(one)
         self._finders = world.finders
         # Two threads may import: the second must not go on before all is renewed.
         self._lock = threading.RLock()
 
-    def _closure(self, name: str, world: World) -> tuple[str, ...]:
-        """What a cold start's import of ``name`` loads, in the order of its loading."""
-        seen: set[str] = set()
-        todo = [name]
+    def _closure(self, name: str, needs: Mapping[str, tuple[str, ...]]) -> _Names:
+        """What a cold start's import of ``name`` loads.
+
+        In the order in which it is complete: importlib puts a module to the end of
+        ``sys.modules`` again when its body has run.
+        """
+        begun: set[str] = set()
+        done: list[str] = []
+        # Not by recursion: chains of imports are longer than the stack is deep.
+        todo = [(name, False)]
         while todo:
-            one = todo.pop()
-            while one and one not in seen:
-                if one in self.modules:
-                    seen.add(one)
-                    todo += world.needs.get(one, ())
-                one = one.rpartition(".")[0]
-        return tuple(n for n in self.modules if n in seen)
+            one, complete = todo.pop()
+            if complete:
+                done.append(one)
+            elif one in self._all and one not in begun:
+                parent = one.rpartition(".")[0]
+                if parent in self._all and parent not in begun:
+                    todo += ((one, False), (parent, False))
+                    continue
+                begun.add(one)
+                todo.append((one, True))
+                todo += ((n, False) for n in reversed(needs.get(one, ())))
+        return tuple(done)
 
     def _take_out(self) -> frozenset[str]:
         """Out of ``sys.modules`` and their packages, where they are called as they are.
 
-        Else ``from package import child`` would find one without asking.
+        Else ``from package import child`` would find one without asking. A package
+        that imports its child itself is never without it.
         """
         bound = set()
-        for name, module in self.modules.items():
+        for name, module in self._all.items():
             del sys.modules[name]
-            parent, _, child = name.rpartition(".")
-            package = self.modules.get(parent) or sys.modules.get(parent)
-            if package is not None and package.__dict__.get(child) is module:
+            package, child = self._package(name)
+            if package is None or package.__dict__.get(child) is not module:
+                continue
+            if name not in self._brings.get(name.rpartition(".")[0], ()):
                 delattr(package, child)
                 bound.add(name)
         return frozenset(bound)
 
+    def _package(self, name: str) -> tuple[object | None, str]:
+        parent, _, child = name.rpartition(".")
+        return self._all.get(parent) or sys.modules.get(parent), child
+
     def bring(self, name: str) -> None:
+        """Back into ``sys.modules``, if it is what an import would make now."""
         with self._lock:
-            wanted = [n for n in self._brings.get(name, ()) if n in self.modules]
-            for top in {n.partition(".")[0] for n in wanted}:
-                if self._has_another(top):
-                    self._give_way(top)
+            brings = self._brings[name]
+            others = [n for n in brings if self._is_another(n)]
+            if others:
+                self._give_way(others)
             if name not in self.modules:
                 return
-            back = [n for n in wanted if n in self.modules]
+            back = [n for n in brings if n in self.modules]
             for n in back:
                 self._put_back(n)
-            for key, renewals in self._renewals.items():
-                if key in back:
-                    for renew in renewals:
-                        renew(sys.modules[key])
+            for n in back:
+                for renew in self._renewals.get(n, ()):
+                    renew(self._all[n])
+
+    def recall(self) -> None:
+        """What we have imported ourselves since, before there was a program."""
+        for name in [n for n in sys.modules if n in self._all]:
+            self.modules[name] = sys.modules.pop(name)
+            if name in self._bound:
+                package, child = self._package(name)
+                package.__dict__.pop(child, None)
+
+    def _is_another(self, name: str) -> bool:
+        """Whether an import of ``name`` now would not come to the preloaded one."""
+        there = sys.modules.get(name, _MISSING)
+        if name not in self.modules:
+            # It was brought back once, or has given way.
+            return there is not self._all[name]
+        if there is not _MISSING:
+            return True
+        found = self._tops.get(name)
+        return found is not None and comes_first(name, found, self._known)
+
+    def _give_way(self, names: Iterable[str]) -> None:
+        """They, and who was made with them, are the program's own to import."""
+        gone = set(names)
+        for name, brings in self._brings.items():
+            if name in self._lasting and name not in gone:
+                continue
+            if name not in self.modules or gone.isdisjoint(brings):
+                continue
+            if name in gone or not self._is_made_once(name):
+                # It stays alive in `_all`: its functions may be on the stack.
+                del self.modules[name]
+
+    def _is_made_once(self, name: str) -> bool:
+        # An extension module is initialised once per process, so that one which is only
+        # part of a package stays for the package's next import.
+        loader = getattr(self.modules[name], "__loader__", None)
+        return "." in name and isinstance(loader, ExtensionFileLoader)
 
     def _put_back(self, name: str) -> None:
         module = self.modules.pop(name)
         sys.modules[name] = module  # type: ignore[assignment]
         if name in self._bound:
-            parent, _, child = name.rpartition(".")
-            if parent in sys.modules:
-                setattr(sys.modules[parent], child, module)
+            package, child = self._package(name)
+            setattr(package, child, module)
         sys.meta_path.extend(self._finders.get(name, ()))  # type: ignore[arg-type]
-        for function, arguments, keywords in self._exits:
-            if getattr(function, "__module__", None) == name:
-                atexit.register(function, *arguments, **keywords)
-
-    def _has_another(self, top: str) -> bool:
-        """Whether the path has ``top`` ahead of where the preloaded one came from."""
-        if top in sys.modules or top not in self._tops:
-            return False
-        root, origin = self._tops[top]
-        for entry in sys.path:
-            if entry == root:
-                return False
-            if entry not in self._known:
-                spec = PathFinder.find_spec(top, [entry])
-                if spec is not None and spec.loader is not None:
-                    return spec.origin != origin
-        return True
-
-    def _give_way(self, top: str) -> None:
-        for name in [n for n in self.modules if n.partition(".")[0] == top]:
-            del self.modules[name]
-
-
-def _place(module: object) -> tuple[str, str] | None:
-    """The entry of the path that it came from, and its file; None: from no file."""
-    origin = getattr(getattr(module, "__spec__", None), "origin", None)
-    if not isinstance(origin, str) or not os.path.isabs(origin):
-        return None
-    directory, name = os.path.split(origin)
-    # By the file, since `six` calls itself a package.
-    return (os.path.dirname(directory) if name == _PACKAGE else directory), origin
+        for function, arguments, keywords in self._exits.get(name, ()):
+            atexit.register(function, *arguments, **keywords)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Values that modules of the standard library computed once and would keep.
 
-Nearly all of them are put back once, in the zygote: nothing computes them again between
-then and the program.
+Most are put back once, in the zygote: nothing computes them again between then and the
+program. What a module computes from the child when it is imported is in ``RENEW``.
 
 Hazards: H16 (`platform`), H24 (logging's handlers), H28 (event loops), the parts of
 H19 and H39 that lie in the standard library, H27's one case that is not a descriptor
@@ -12,13 +12,17 @@ H19 and H39 that lie in the standard library, H27's one case that is not a descr
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import itertools
+import os
 import sys
 import time
 from types import ModuleType
+from typing import Any
 
 from isolauncher.zygote.handover import Start, World
 
+_MAIN = "__mp_main__"
 _SQLITE_TEMP = ("SQLITE_TMPDIR", "TMPDIR")
 
 
@@ -27,15 +31,13 @@ def settle(world: World) -> World:
         module = sys.modules.get(name)
         if module is not None:
             renew(module)
-    return world
+    # The zygote's own __main__, by the name that multiprocessing gives it.
+    sys.modules.pop(_MAIN, None)
+    return dataclasses.replace(world, shelved=world.shelved - {_MAIN})
 
 
 def apply(start: Start, world: World) -> None:
-    logging = sys.modules.get("logging")
-    if logging is not None:
-        logging._startTime = time.time()  # type: ignore[attr-defined]
-    if any(name in start.environment for name in _SQLITE_TEMP):
-        _restart_sqlite()
+    """What is left depends on the moment of the import, see ``RENEW``."""
 
 
 def _platform(module: ModuleType) -> None:
@@ -145,13 +147,28 @@ _RENEW = (
 )
 
 
-def _restart_sqlite() -> None:
+def _start_of_logging(module: Any) -> None:
+    module._startTime = time.time()
+
+
+def _restart_sqlite(module: Any) -> None:
     # The library keeps the pointers that getenv gave it at sqlite3_initialize. No
     # connection exists (a preloaded one fails the descriptor check), which is when it
     # may be shut down.
-    module = sys.modules.get("_sqlite3")
-    if module is None:
+    if not any(name in os.environ for name in _SQLITE_TEMP):
         return
     library = ctypes.CDLL(module.__file__)
     if library.sqlite3_shutdown() != 0 or library.sqlite3_initialize() != 0:
         raise OSError("SQLite could not be started again")
+
+
+def _name_of_main(module: Any) -> None:
+    if "__main__" in sys.modules:
+        sys.modules[_MAIN] = sys.modules["__main__"]
+
+
+RENEW = {
+    "logging": _start_of_logging,
+    "_sqlite3": _restart_sqlite,
+    "multiprocessing": _name_of_main,
+}
