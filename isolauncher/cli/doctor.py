@@ -102,6 +102,20 @@ _WELCOME = (
         "apt install python3-dbus",
     ),
     (
+        "gtk3",
+        "preload set gtk3",
+        "installed",
+        "policies that name it start their programs from the set python",
+        "apt install python3-gi gir1.2-gtk-3.0",
+    ),
+    (
+        "sugar3",
+        "preload set sugar3",
+        "installed",
+        "policies that name it start their programs from a smaller set",
+        "apt install python3-sugar3",
+    ),
+    (
         "mm_map",
         "process titles",
         "/proc/self/cmdline can be set freely",

@@ -61,7 +61,8 @@ def asker(sugar: Session) -> Iterator[subprocess.Popen[bytes]]:
 
 def isolated(sugar: Session, asks: subprocess.Popen[bytes], name: str, id: str) -> int:
     """Nanoseconds from the call to the mapped window."""
-    assert asks.stdin is not None and asks.stdout is not None
+    assert asks.stdin is not None
+    assert asks.stdout is not None
     with sugar.desktop.watch() as watch:
         asks.stdin.write(f"org.laptop.{name} {id}\n".encode())
         asks.stdin.flush()
@@ -124,8 +125,10 @@ def main() -> None:
         return
     for name, turns in found.items():
         cold_ms, isolated_ms = (statistics.median(turns[k]) for k in turns)
-        spans = [f"{k} {statistics.median(v):.0f} ({min(v):.0f}-{max(v):.0f})"
-                 for k, v in turns.items()]
+        spans = [
+            f"{k} {statistics.median(v):.0f} ({min(v):.0f}-{max(v):.0f})"
+            for k, v in turns.items()
+        ]
         print(f"{name}: {', '.join(spans)} ms, {cold_ms / isolated_ms:.2f} x")
 
 
