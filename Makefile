@@ -11,7 +11,7 @@ DEMO_PACKAGES := xvfb dbus-daemon python3-xlib python3-gi xdg-dbus-proxy \
 	python3-carquinyol telepathy-mission-control-5
 TEST_PACKAGES := python3-pip python3-venv python3-setuptools python3-wheel \
 	python3-pytest python3-pytest-timeout python3-hypothesis \
-	libnss-systemd bubblewrap acl groff-base zsh \
+	libnss-systemd bubblewrap acl groff-base zsh locales x11-utils libglib2.0-bin \
 	$(DEMO_PACKAGES) xdotool sugar-log-activity sugar-memorize-activity \
 	sugar-terminal-activity gstreamer1.0-espeak gstreamer1.0-plugins-base \
 	gstreamer1.0-plugins-good

@@ -202,9 +202,10 @@ _LOOKS: dict[str, Callable[[], object]] = {
         for number in sorted(signal.valid_signals())
         if number != signal.SIGALRM
     ),
+    # Whether they run, not how long still: that is less each time one looks.
     "interval timers": lambda: (
-        signal.getitimer(signal.ITIMER_VIRTUAL)[0],
-        signal.getitimer(signal.ITIMER_PROF)[0],
+        signal.getitimer(signal.ITIMER_VIRTUAL)[0] > 0,
+        signal.getitimer(signal.ITIMER_PROF)[0] > 0,
     ),
     "working directory": os.getcwd,
     "environment": lambda: dict(os.environ),

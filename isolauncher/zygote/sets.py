@@ -159,9 +159,10 @@ PYTHON: tuple[str, ...] = (
 )
 
 _GTK3: tuple[str, ...] = (
-    "cairo",
     "gi",
+    # Before cairo, which it imports itself: so it is seen to need it.
     "gi._gi_cairo",
+    "cairo",
     "gi.repository.GLib",
     "gi.repository.GObject",
     "gi.repository.Gio",
@@ -179,10 +180,6 @@ _GTK3: tuple[str, ...] = (
 
 _SUGAR3: tuple[str, ...] = (
     "six",
-    "six.moves.configparser",
-    "six.moves.html_parser",
-    "six.moves.reprlib",
-    "six.moves.urllib",
     "decorator",
     "dateutil.parser",
     "gi.repository.TelepathyGLib",
