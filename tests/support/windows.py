@@ -111,9 +111,10 @@ def main() -> None:
         sugar = session(made, daemon)
         with asker(sugar) as asks:
             for name in args.names:
-                # Once each, for caches and the session's services.
+                # For caches, the session's services, and a room from the third on.
                 cold(sugar, name, f"first{name}")
-                isolated(sugar, asks, name, f"warm{name}")
+                for number in range(2):
+                    isolated(sugar, asks, name, f"warm{name}{number}")
                 for number in range(args.pairs):
                     turns = found.setdefault(name, {"cold": [], "isolated": []})
                     pair = f"{name}{number}"
