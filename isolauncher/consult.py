@@ -115,6 +115,12 @@ async def complete(
         activity_root=c.at.root,
         user_activities=bundle.user_activities(c.asked.environment, c.at.home),
     )
+    # GStreamer looks at every plugin, in 70 ms, where it finds no list of an earlier
+    # start; the home inside ends with the activity, what is kept is this.
+    variables.setdefault("GST_REGISTRY", f"{c.at.root}/data/.gstreamer-registry.bin")
+    if not c.policy.bus.accessibility:
+        # It would ask in vain, and say so in every activity's log.
+        variables.setdefault("NO_AT_BRIDGE", "1")
     words = bundle.words(c.bundle, variables)
     in_bundle, _ = await looking.find_program(
         c.fds["bundle"], words[0], variables["PATH"]

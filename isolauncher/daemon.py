@@ -917,6 +917,18 @@ async def _warm(daemon: Daemon) -> None:
     gc.collect()
     gc.freeze()
     daemon.log.event("zygotes-ready")
+    if daemon.config.rooms.ahead:
+        await _warm_more(daemon)
+
+
+async def _warm_more(daemon: Daemon) -> None:
+    """The sets that policies name, one after the other; nobody waits for them yet."""
+    for name in daemon.store.names():
+        try:
+            await daemon.pool.usable(daemon.store.get(name).preload.set)
+        except IsolauncherError as e:
+            # A policy with mistakes, or a set: the launch that wants it is told.
+            daemon.log.event("zygote-failed", policy=name, message=e.message)
 
 
 def _directories(config: Config) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import glob
 import grp
 import importlib.util
 import os
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 UID_RANGE = range(70000, 90000)
 CONTROLLERS = ("memory", "pids", "cpu")
+TYPELIBS = ("/usr/lib/girepository-1.0", "/usr/lib/*/girepository-1.0")
+"""Patterns of the directories in which GObject's libraries are described."""
 
 TRIAL = "isolauncher-probe-"
 """How a cgroup that is made for a trial is called, with the pid of who makes it."""
@@ -77,9 +80,10 @@ class Host:
     pyroute2: bool
     dbus: bool
     gi: bool
-    sugar3: bool
     bus_filter: bool
     uids_taken: tuple[int, ...]
+    gtk3: bool = False
+    sugar3: bool = False
     why: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -104,8 +108,12 @@ def probe(
     trial = _Trials()
     packages = {
         name: trial.note(name, _missing_package(name))
-        for name in ("prctl", "pyroute2", "dbus", "gi", "sugar3")
+        for name in ("prctl", "pyroute2", "dbus", "gi")
     }
+    packages["gtk3"] = trial.note("gtk3", _missing_toolkit("gi", "Gtk-3.0"))
+    packages["sugar3"] = trial.note(
+        "sugar3", _missing_toolkit("sugar3", "Gtk-3.0", "TelepathyGLib-0.12")
+    )
     packages["libseccomp"] = trial.note("libseccomp", _missing_package("seccomp"))
     taken = _uids_taken(uids)
     if taken:
@@ -160,9 +168,10 @@ def probe(
         pyroute2=packages["pyroute2"],
         dbus=packages["dbus"],
         gi=packages["gi"],
-        sugar3=packages["sugar3"],
         bus_filter=trial.note("bus_filter", _missing_program(BUS_FILTER)),
         uids_taken=taken,
+        gtk3=packages["gtk3"],
+        sugar3=packages["sugar3"],
         why=dict(trial.why),
     )
 
@@ -418,6 +427,17 @@ def _missing_package(module: str) -> str | None:
 
 def _missing_program(path: str) -> str | None:
     return None if os.access(path, os.X_OK) else f"there is no {path}"
+
+
+def _missing_toolkit(module: str, *typelibs: str) -> str | None:
+    """What a preload set cannot do without, by its files."""
+    missing = _missing_package(module)
+    if missing is not None:
+        return missing
+    for name in typelibs:
+        if not any(glob.glob(f"{place}/{name}.typelib") for place in TYPELIBS):
+            return f"there is no typelib {name}"
+    return None
 
 
 def _no_capability(number: int, name: str) -> str | None:

@@ -205,13 +205,16 @@ async def launch(
     for name in ("stdin", "stdout", "stderr"):
         _check_stream(name, fds[name], network=policy.network == "host")
     tier, why_exec = _tier(daemon, wanted)
+    set_name, why_less = pool.BARE, ""
+    if tier == "fork":
+        set_name, why_less = await daemon.pool.usable(policy.preload.set)
     made_from = rooms.facts(
         daemon,
         policy,
         caller,
         home=wanted.at.home if wanted.at else wanted.variables.get("HOME", "/"),
         own_home=wanted.at is not None,
-        set_name=policy.preload.set if tier == "fork" else pool.BARE,
+        set_name=set_name,
         lease_key=wanted.lease_key,
     )
     # A room's own id, where the caller has no other in mind: its lease has it already.
@@ -239,6 +242,9 @@ async def launch(
     skipped = list(wanted.not_kept)
     if why_exec:
         skipped.append(plan.Skipped(what="tier fork", why=why_exec))
+    if why_less:
+        what = f"preload set {policy.preload.set}"
+        skipped.append(plan.Skipped(what=what, why=f"{why_less}; it has {set_name}"))
     activity.skipped = list(skipped)
     daemon.add(activity)
     clock.lap("plan")
@@ -389,7 +395,9 @@ def _tier(daemon: Daemon, wanted: Wanted) -> tuple[Literal["fork", "exec"], str]
         return "exec", asked
     if wanted.tier == "exec":
         return "exec", ""
-    why = programs.needs_exec(wanted.variables, daemon.locales)
+    why = programs.needs_exec(
+        wanted.variables, daemon.locales, set_name=wanted.policy.preload.set
+    )
     return ("exec", why) if why else ("fork", "")
 
 

@@ -3,12 +3,14 @@
 
 `Pool.sandbox` gives one sandbox for a preload set: an init that waits for its plan. A
 zygote is checked before each fork against the files it was made from, and replaced
-when one of them has changed or it has died.
+when one of them has changed or it has died. `Pool.usable` says which set a policy's
+name comes to on this machine.
 """
 
 from __future__ import annotations
 
 import asyncio
+import glob
 import json
 import os
 import socket
@@ -19,8 +21,10 @@ from dataclasses import dataclass, field
 from . import kernel
 from .channel import Channel, readable
 from .errors import StepError, WireError, ZygoteError
+from .host import TYPELIBS
 from .log import Log
 from .sandbox import Sandbox, pid_of
+from .zygote import sets
 from .zygote.preload import Fingerprint
 from .zygote.watch import Watch
 
@@ -126,6 +130,35 @@ class Zygote:
             self.watch = None
 
 
+class LacksError(ZygoteError):
+    """What a set is made of is not installed."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Lacking:
+    """Why a set is no use here, and the directories' times when that was so."""
+
+    why: str
+    path: tuple[str, ...]
+    stamps: tuple[int, ...]
+
+    def still(self) -> bool:
+        return _stamps(self.path) == self.stamps
+
+
+def _stamps(path: tuple[str, ...]) -> tuple[int, ...]:
+    """When something was last installed into the search path, or a typelib."""
+    typelibs = [place for pattern in TYPELIBS for place in glob.glob(pattern)]
+    return tuple(_changed_ns(place) for place in (*path, *sorted(typelibs)))
+
+
+def _changed_ns(path: str) -> int:
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return 0
+
+
 class Pool:
     """The zygotes of one daemon, by set."""
 
@@ -141,6 +174,7 @@ class Pool:
         self._alive: list[Zygote] = []
         """Alive, retired ones included."""
         self.generations: dict[str, int] = {}
+        self._lacking: dict[str, _Lacking] = {}
 
     def zygotes(self) -> Mapping[str, Zygote]:
         return self._zygotes
@@ -158,8 +192,27 @@ class Pool:
         self._retire(zygote, "died")
         return await (await self.zygote(set_name)).fork()
 
+    async def usable(self, set_name: str) -> tuple[str, str]:
+        """The largest set within ``set_name`` that is installed; why it is not that.
+
+        Starts its zygote if there is none.
+        """
+        reasons = []
+        for name in sets.nested(set_name):
+            lacking = self._lacking.get(name)
+            if lacking is not None and lacking.still():
+                reasons.append(lacking.why)
+                continue
+            try:
+                await self.zygote(name)
+            except LacksError as e:
+                reasons.append(e.message)
+            else:
+                return name, reasons[0] if reasons else ""
+        raise ZygoteError("; ".join(reasons), code="zygote-lacks")
+
     async def zygote(self, set_name: str) -> Zygote:
-        """A zygote whose files are the ones on disk."""
+        """A zygote whose files are the ones on disk; or LacksError."""
         async with self._starting.setdefault(set_name, asyncio.Lock()):
             known = self._zygotes.get(set_name)
             if known is not None and not known.dead:
@@ -188,6 +241,7 @@ class Pool:
             zygote = await self._start(set_name, left_out)
             unfit = zygote.report.get("unfit")
             if not isinstance(unfit, dict) or not unfit:
+                self._refuse_lacking(zygote)
                 return zygote
             zygote.stop()
             for name, why in unfit.items():
@@ -198,6 +252,18 @@ class Pool:
                     code="zygote-unfit",
                 )
             left_out |= set(unfit)
+
+    def _refuse_lacking(self, zygote: Zygote) -> None:
+        why = zygote.report.get("lacks")
+        path = zygote.report.get("path")
+        if not why or not isinstance(path, list):
+            return
+        zygote.stop()
+        places = tuple(map(str, path))
+        known = _Lacking(str(why), places, _stamps(places))
+        self._lacking[zygote.set_name] = known
+        self._log.event("zygote-set-lacks", set=zygote.set_name, why=known.why)
+        raise LacksError(known.why, code="zygote-lacks")
 
     async def _start(self, set_name: str, left_out: set[str]) -> Zygote:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

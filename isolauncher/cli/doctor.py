@@ -109,18 +109,25 @@ _WELCOME = (
         "apt install python3-gi",
     ),
     (
-        "sugar3",
-        "sugar3",
-        "installed",
-        "there are no Sugar activities to launch",
-        "apt install sugar-calculate-activity, or another one",
-    ),
-    (
         "bus_filter",
         "xdg-dbus-proxy",
         "installed",
         "activities that their policy gives a bus cannot be launched",
         "apt install xdg-dbus-proxy",
+    ),
+    (
+        "gtk3",
+        "preload set gtk3",
+        "installed",
+        "policies that name it start their programs from the set python",
+        "apt install python3-gi gir1.2-gtk-3.0",
+    ),
+    (
+        "sugar3",
+        "preload set sugar3",
+        "installed",
+        "policies that name it start their programs from a smaller set",
+        "apt install python3-sugar3",
     ),
     (
         "mm_map",

@@ -147,6 +147,13 @@ def _measure(modules: tuple[str, ...]) -> dict[str, list[dict[str, object]]]:
     return said
 
 
+def _remark(entry: dict[str, object]) -> str:
+    faults = "; ".join(map(str, entry["faults"]))  # type: ignore[call-overload]
+    if faults:
+        return f"  UNFIT: {printable(faults)}"
+    return f"  skipped: {printable(str(entry['absent']))}" if entry["absent"] else ""
+
+
 def _print_costs(found: dict[str, dict[str, list[dict[str, object]]]]) -> None:
     for name, data in found.items():
         entries = data["entries"]
@@ -157,11 +164,10 @@ def _print_costs(found: dict[str, dict[str, list[dict[str, object]]]]) -> None:
             f"{total_rss / 1048576:.1f} MiB"
         )
         for e in entries:
-            faults = "; ".join(map(str, e["faults"]))  # type: ignore[call-overload]
             print(
-                f"  {printable(str(e['name'])):28} {int(str(e['us'])) / 1000:8.1f} ms "
+                f"  {printable(str(e['name'])):34} {int(str(e['us'])) / 1000:8.1f} ms "
                 f"{int(str(e['rss'])) // 1024:7} KiB {e['modules']!s:>4} modules"
-                f"{'  UNFIT: ' + printable(faults) if faults else ''}"
+                f"{_remark(e)}"
             )
 
 
@@ -170,6 +176,8 @@ def _print_verdicts(found: dict[str, dict[str, list[dict[str, object]]]]) -> Non
         for e in data["entries"]:
             faults = [str(f) for f in e["faults"]]  # type: ignore[attr-defined]
             verdict = "unfit: " + "; ".join(faults) if faults else "fit"
+            if e["absent"]:
+                verdict = f"skipped: {e['absent']}"
             print(f"{printable(str(e['name']))}: {printable(verdict)}")
         for trace in data["traces"]:
             print(f"note: {printable(str(trace))}")

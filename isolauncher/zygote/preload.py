@@ -38,6 +38,7 @@ OURS = "isolauncher"
 TIME_LIMIT_S = 10.0
 FINGERPRINT_LIMIT = 4 << 20
 _CO_NEWLOCALS = 0x2
+_NAMESPACES = "gi.repository."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +67,15 @@ class Report:
     @property
     def unfit(self) -> tuple[Entry, ...]:
         return tuple(entry for entry in self.entries if entry.faults)
+
+    def lacks(self, set_name: str) -> str:
+        """Why this machine has no use of the set, and what to install; or nothing."""
+        absent = {e.name: e.absent for e in self.entries if e.absent}
+        for name in reversed(sets.nested(set_name)):
+            needed, package = sets.NEEDS.get(name, ("", ""))
+            if needed in absent:
+                return f"{absent[needed]} (install {package})"
+        return ""
 
     def as_data(self) -> list[dict[str, object]]:
         """For JSON: what `isolauncher preload list` shows."""
@@ -192,9 +202,10 @@ _LOOKS: dict[str, Callable[[], object]] = {
         for number in sorted(signal.valid_signals())
         if number != signal.SIGALRM
     ),
+    # Whether they run, not how long still: that is less each time one looks.
     "interval timers": lambda: (
-        signal.getitimer(signal.ITIMER_VIRTUAL)[0],
-        signal.getitimer(signal.ITIMER_PROF)[0],
+        signal.getitimer(signal.ITIMER_VIRTUAL)[0] > 0,
+        signal.getitimer(signal.ITIMER_PROF)[0] > 0,
     ),
     "working directory": os.getcwd,
     "environment": lambda: dict(os.environ),
@@ -272,7 +283,9 @@ def _import_one(name: str, limit: float) -> str:
     """Import ``name``; what went wrong in words, or nothing."""
     try:
         with _time_limit(limit):
-            importlib.import_module(name)
+            module = importlib.import_module(name)
+            if name.startswith(_NAMESPACES):
+                _wrap(module, name.removeprefix(_NAMESPACES))
     except _TooLong:
         return f"did not finish importing in {limit:g} s"
     except SystemExit as error:
@@ -282,6 +295,12 @@ def _import_one(name: str, limit: float) -> str:
     except BaseException as error:
         return f"raised {type(error).__name__}: {error}"
     return ""
+
+
+def _wrap(module: object, namespace: str) -> None:
+    for attribute in sets.WRAPPED.get(namespace, "").split():
+        # Another version of the library may be without it.
+        getattr(module, attribute, None)
 
 
 def _faults(before: _State, after: _State) -> list[str]:
@@ -403,8 +422,8 @@ def _absent(name: str) -> str:
     try:
         if top not in sys.modules and importlib.util.find_spec(top) is None:
             return f"{top} is not installed"
-        package, _, namespace = name.rpartition(".")
-        if package == "gi.repository":
+        if name.startswith(_NAMESPACES):
+            namespace = name.removeprefix(_NAMESPACES)
             known = importlib.import_module("gi").Repository.get_default()
             wanted = sets.VERSIONS.get(namespace)
             there = known.enumerate_versions(namespace)

@@ -126,6 +126,8 @@ _HARMLESS = frozenset(
     {"PYTHONASYNCIODEBUG", "PYTHONBREAKPOINT", "PYTHONSTARTUP", "PYTHONUSERBASE"}
 )
 _LIBRARY_START = ("LD_", "GLIBC_TUNABLES", "MALLOC_", "OPENSSL_", "SSLKEYLOGFILE")
+# GLib's and GObject's constructors, and the repository of typelibs at its first use.
+_GLIB_START = ("G_DEBUG", "G_SLICE", "GOBJECT_DEBUG", "GI_TYPELIB_PATH", "G_RANDOM_V")
 _UTF8 = ("utf8", "utf-8")
 
 
@@ -164,7 +166,11 @@ def available_locales() -> frozenset[str]:
 
 
 def needs_exec(
-    environment: Mapping[str, str], locales: frozenset[str], line: bytes = b""
+    environment: Mapping[str, str],
+    locales: frozenset[str],
+    line: bytes = b"",
+    *,
+    set_name: str = "python",
 ) -> str | None:
     """Why only a fresh interpreter can serve this, in words; None: a fork can.
 
@@ -176,6 +182,8 @@ def needs_exec(
             return f"{name} is read only when the interpreter starts"
         if name.startswith(_LIBRARY_START):
             return f"{name} is read only when a library is loaded"
+        if set_name != "python" and name.startswith(_GLIB_START):
+            return f"{name} is read only when GLib is loaded"
     wanted = effective_ctype(environment)
     if wanted in ("C", "POSIX"):
         return (

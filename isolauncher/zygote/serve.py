@@ -99,8 +99,11 @@ def _preload(
     streams.before_fork()
     # Init reaps its own; ours are reaped by the kernel.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    lacks = "" if name == BARE else report.lacks(name)
     told = {
         "set": name,
+        "lacks": lacks,
+        "path": list(pristine.path),
         "entries": report.as_data(),
         "unfit": unfit,
         "identity": [f"{t.module}.{t.name}: {t.what}" for t in traces],
@@ -110,6 +113,8 @@ def _preload(
     papers = [_paper(json.dumps(told).encode()), _paper(files)]
     wire.send(channel, {"event": "preloaded"}, papers)
     wire.close_all(papers)
+    if lacks and not unfit:
+        os._exit(0)
     if unfit:
         # What an import did cannot be undone in this process.
         os._exit(3)

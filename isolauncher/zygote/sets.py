@@ -159,9 +159,10 @@ PYTHON: tuple[str, ...] = (
 )
 
 _GTK3: tuple[str, ...] = (
-    "cairo",
     "gi",
+    # Before cairo, which it imports itself: so it is seen to need it.
     "gi._gi_cairo",
+    "cairo",
     "gi.repository.GLib",
     "gi.repository.GObject",
     "gi.repository.Gio",
@@ -179,10 +180,6 @@ _GTK3: tuple[str, ...] = (
 
 _SUGAR3: tuple[str, ...] = (
     "six",
-    "six.moves.configparser",
-    "six.moves.html_parser",
-    "six.moves.reprlib",
-    "six.moves.urllib",
     "decorator",
     "dateutil.parser",
     "gi.repository.TelepathyGLib",
@@ -255,6 +252,41 @@ NEEDS: dict[str, tuple[str, str]] = {
     "sugar3": ("sugar3.activity.activity", "python3-sugar3 and gir1.2-telepathyglib"),
 }
 """Without this name a set is no use; what to install for it."""
+
+
+def nested(name: str) -> tuple[str, ...]:
+    """``name`` and the sets within it, from the largest."""
+    names = tuple(SETS)
+    return names[names.index(name) :: -1]
+
+
+_WINDOWS = """
+    AccelFlags AccelGroup AccelLabel Align Border CellRendererText CheckButton Clipboard
+    DestDefaults Grid HBox HSeparator IconInfo IconLookupFlags IconTheme Justification
+    Orientation PackType PolicyType PositionType RadioButton ReliefStyle Requisition
+    ResizeMode Separator SeparatorToolItem Settings SortType StateFlags StateType
+    StyleContext StyleProvider TargetEntry TextMark TextTag TextTagTable TextView
+    TextWindowType ToggleButton TreeIter WindowPosition WrapMode accelerator_parse
+    get_current_event icon_size_lookup
+"""
+
+WRAPPED: dict[str, str] = {
+    "GLib": "io_add_watch markup_escape_text",
+    "GObject": "signal_lookup",
+    "Gio": "Cancellable File FileMonitor FileMonitorFlags",
+    "Gdk": "CursorType Device DeviceManager Display DragAction EventMask Geometry "
+    "ModifierType Point Screen WindowHints WindowTypeHint",
+    "GdkX11": "X11Cursor X11DeviceManagerCore X11DeviceManagerXI2 X11DeviceXI2 "
+    "X11Display X11Screen X11Window",
+    "Gtk": _WINDOWS,
+    "Pango": "Context FontFamily font_description_from_string",
+    "Rsvg": "Handle",
+    "SugarExt": "Client ClientXSMP wm_set_activity_id wm_set_bundle_id",
+    "SugarGestures": "EventController EventControllerFlags LongPressController",
+    "Vte": "CursorBlinkMode PtyFlags Terminal",
+}
+"""What programs use of a namespace, for which PyGObject makes a class when it is first
+asked for: 15 ms of an activity's start."""
 
 VERSIONS: dict[str, str] = {
     "Gdk": "3.0",

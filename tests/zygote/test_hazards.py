@@ -62,6 +62,12 @@ ROWS = {
         "import ctypes; g = ctypes.CDLL(None).getenv; g.restype = ctypes.c_char_p\n"
         "import os; print(g(b'PAD'), os.environ.get('PAD'), g(b'LANG'))",
     ),
+    "H5-variables-of-a-library": Row(
+        "environment",
+        "import ctypes; g = ctypes.CDLL(None).getenv; g.restype = ctypes.c_char_p\n"
+        "print(g(b'COLUMNS'), g(b'OF_A_LIBRARY'))",
+        plant="import ctypes; ctypes.CDLL(None).setenv(b'OF_A_LIBRARY', b'1', 1)",
+    ),
     "H19-value-read-while-importing": Row(
         "environment", "import os; print(os.path.expanduser('~'))"
     ),
@@ -484,6 +490,28 @@ def test_h26_an_execed_program_gets_default_signals() -> None:
     ours = 1 << 31 | 1 << 32
     assert all(int(mask, 16) & ~ours == 0 for mask in grep("yes"))
     assert any(int(mask, 16) & ~ours for mask in grep("no"))
+
+
+def test_h36_callbacks_made_before_the_fork_and_after_it_work(tmp_path: Path) -> None:
+    """They are code that libffi writes; none of it is in memory that siblings share."""
+    need(installed(*NEEDED["gtk3"]))
+    script = tmp_path / "p.py"
+    script.write_text(
+        "import ctypes, sys\n"
+        "from gi.repository import GObject\n"
+        "twice = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)(lambda n: 2 * n)\n"
+        "class Bell(GObject.Object):\n"
+        "    __gsignals__ = {'rings': (GObject.SignalFlags.RUN_LAST, None, (int,))}\n"
+        "bell = Bell(); bell.connect('rings', lambda bell, n: print('ding', n))\n"
+        "bell.emit('rings', twice(2)); print(getattr(sys, 'old', twice)(4))\n"
+        "maps = open('/proc/self/maps').read(); print(' rw-s ' in maps)"
+    )
+    plant = (
+        "import ctypes, sys\n"
+        "sys.old = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)(lambda n: 2 * n)"
+    )
+    how: dict[str, Any] = {"preload": list(SETS["gtk3"]), "plant": plant}
+    assert twins.forked(str(script), **how) == twins.cold(str(script))
 
 
 def test_h27_sqlite_puts_its_files_where_the_program_says(tmp_path: Path) -> None:

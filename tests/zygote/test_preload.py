@@ -114,6 +114,10 @@ PLANTED = {
         "changed standard streams",
     ),
     "hook": ("import sys; sys.excepthook = print", "changed sys.excepthook"),
+    "shared": (
+        "import mmap; memory = mmap.mmap(-1, 4096)",
+        "changed memory that children would share",
+    ),
     "gc_": ("import gc; gc.disable()", "changed gc settings"),
     "timeout": (
         "import socket; socket.setdefaulttimeout(1)",

@@ -10,10 +10,20 @@ not Python's to change: the stem has written it before it was sealed.
 
 from __future__ import annotations
 
+import ctypes
 import os
 from typing import Any
 
 from isolauncher.zygote.handover import Start, World
+
+
+def settle(world: World) -> World:
+    # A library may have put variables into C's array that Python has not heard of, as
+    # readline does; they would be in the array of every child, and of its children.
+    ctypes.CDLL(None).clearenv()
+    for name, value in os.environb.items():
+        os.putenv(name, value)
+    return world
 
 
 def apply(start: Start, world: World) -> None:

@@ -23,6 +23,18 @@ def plant():
 
     names = sorted(n[:-3] for n in os.listdir(sys.argv[1]) if n.endswith(".py"))
     sets.SETS["python"] = (*sets.SETS["python"], *names)
+    place = os.path.join(sys.argv[1], "lacking")
+    hidden = []
+    if os.path.exists(place):
+        with open(place) as file:
+            hidden = file.read().split()
+    really = preload._absent
+
+    def absent(name):
+        top = name.partition(".")[0]
+        return f"{top} is not installed" if top in hidden else really(name)
+
+    preload._absent = absent
     # One of them may hang, and nobody else takes as long.
     preload.preload.__kwdefaults__["time_limit_s"] = 3.0
 
