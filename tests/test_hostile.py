@@ -8,8 +8,11 @@ rows 54, 64 to 66.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from support.desktop import missing
@@ -328,3 +331,568 @@ def test_no_signal_leaves_that_could_be_taken_for_anothers(session: Hostile) -> 
     with session.launch() as witness:
         witness.do(signal_all, names, [*FORGED, own])
     assert arrived(session) == [(own[1], own[2], own[0])]
+
+
+# ------------------------------------------------------------------------- the Journal
+
+SECRET = b"what is nobody's business"
+
+
+@pytest.fixture
+def bait(session: Hostile) -> Iterator[dict[str, Path]]:
+    """Files of the person's, which are the same and where they were at the end."""
+    files = {
+        "key": session.own(session.home / ".ssh/id", SECRET),
+        "document": session.own(session.home / "Documents/letter", SECRET),
+        "other": session.own(
+            session.home / ".sugar/default/org.laptop.Other/data/kept", SECRET
+        ),
+    }
+    before = {path: path.stat() for path in files.values()}
+    yield files
+    for path, was in before.items():
+        now = path.stat()
+        assert path.read_bytes() == SECRET
+        assert (was.st_ino, was.st_mode, was.st_uid, was.st_mtime_ns) == (
+            *(now.st_ino, now.st_mode, now.st_uid, now.st_mtime_ns),
+        )
+        assert now.st_nlink == 1
+
+
+@pytest.fixture
+def journal(session: Hostile) -> Iterator[Hostile]:
+    """The person's Journal, which answers and is emptied at the end."""
+    yield session
+    found = session.person.do(find_all)
+    assert found[0] == "ok", found
+    for one in found[1]:
+        assert session.person.do(delete, one["uid"]) == ["ok"]
+
+
+def find_all(me: Me) -> Any:
+    return me.find()
+
+
+def delete(me: Me, uid: str) -> Any:
+    return me.store("delete", "(s)", (uid,))
+
+
+def create(
+    me: Me, properties: dict[str, str], path: str = "", transfer: bool = False
+) -> Any:
+    return me.create(properties, path, transfer)
+
+
+def contents(session: Hostile) -> dict[str, bytes]:
+    """Of every object that the person's Journal has: title, data."""
+    return {
+        title: data.encode("latin-1")
+        for title, data in session.person.do(read_all).items()
+    }
+
+
+def read_all(me: Me) -> dict[str, bytes]:
+    import os
+
+    read = {}
+    for one in me.find()[1]:
+        path = me.store("get_filename", "(s)", (one["uid"],))[1]
+        read[one["title"]] = b""
+        if path:
+            with open(path, "rb") as file:
+                read[one["title"]] = file.read()
+            os.unlink(path)
+    return read
+
+
+def plant(me: Me, key: str) -> list[str]:
+    """What could be taken for a file of the activity's; what it cannot even make."""
+    import os
+    import socket
+
+    os.chdir(me.root + "/instance")
+    with open("good", "w") as file:
+        file.write("good")
+    with open("../data/good", "w") as file:
+        file.write("good")
+    os.symlink(key, "link")
+    os.symlink("good", "link-to-good")
+    os.symlink(os.path.dirname(key), "way")
+    os.symlink("/", "top")
+    os.mkfifo("fifo")
+    os.mkdir("directory")
+    me.listener = socket.socket(socket.AF_UNIX)
+    me.listener.bind("socket")
+    with open("sparse", "w") as file:
+        file.truncate(200 * 1024**2)
+    os.chmod("good", 0o644)
+    refused = []
+    for name, make in (
+        ("device", lambda: os.mknod("device", 0o020666, os.makedev(1, 5))),
+        ("hard link to a device", lambda: os.link("/dev/zero", "zero")),
+        ("larger", lambda: os.truncate("sparse", 201 * 1024**2)),
+    ):
+        try:
+            make()
+        except OSError:
+            refused.append(name)
+    me.kept = open("good")  # noqa: SIM115 (for /proc/self/fd)
+    return refused
+
+
+def store_all(me: Me, paths: list[str]) -> list[list[Any]]:
+    own = me.kept.fileno()
+    return [
+        me.create({"title": f"{path} {move}"}, path.format(own=own), move)
+        for path in paths
+        for move in (False, True)
+    ]
+
+
+def test_a_path_is_a_file_of_its_own_or_nothing(
+    journal: Hostile, bait: dict[str, Path]
+) -> None:
+    """Row 64."""
+    key, other = str(bait["key"]), str(bait["other"])
+    own = journal.own(journal.home / "Documents/sacrifice", SECRET)
+    # So it goes without a sandbox: whatever can be read, and moved, is.
+    for path in (key, other, "/etc/passwd"):
+        assert journal.person.do(create, {"title": path}, path)[0] == "ok"
+    assert journal.person.do(create, {"title": "moved"}, str(own), True)[0] == "ok"
+    assert not own.exists()
+    found = contents(journal)
+    assert found[key] == found[other] == found["moved"] == SECRET
+    assert found["/etc/passwd"] == Path("/etc/passwd").read_bytes()
+    for one in journal.person.do(find_all)[1]:
+        journal.person.do(delete, one["uid"])
+
+    with journal.launch() as witness:
+        root = witness.do(root_of)
+        made = witness.do(plant, key)
+        assert made == ["device", "hard link to a device", "larger"]
+        at = f"{root}/instance"
+        refused = [
+            *(key, other, str(bait["document"]), "/etc/passwd", "/etc/hostname"),
+            *(f"{at}/link", f"{at}/link-to-good", f"{at}/way/id", f"{at}/top{key}"),
+            *(f"{at}/../../../org.laptop.Other/data/kept", f"{at}/../../good"),
+            *(f"{root}/data/../../org.laptop.Other/data/kept", f"{root}/../x"),
+            *(f"{at}/fifo", f"{at}/socket", f"{at}/directory", at, root, "/", "."),
+            *("/dev/null", "/dev/zero", "/dev/stdin", "/proc/self/fd/0"),
+            *("/proc/self/fd/{own}", "/proc/self/environ", "/proc/1/root/etc/passwd"),
+            *("good", "instance/good", f"{at}/absent", f"{at}//", f"{root}/other/x"),
+            *(f"file://{at}/good", f"{at}/good\n", f"{at}/" + "x" * 5000),
+            *(f"{at}{'/x' * 3000}", f"{root[:-1]}/instance/good", f"{at}/good/x"),
+        ]
+        said = witness.do(store_all, refused)
+        assert {one[0] for one in said} == {"error"}, said
+        assert {one[1] for one in said} == {"org.freedesktop.DBus.Python.ValueError"}
+        assert contents(journal) == {}
+        # And what is one is one, moved only if that is asked for.
+        assert witness.do(create, {"title": "kept"}, f"{root}/data/good")[0] == "ok"
+        for name in ("good", "./good/../good"):
+            assert witness.do(create, {"title": name}, f"{at}/{name}")[0] == "ok"
+        said = witness.do(create, {"title": "moved"}, f"{root}/data/good", True)
+        assert said[0] == "ok"
+        assert not witness.do(exists, f"{root}/data/good")
+        assert witness.do(exists, f"{at}/good")
+    assert set(contents(journal).values()) == {b"good"}
+    assert len(contents(journal)) == 4
+
+
+def root_of(me: Me) -> str:
+    return str(me.root)
+
+
+def exists(me: Me, path: str) -> bool:
+    import os
+
+    return os.path.lexists(path)
+
+
+def store_while_it_changes(me: Me, key: str, times: int) -> int:
+    """The name is a file, a link to the person's and a FIFO by turns; how many went."""
+    import os
+    import threading
+
+    os.chdir(me.root + "/instance")
+    stop = threading.Event()
+
+    def swap() -> None:
+        while not stop.is_set():
+            for make in (
+                lambda: os.symlink(key, "next"),
+                lambda: os.mkfifo("next"),
+                lambda: os.symlink(os.path.dirname(key), "next"),
+                lambda: os.close(os.open("next", os.O_CREAT | os.O_WRONLY)),
+            ):
+                make()
+                os.rename("next", "id")
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    try:
+        said = [
+            me.create({"title": str(n)}, me.root + "/instance/id", n % 2 == 1)
+            for n in range(times)
+        ]
+    finally:
+        stop.set()
+        thread.join()
+    return sum(one[0] == "ok" for one in said)
+
+
+def test_a_file_that_is_replaced_during_the_call_is_not_followed(
+    journal: Hostile, bait: dict[str, Path]
+) -> None:
+    with journal.launch() as witness:
+        stored = witness.do(store_while_it_changes, str(bait["key"]), 200)
+        assert stored > 0  # it is a file now and then
+    found = contents(journal)
+    assert len(found) == stored
+    assert set(found.values()) == {b""}
+
+
+def store_huge(me: Me, size: int, times: int) -> list[Any]:
+    import os
+
+    path = me.root + "/instance/huge"
+    with open(path, "w") as file:
+        file.truncate(size)
+    said = [me.create({"title": str(n)}, path) for n in range(times)]
+    os.unlink(path)
+    return said
+
+
+def test_a_file_of_holes_takes_no_room_and_a_run_stores_only_so_much(
+    journal: Hostile,
+) -> None:
+    def used() -> int:
+        top = journal.home / ".sugar/default"
+        return sum(p.lstat().st_blocks * 512 for p in top.rglob("*"))
+
+    before = used()
+    bundle = journal.policy("org.laptop.Huge", '[limits]\nfile-size = "8M"\n')
+    with journal.launch(bundle) as witness:
+        said = witness.do(store_huge, 8 * 1024**2, 12)
+        assert [one[0] for one in said] == ["ok"] * 8 + ["error"] * 4
+        assert said[-1][1] == "org.freedesktop.DBus.Error.LimitsExceeded"
+        assert used() - before < 4 * 1024**2
+
+
+def ask_of(me: Me, uid: str) -> dict[str, Any]:
+    """Everything that can be asked or done of one object."""
+    return {
+        "properties": me.store("get_properties", "(s)", (uid,)),
+        "filename": me.store("get_filename", "(s)", (uid,)),
+        "update": me.update(uid, {"title": "mine now"}),
+        "update-file": me.update(uid, {"title": "mine"}, me.root + "/instance/good"),
+        "delete": me.store("delete", "(s)", (uid,)),
+        "find": me.find({"uid": uid}),
+        "ids": me.store("find_ids", "(a{sv})", ({},)),
+        "all": me.find(),
+        "named": me.find({}, ["uid", "title"]),
+        "title": me.find({"query": "letter"}),
+        "values": me.store("get_uniquevaluesfor", "(sa{sv})", ("activity", {})),
+    }
+
+
+def test_anothers_object_cannot_be_told_from_one_that_is_not_there(
+    journal: Hostile,
+) -> None:
+    """Row 64."""
+    properties = {"title": "letter", "activity": "org.laptop.Other"}
+    source = journal.own(journal.home / "Documents/letter", SECRET)
+    _, uid = journal.person.do(create, properties, str(source))
+    assert journal.person.do(ask_of, uid)["find"][2] == 0  # it was deleted
+    _, uid = journal.person.do(create, properties, str(source))
+    odd = [
+        *(
+            "../../../../../.ssh",
+            "..",
+            ".",
+            "",
+            "/",
+            f"../{uid[:2]}/{uid}",
+            "checksums",
+        ),
+        *(f"{uid}/", f"{uid}/metadata", f"{uid[:2]}", "index", "x" * 64, f"{uid}\n"),
+    ]
+    with journal.launch() as witness:
+        witness.do(plant, str(source))
+        absent = witness.do(ask_of, "00000000-0000-4000-8000-000000000000")
+        for other in (uid, uid.upper(), *odd):
+            assert witness.do(ask_of, other) == absent, other
+    assert {said[0] for what, said in absent.items() if "ind" not in what} == {
+        *("error", "ok"),
+    }
+    for what in ("properties", "filename", "update", "update-file", "delete"):
+        assert absent[what][0] == "error"
+    for what in ("find", "all", "named", "title"):
+        assert absent[what] == ["ok", [], 0]
+    assert absent["ids"] == absent["values"] == ["ok", []]
+    assert contents(journal) == {"letter": SECRET}
+    handed = list((journal.home / ".sugar/default/data").iterdir())
+    assert len(handed) == 1  # the person's, of the first
+
+
+POISONS: dict[str, str] = {
+    "text that is none": "{'title': GLib.Variant('ay', b'\\xff\\xfe')}",
+    "a time past 2038": "{'timestamp': GLib.Variant('x', 2**40)}",
+    "a time that is none": "{'timestamp': GLib.Variant('s', 'never')}",
+    "a creation that is none": "{'creation_time': GLib.Variant('s', 'never')}",
+    "a creation past 2038": "{'creation_time': GLib.Variant('t', 2**63)}",
+    "a negative time": "{'timestamp': GLib.Variant('x', -2**40)}",
+    "a fraction": "{'creation_time': GLib.Variant('d', 0.5)}",
+    "no number": "{'timestamp': GLib.Variant('d', float('nan'))}",
+    "a size": "{'filesize': GLib.Variant('s', 'x')}",
+    "a checksum": "{'checksum': GLib.Variant('ay', b'\\xff')}",
+    "an identity": "{'uid': GLib.Variant('s', '../../x')}",
+    "a dictionary": "{'title': GLib.Variant('a{sv}', {})}",
+    "a dictionary elsewhere": "{'x': GLib.Variant('a{ss}', {'a': 'b'})}",
+    "a structure": "{'x': GLib.Variant('(ss)', ('a', 'b'))}",
+    "a variant": "{'x': GLib.Variant('v', GLib.Variant('s', 'x'))}",
+    "a preview that is none": "{'preview': GLib.Variant('(i)', (1,))}",
+    "a long type": "{'mime_type': GLib.Variant('s', 'x' * 5000)}",
+    "a long activity": "{'activity': GLib.Variant('s', 'x' * 300)}",
+    "a format for a time": ("{'ctime': GLib.Variant('s', '%%Y-%%m-%%dT%%H:%%M:%%S')}"),
+    "a name with a slash": "{'a/b': GLib.Variant('s', 'x')}",
+    "a name that leads up": "{'../../../../x': GLib.Variant('s', 'x')}",
+    "a name that is a directory": "{'..': GLib.Variant('s', 'x')}",
+    "a hidden name": "{'.title': GLib.Variant('s', 'x')}",
+    "an empty name": "{'': GLib.Variant('s', 'x')}",
+    "half a name": "{':x': GLib.Variant('s', 'x')}",
+    "a long name": "{'x' * 300: GLib.Variant('s', 'x')}",
+    "a name of lines": "{'a\\nb': GLib.Variant('s', 'x')}",
+    "two that are one": (
+        "{'title': GLib.Variant('s', 'x'), 'title:text': GLib.Variant('ay', b'\\xff')}"
+    ),
+}
+BREAKING = [
+    *("text that is none", "a time past 2038", "a creation that is none"),
+    *("a creation past 2038", "a negative time", "a checksum", "two that are one"),
+]
+"""With these in it nobody finds anything in the Journal any more."""
+
+
+def poison(me: Me, text: str) -> Any:
+    from gi.repository import GLib
+
+    return me.create({"title": "poisoned", **eval(text, {"GLib": GLib})})  # noqa: S307
+
+
+def test_no_property_keeps_the_person_from_the_journal(journal: Hostile) -> None:
+    top = journal.home / ".sugar/default/datastore"
+    breaking = []
+    for what, text in POISONS.items():
+        journal.person.do(poison, text)
+        if journal.person.do(find_all)[0] == "error":
+            breaking.append(what)
+        # What it cannot read it does not delete either.
+        for entry in top.glob("??/*"):
+            shutil.rmtree(entry)
+        assert journal.person.do(find_all)[0] == "ok"
+    assert breaking == BREAKING
+    with journal.launch() as witness:
+        for what, text in POISONS.items():
+            said = witness.do(poison, text)
+            found = journal.person.do(find_all)
+            assert found[0] == "ok", what
+            assert all(one["title"] != "" for one in found[1])
+            for one in found[1]:
+                assert witness.do(delete, one["uid"]) == ["ok"], (what, said)
+        # Nor what is left of those that were refused, when the index is made anew.
+        assert journal.person.do(ask_badly, QUERIES[0])[0] == "ok"
+    assert journal.person.do(find_all)[0] == "ok"
+    assert [p.name for p in top.glob("??/*")] == []
+
+
+QUERIES = (
+    "{'timestamp': GLib.Variant('s', 'never')}",
+    "{'timestamp': GLib.Variant('(ss)', ('a', 'b'))}",
+    "{'timestamp': GLib.Variant('(iii)', (1, 2, 3))}",
+    "{'timestamp': GLib.Variant('a{sv}', {'start': GLib.Variant('s', 'x')})}",
+    "{'filesize': GLib.Variant('av', [GLib.Variant('s', 'x')])}",
+    "{'creation_time': GLib.Variant('a{ss}', {})}",
+    "{'offset': GLib.Variant('s', 'x')}",
+    "{'offset': GLib.Variant('i', -1)}",
+    "{'limit': GLib.Variant('a{ss}', {})}",
+    "{'limit': GLib.Variant('t', 2**63)}",
+    "{'order_by': GLib.Variant('i', 5)}",
+    "{'order_by': GLib.Variant('a{ss}', {'x': 'y'})}",
+    "{'uid': GLib.Variant('s', 'x' * 300)}",
+    "{'mime_type': GLib.Variant('as', ['x' * 300])}",
+    "{'activity': GLib.Variant('aas', [['x']])}",
+    "{'query': GLib.Variant('s', '((( NOT \"' + 'x' * 300 + '*')}",
+    "{'query': GLib.Variant('as', ['x'])}",
+    "{'nothing': GLib.Variant('s', 'x')}",
+)
+
+
+def ask_badly(me: Me, text: str) -> Any:
+    from gi.repository import GLib
+
+    return me.find(eval(text, {"GLib": GLib}))  # noqa: S307
+
+
+def find_ids(me: Me) -> Any:
+    return me.store("find_ids", "(a{sv})", ({},))
+
+
+def rebuilds(session: Hostile) -> int:
+    log = session.home / ".sugar/default/logs/datastore.log"
+    return log.read_text().count("Failed to query index, will rebuild")
+
+
+def test_no_question_makes_the_datastore_build_its_index_anew(
+    journal: Hostile,
+) -> None:
+    """While it does, it answers everybody with everything, or nothing."""
+    assert journal.person.do(create, {"title": "kept"})[0] == "ok"
+    before = rebuilds(journal)
+    for text in QUERIES:
+        journal.person.do(ask_badly, text)
+    assert rebuilds(journal) - before > 5
+    while journal.person.do(find_ids) == ["ok", []]:
+        pass  # it is still at it
+    before = rebuilds(journal)
+    with journal.launch() as witness:
+        for text in QUERIES:
+            witness.do(ask_badly, text)
+            assert len(journal.person.do(find_ids)[1]) == 1, text
+    assert rebuilds(journal) == before
+
+
+def flood(me: Me, count: int, member: str) -> dict[str, int]:
+    """So many calls before the first answer is read; how they were answered."""
+    import threading
+
+    sock = me.raw()
+    asked = {
+        "find": ("(a{sv}as)", ({}, [])),
+        "create": ("(a{sv}sb)", ({}, "", False)),
+        "none": (None, ()),
+    }[member]
+    calls = b"".join(
+        message(STORE, STORE_PATH, STORE, member, *asked, serial=n + 10)  # noqa: F821
+        for n in range(count)
+    )
+    thread = threading.Thread(target=sock.sendall, args=(calls,))
+    thread.start()
+    said: dict[str, int] = {}
+    for _ in range(count):
+        one = Gio.DBusMessage.new_from_blob(  # noqa: F821
+            received(sock),  # noqa: F821
+            Gio.DBusCapabilityFlags.UNIX_FD_PASSING,  # noqa: F821
+        )
+        name = one.get_error_name() or "ok"
+        said[name] = said.get(name, 0) + 1
+    thread.join()
+    sock.close()
+    return said
+
+
+def memory(pid: int) -> int:
+    """The most that it has had, in bytes."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+
+def test_ten_thousand_calls_at_once_are_answered_and_the_person_is_too(
+    journal: Hostile,
+) -> None:
+    with journal.launch() as witness:
+        pid = journal.mediator(witness.id)
+        before = memory(pid)
+        for member, count in (("find", 10_000), ("create", 300), ("none", 10_000)):
+            witness.send(flood, count, member)
+            # Meanwhile: asked and answered, as on any other day.
+            assert journal.person.do(find_all)[0] == "ok"
+            said = witness.answer()
+            assert sum(said.values()) == count
+            assert set(said) <= {
+                *("ok", "org.freedesktop.DBus.Error.LimitsExceeded"),
+                "org.freedesktop.DBus.Error.UnknownMethod",
+            }
+        assert memory(pid) - before < 64 * 1024**2
+
+
+def wrong_signatures(me: Me) -> list[Any]:
+    from gi.repository import GLib
+
+    said = []
+    for member in (
+        *("create", "update", "find", "find_ids", "get_filename", "get_properties"),
+        *("get_uniquevaluesfor", "delete", "mount", "unmount", "stop", "Stopped", "x"),
+    ):
+        for kind, values in (
+            (None, ()),
+            ("(i)", (1,)),
+            ("(ss)", ("a", "b")),
+            ("(a{sv}sbs)", ({}, "", False, "")),
+            ("(v)", (GLib.Variant("s", "x"),)),
+            ("(o)", ("/",)),
+        ):
+            said.append(me.store(member, kind, values))
+    return said
+
+
+def elsewhere(me: Me) -> list[Any]:
+    name = "org.laptop.sugar.DataStore"
+    return [
+        me.call(to, path, interface, "find_ids", "(a{sv})", ({},))
+        for to in (name, ":0.1")
+        for path, interface in (
+            ("/", name),
+            ("/org/laptop/sugar", name),
+            ("/org/laptop/sugar/DataStore", "org.laptop.sugar.DataStore2"),
+            ("/org/laptop/sugar/DataStore", "org.freedesktop.DBus.Properties"),
+        )
+    ]
+
+
+def test_a_call_of_another_shape_is_refused(journal: Hostile) -> None:
+    with journal.launch() as witness:
+        said = [*witness.do(wrong_signatures), *witness.do(elsewhere)]
+    assert {one[0] for one in said} == {"error"}
+    assert {one[1] for one in said} == {
+        "org.freedesktop.DBus.Error.InvalidArgs",
+        "org.freedesktop.DBus.Error.UnknownMethod",
+    }
+
+
+def the_stand_in(me: Me) -> dict[str, Any]:
+    """As sugar3 and gdbus find it; and by its unique name."""
+    name, path = "org.laptop.sugar.DataStore", "/org/laptop/sugar/DataStore"
+    introspectable = ("org.freedesktop.DBus.Introspectable", "Introspect")
+    return {
+        "introspected": me.call(name, path, *introspectable),
+        "ping": me.call(name, path, "org.freedesktop.DBus.Peer", "Ping"),
+        "mounts": me.store("mounts"),
+        "unique": me.call(":0.1", path, name, "find_ids", "(a{sv})", ({},)),
+        "owner": me.driver("GetNameOwner", "(s)", (name,)),
+    }
+
+
+def test_the_stand_in_is_found_where_the_datastore_is(journal: Hostile) -> None:
+    free = journal.person.do(the_stand_in)
+    with journal.launch() as witness:
+        said = witness.do(the_stand_in)
+    assert said["owner"] == ["ok", ":0.1"]
+    assert said["ping"] == ["ok"]
+    assert said["mounts"] == free["mounts"]
+    assert said["unique"] == ["ok", []]
+    assert members(said["introspected"][1]) == members(free["introspected"][1])
+
+
+def members(text: str) -> set[tuple[str, ...]]:
+    """Methods and signals of the DataStore's interface with their types."""
+    top = ElementTree.fromstring(text)  # noqa: S314 (our own)
+    (interface,) = top.findall("interface[@name='org.laptop.sugar.DataStore']")
+    return {
+        (
+            str(member.tag),
+            str(member.get("name")),
+            *(f"{a.get('direction', '')}{a.get('type')}" for a in member),
+        )
+        for member in interface
+    }
