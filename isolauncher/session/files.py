@@ -125,18 +125,20 @@ class Directories:
             os.close(source)
         return f"{self.root}/instance/{name}"
 
-    def used(self) -> tuple[int, int]:
-        """(bytes, entries) in all of them; Unfit where they cannot be counted."""
+    def used(self, most: int | None = None) -> tuple[int, int]:
+        """(bytes, entries) in all of them; Unfit where they cannot be counted.
+
+        Counts no further than to ``most`` entries.
+        """
         size = entries = 0
         try:
             for status in self._walk():
                 entries += 1
                 size += status.st_blocks * 512
-                if entries > MAX_ENTRIES:
-                    raise Unfit(f"more than {MAX_ENTRIES} files")
+                if most is not None and entries > most:
+                    raise Unfit(f"more than {most} files")
         except PermissionError:
-            # The activity can close a directory to its owner, too.
-            raise Unfit("a directory that cannot be read") from None
+            raise Unfit("a directory that is closed again and again") from None
         return size, entries
 
     def _walk(self) -> Iterator[os.stat_result]:
@@ -147,6 +149,8 @@ class Directories:
 def _below(fd: int, depth: int) -> Iterator[os.stat_result]:
     if depth == 0:
         raise Unfit(f"directories deeper than {MAX_DEPTH}")
+    # The activity can close a directory to its owner, and write where nobody counts.
+    _open_up(fd)
     # O_PATH descriptors cannot be listed; this one is ours to read.
     top = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

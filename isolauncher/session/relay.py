@@ -225,12 +225,15 @@ class _Connection:
                 self.bus.put(line)
         self._begin()
 
-    def _begin(self) -> None:
+    def _begin(self) -> bool:
+        """Whether it is time, and has been said now."""
         # After BEGIN the filter takes what comes from either side for messages. Some
         # clients say it with everything else before they have heard a word (sd-bus).
-        if self._wants_to_begin and not self._unanswered:
-            self.bus.put(_BEGIN)
-            self._begun = True
+        if self._begun or self._unanswered or not self._wants_to_begin:
+            return False
+        self.bus.put(_BEGIN)
+        self._begun = True
+        return True
 
     def _from_bus(self, source: _Pipe) -> None:
         while not self._bus_begun:
@@ -243,10 +246,8 @@ class _Connection:
                 return
             self.client.put(line)
             self._unanswered -= 1
-            if not self._begun:
-                self._begin()
-                if self._begun:
-                    self._from_client(self.client)
+            if self._begin():
+                self._from_client(self.client)
         while (data := source.take_message()) is not None:
             self.client.put(data, source.take_fds(read_header(data).unix_fds))
             # The first is the answer to Hello, and some wait for no other.
