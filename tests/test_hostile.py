@@ -8,17 +8,24 @@ rows 54, 64 to 66.
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from support import bundles
 from support.desktop import missing
-from support.hostile import Hostile, hostile
+from support.hostile import PROGRAM, Hostile, hostile
+from support.peers import until
 from support.powers import need, sandboxes
 from support.sugar import NAME
+
+from isolauncher.session import files
 
 Me = Any
 """hostile_program.Me: the functions that have one run in that program."""
@@ -896,3 +903,475 @@ def members(text: str) -> set[tuple[str, ...]]:
         )
         for member in interface
     }
+
+
+def use(me: Me, uid: str) -> dict[str, Any]:
+    """One object as an activity uses it: what is there, and whether it can save."""
+    import os
+
+    path = me.store("get_filename", "(s)", (uid,))
+    said = {
+        "find": [one["title"] for one in me.find()[1]],
+        "properties": me.store("get_properties", "(s)", (uid,))[0],
+        "filename": path[0],
+        "inside": path[0] == "ok" and path[1].startswith(me.root + "/instance/"),
+        "content": "",
+        "update": "",
+    }
+    if path[0] == "ok" and path[1]:
+        with open(path[1]) as file:
+            said["content"] = file.read()
+        new = me.root + "/instance/new"
+        with open(new, "w") as file:
+            file.write("changed")
+        said["update"] = me.update(uid, {"title": "changed"}, new)[0]
+        os.unlink(path[1])
+    return said
+
+
+NOTHING = {
+    "find": [],
+    "properties": "error",
+    "filename": "error",
+    "inside": False,
+    "content": "",
+    "update": "",
+}
+
+
+def documents(journal: Hostile, kind: str) -> Path:
+    return journal.policy(
+        f"org.laptop.Documents{kind}", f'[files]\ndocuments = "{kind}"\n'
+    )
+
+
+def letter(journal: Hostile, title: str, **properties: str) -> str:
+    """An object that a program without a sandbox has made; its uid."""
+    source = journal.own(journal.home / "Documents/letter", SECRET)
+    said = journal.person.do(create, {"title": title, **properties}, str(source))
+    return str(said[1])
+
+
+def test_documents_none_leaves_no_journal(journal: Hostile) -> None:
+    uid = letter(journal, "letter")
+    with journal.launch(documents(journal, "none"), "-o", uid) as witness:
+        said = witness.do(ask_of, uid)
+        owner = witness.do(owner_of, "org.laptop.sugar.DataStore")
+    assert {one[0] for one in said.values()} == {"error"}
+    assert {one[1] for one in said.values()} <= REFUSALS
+    assert owner in REFUSALS
+    assert contents(journal) == {"letter": SECRET}
+
+
+def test_documents_own_leaves_what_it_made_itself_in_this_run_or_another(
+    journal: Hostile,
+) -> None:
+    bundle = documents(journal, "own")
+    claimed = {"activity": "org.laptop.Documentsown", "isolauncher-made-by": "x"}
+    uid = letter(journal, "letter", **claimed)
+    with journal.launch(bundle, "-o", uid) as witness:
+        assert witness.do(use, uid) == NOTHING
+        _, own = witness.do(create, {"title": "own"})
+    with journal.launch() as witness:
+        assert witness.do(use, own) == NOTHING
+    with journal.launch(bundle) as witness:
+        assert witness.do(use, own)["find"] == ["own"]
+        properties = {"title": "taken", "isolauncher-made-by": "system:org.laptop.X"}
+        _, again = witness.do(create, properties)
+        assert witness.do(use, again)["properties"] == "ok"
+        assert witness.do(delete, own) == ["ok"]
+    assert sorted(contents(journal)) == ["letter", "taken"]
+
+
+def test_documents_opened_adds_the_one_it_was_opened_with_for_that_run(
+    journal: Hostile,
+) -> None:
+    bundle = documents(journal, "opened")
+    mine = {"activity": "org.laptop.Documentsopened"}
+    uid, other = letter(journal, "opened", **mine), letter(journal, "other", **mine)
+    with journal.launch(bundle, "-o", uid) as witness:
+        assert witness.do(use, other) == NOTHING | {"find": ["opened"]}
+        assert witness.do(use, uid) == {
+            "find": ["opened"],
+            "properties": "ok",
+            "filename": "ok",
+            "inside": True,
+            "content": SECRET.decode(),
+            "update": "ok",
+        }
+    assert contents(journal) == {"changed": b"changed", "other": SECRET}
+    # It has changed it, and has not made it.
+    with journal.launch(bundle) as witness:
+        assert witness.do(use, uid) == NOTHING
+
+
+def test_documents_all_is_the_journal(journal: Hostile) -> None:
+    uid = letter(journal, "letter", activity="org.laptop.Other")
+    with journal.launch(documents(journal, "all")) as witness:
+        said = witness.do(use, uid)
+        assert said["content"] == SECRET.decode()
+        assert said["inside"] is True
+        assert witness.do(exists, str(journal.home / "Documents")) is False
+    assert contents(journal) == {"changed": b"changed"}
+
+
+def test_what_it_saves_opens_with_itself_and_nothing_else(journal: Hostile) -> None:
+    """Clicked in the Journal, an object starts what its properties name."""
+    properties = {"title": "bait", "activity": "org.laptop.Terminal"}
+    with journal.launch() as witness:
+        witness.do(create, {**properties, "activity_id": "another"})
+        named = {"title": "bait", "activity:x": "org.laptop.Terminal"}
+        witness.do(create, named)
+        for one in journal.person.do(find_all)[1]:
+            assert one["activity"] == "org.laptop.Hostile"
+            assert one.get("activity_id", witness.id) == witness.id
+
+
+# --------------------------------------------------------------------- its directories
+
+
+def leave(me: Me, targets: list[str]) -> None:
+    """What the next run, and who removes this one's, may fall over."""
+    import os
+
+    for directory in ("data", "instance", "tmp"):
+        top = f"{me.root}/{directory}"
+        for n, target in enumerate(targets):
+            os.symlink(target, f"{top}/link{n}")
+            os.symlink("link" + str(n), f"{top}/link-to-link{n}")
+        for name in (
+            "-rf",
+            "--no-preserve-root",
+            "new\nline",
+            "*",
+            " ",
+            "\x01\x7f",
+            "é",
+            b"\xff\xfe",
+            "x" * 255,
+        ):
+            path = os.fsencode(top) + b"/" + os.fsencode(name)
+            os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0))
+        os.mkfifo(f"{top}/fifo", 0)
+        os.chdir(top)
+        for name in ("closed", "closed/inner", "closed/inner/most"):
+            os.mkdir(name)
+            os.symlink(targets[0], name + "/link")
+            open(name + "/file", "w").close()
+        for name in ("closed/inner/most", "closed/inner", "closed"):
+            os.chmod(name, 0)
+
+
+def dig(me: Me) -> None:
+    """Deeper than a path is long; it may be stopped for that before it can say so."""
+    import os
+
+    for directory in ("instance", "tmp"):
+        os.chdir(f"{me.root}/{directory}")
+        for _ in range(2000):
+            os.mkdir("deep")
+            os.chdir("deep")
+    os._exit(0)
+
+
+def what_is_in(me: Me, directory: str) -> list[str]:
+    import os
+
+    return sorted(os.listdir(f"{me.root}/{directory}"))
+
+
+def through(me: Me, count: int) -> list[str]:
+    """What the links in `data` lead to from inside."""
+    import os
+
+    found = []
+    for n in range(count):
+        try:
+            os.stat(f"{me.root}/data/link{n}")
+        except OSError as error:
+            found.append(error.strerror)
+    return found
+
+
+@pytest.mark.timeout(120)
+def test_links_in_data_lead_nowhere_and_what_a_run_left_is_gone_but_data(
+    session: Hostile, bait: dict[str, Path]
+) -> None:
+    """Row 31."""
+    bundle = session.policy("org.laptop.Leaves", '[files]\ndocuments = "own"\n')
+    place = session.home / ".sugar/default/org.laptop.Leaves"
+    targets = [
+        *(str(bait["key"]), str(bait["key"].parent), str(session.home)),
+        *("/etc/shadow", "/root", str(bait["other"].parent)),
+    ]
+    session.home.chmod(0o700)
+    with session.launch(bundle) as witness:
+        witness.do(leave, targets)
+        kept = witness.do(what_is_in, "data")
+        witness.send(dig)
+        assert witness.process.wait(60) in (0, 128 + 9)
+    assert nothing_running(session)
+    assert list((place / "instance").iterdir()) == []
+    assert list((place / "tmp").iterdir()) == []
+    assert len(list((place / "data").iterdir())) == len(kept)
+    with session.launch(bundle) as witness:
+        assert witness.do(what_is_in, "data") == kept
+        assert witness.do(what_is_in, "instance") == []
+        # Those in the person's home lead to a path that is not there.
+        assert (
+            witness.do(through, len(targets))[:2] == ["No such file or directory"] * 2
+        )
+        for name in ("link0", "link1/id", "link2/.ssh/id", "link5/kept"):
+            said = witness.do(create, {"title": "x"}, f"{place}/data/{name}")
+            assert said[0] == "error"
+    for n, target in enumerate(targets):
+        assert os.readlink(place / f"data/link{n}") == target
+    assert session.person.do(find_all) == ["ok", [], 0]
+
+
+def nothing_running(session: Hostile) -> bool:
+    """Of a sandbox: no process beside it, no socket, no record (waits for the last)."""
+
+    def gone() -> bool:
+        return not left(session)
+
+    assert until(gone), left(session)
+    return True
+
+
+def left(session: Hostile) -> list[str]:
+    running = session.home / ".sugar/default/isolauncher/running"
+    return [
+        *(str(p) for p in session.processes("isolauncher: mediator(")),
+        *(str(p) for p in session.processes("xdg-dbus-proxy")),
+        *(p.name for p in session.runtime.iterdir() if "isolauncher" in p.name),
+        *(p.name for p in (running.iterdir() if running.exists() else ())),
+    ]
+
+
+def test_whatever_ends_a_run_nothing_is_left_beside_it(session: Hostile) -> None:
+    for end in ("itself", "stopped", "killed inside", "killed outside"):
+        with session.launch() as witness:
+            assert left(session)
+            pid = witness.do(my_pid) if end == "killed inside" else 0
+            if end == "itself":
+                witness.end()
+            elif end == "stopped":
+                session.session.stop(witness.id)
+            elif end == "killed inside":
+                witness.send(kill_all)
+                assert pid > 0
+            else:
+                rows = session.session.running()
+                (row,) = [row for row in rows if row["id"] == witness.id]
+                os.kill(row["pid"], signal.SIGKILL)
+            witness.process.wait(30)
+        assert nothing_running(session), end
+
+
+def my_pid(me: Me) -> int:
+    import os
+
+    return os.getpid()
+
+
+def kill_all(me: Me) -> None:
+    import contextlib
+    import os
+    import signal
+
+    with contextlib.suppress(ProcessLookupError):  # it is alone
+        os.kill(-1, signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fill(me: Me, how: str) -> None:
+    """For ever, or until somebody ends it."""
+    import os
+
+    top = f"{me.root}/data"
+    if how == "closed":
+        os.mkdir(f"{top}/inner")
+        inner = os.open(f"{top}/inner", os.O_RDONLY)
+        os.chmod(top, 0)
+    else:
+        inner = os.open(top, os.O_RDONLY)
+    block = b"x" * 65536
+    for n in range(10**9):
+        if how == "deep" and n < 100:
+            os.mkdir("deep", dir_fd=inner)
+            inner = os.open("deep", os.O_RDONLY, dir_fd=inner)
+            continue
+        flags = os.O_CREAT | os.O_WRONLY
+        fd = os.open(f"file{n}", flags, dir_fd=inner)
+        if how == "many":
+            os.close(fd)
+            if n == 100_000:
+                break
+        else:
+            os.write(fd, block)
+            os.close(fd)
+            if n == 200:
+                break
+    while True:
+        pass
+
+
+@pytest.mark.parametrize(
+    "how", ["large", "closed", "deep", pytest.param("many", marks=pytest.mark.long)]
+)
+def test_who_stores_more_than_it_may_is_stopped_and_it_is_said(
+    session: Hostile, how: str
+) -> None:
+    """Row 37."""
+    bundle = session.policy("org.laptop.Fills", '[files]\ndata = "1M"\n')
+    with session.launch(bundle) as witness:
+        witness.send(fill, how)
+        assert witness.process.wait(60) == 128 + 9
+        log = session.log.read_text().splitlines()
+        (line,) = [line for line in log if witness.id in line]
+        assert line.endswith("[data-full]"), line
+    assert nothing_running(session)
+    place = session.home / ".sugar/default/org.laptop.Fills"
+    assert list((place / "instance").iterdir()) == []
+    # What it kept is there; whoever launches it is told if that is no use.
+    if how == "deep":
+        with pytest.raises(AssertionError, match="data-unfit"), session.launch(bundle):
+            pass
+    else:
+        with session.launch(bundle) as witness:
+            assert witness.do(what_is_in, "data")
+            assert witness.do(what_happens_for, 2.5) == "nothing"
+    files.remove(str(place / "data"))
+
+
+def what_happens_for(me: Me, seconds: float) -> str:
+    """Long enough to be counted and stopped."""
+    import select
+
+    select.select([], [], [], seconds)
+    return "nothing"
+
+
+# ------------------------------------------------------------- what is killed beside it
+
+
+def bus_and_journal(me: Me) -> list[str]:
+    """How each answers; one that is gone says so, and is looked for once more."""
+    said = []
+    for _ in range(2):
+        for answer in (
+            me.call(
+                "org.laptop.Shell",
+                "/org/laptop/Shell",
+                "org.laptop.Shell",
+                "ActivateActivity",
+                "(s)",
+                ("x",),
+            ),
+            me.find(),
+        ):
+            said.append(answer[0])
+    return said
+
+
+def again(me: Me) -> str:
+    me._bus = None
+    try:
+        return str(me.find()[0])
+    except Exception as error:
+        return type(error).__name__
+
+
+def test_without_its_mediator_it_has_no_bus_and_nothing_else_opens(
+    session: Hostile, bait: dict[str, Path]
+) -> None:
+    with session.launch() as witness:
+        assert witness.do(bus_and_journal) == ["ok"] * 4
+        os.kill(session.mediator(witness.id), signal.SIGKILL)
+        assert until(lambda: not session.processes("xdg-dbus-proxy"))
+        session.shell.heard()
+        assert witness.do(bus_and_journal) == ["error"] * 4
+        assert witness.do(again) != "ok"
+        assert session.shell.heard() == []
+        # Its own it has still, and nothing more of the person's than before.
+        assert witness.do(what_is_in, "data") == []
+        assert witness.do(exists, str(bait["key"])) is False
+    # What the mediator would have removed is removed by the next that looks.
+    assert left(session)
+    clear(session)
+    assert nothing_running(session)
+    place = session.home / ".sugar/default/org.laptop.Hostile"
+    assert list((place / "instance").iterdir()) == []
+    assert list((place / "tmp").iterdir()) == []
+
+
+def clear(session: Hostile) -> None:
+    """As a service does when it starts."""
+    source = (
+        "from isolauncher.session.mediators import Mediators\n"
+        "with Mediators.start() as mediators:\n    mediators.clear([])\n"
+    )
+    where = session.session
+    words = (sys.executable, "-c", source)
+    process = where.desktop.start(*words, environment=where.environment)
+    assert process.wait(30) == 0
+
+
+def test_what_still_runs_is_not_cleared_away(session: Hostile) -> None:
+    with session.launch() as witness:
+        instance = session.home / ".sugar/default/org.laptop.Hostile/instance"
+        clear(session)
+        # By a lock that its mediator holds, whatever list of those that run was had.
+        assert [p.name for p in instance.iterdir()] == [witness.id]
+        assert witness.do(bus_and_journal) == ["ok"] * 4
+    assert nothing_running(session)
+
+
+def test_without_the_sessions_service_it_goes_on_with_bus_and_journal(
+    session: Hostile,
+) -> None:
+    with session.launch() as witness:
+        session.service.kill()
+        session.service.wait()
+        assert witness.do(bus_and_journal) == ["ok"] * 4
+        session.serve()
+        assert session.person.do(listed) == [witness.id]
+        assert witness.do(bus_and_journal) == ["ok"] * 4
+        assert witness.do(create, {"title": "after"})[0] == "ok"
+    assert nothing_running(session)
+    for one in session.person.do(find_all)[1]:
+        session.person.do(delete, one["uid"])
+
+
+def listed(me: Me) -> list[str]:
+    name = "org.sugarlabs.IsoLauncher1"
+    said = me.call(name, "/org/sugarlabs/IsoLauncher1", f"{name}.Manager", "List")
+    return [str(path).rpartition("/")[2] for path in said[1]]
+
+
+def test_a_bundle_of_the_persons_own_has_neither_bus_nor_journal(
+    session: Hostile,
+) -> None:
+    """Row 62: it calls itself what it likes."""
+    place = session.home / "Activities"
+    source = PROGRAM.read_text()
+    bundle = bundles.make(
+        *(place / "mine",),
+        id="org.laptop.Terminal",
+        exec="attack",
+        programs={"attack": source},
+        owner=session.session.uid,
+    )
+    os.chown(place, session.session.uid, session.session.uid)
+    with session.launch(bundle) as witness:
+        assert witness.do(variables, "DBUS_SESSION_BUS_ADDRESS") is None
+        (row,) = [r for r in session.session.running() if r["id"] == witness.id]
+        assert row["policy"] == "untrusted"
+    assert nothing_running(session)
+
+
+def variables(me: Me, name: str) -> str | None:
+    import os
+
+    return os.environ.get(name)
