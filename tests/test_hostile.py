@@ -1068,7 +1068,7 @@ def dig(me: Me) -> None:
 
     for directory in ("instance", "tmp"):
         os.chdir(f"{me.root}/{directory}")
-        for _ in range(2000):
+        for _ in range(1100):
             os.mkdir("deep")
             os.chdir("deep")
     os._exit(0)
