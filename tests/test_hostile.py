@@ -1375,3 +1375,95 @@ def variables(me: Me, name: str) -> str | None:
     import os
 
     return os.environ.get(name)
+
+
+# --------------------------------------------------------- a home that cannot be mapped
+
+
+@pytest.fixture
+def unmapped(session: Hostile) -> Iterator[Path]:
+    """The data of a bundle, on a file system that has no id-mapped mounts."""
+    place = session.home / ".sugar/default/org.laptop.Overlay"
+    session.own(place / "data/kept", b"kept")
+    session.own(place / "data/changed", b"before")
+    session.own(place / "data/below/removed", b"removed")
+    (place / "data/link").symlink_to(session.home)
+    session.policy("org.laptop.Overlay", "")
+    for path in (place, *place.rglob("*")):
+        os.lchown(path, session.session.uid, session.session.uid)
+    with bundles.overlay(place):
+        yield place
+    files.remove(str(place))
+
+
+def work(me: Me) -> list[str]:
+    import os
+
+    os.chdir(me.root + "/data")
+    seen = sorted(os.listdir("."))
+    with open("changed", "w") as file:
+        file.write("after")
+    os.unlink("below/removed")
+    os.mkdir("below/new")
+    with open("below/new/file", "w") as file:
+        file.write("new")
+    os.symlink("/etc", "below/way")
+    os.mkfifo("fifo")
+    os.mkdir("closed")
+    with open("closed/file", "w") as file:
+        file.write("closed")
+    os.chmod("closed", 0)
+    for name in ("instance", "tmp"):
+        with open(f"{me.root}/{name}/note", "w") as file:
+            file.write("passing")
+    return seen
+
+
+def test_on_overlayfs_it_works_in_memory_and_what_it_keeps_is_there_after(
+    journal: Hostile, unmapped: Path
+) -> None:
+    bundle = journal.bundle("org.laptop.Overlay")
+    scratch = journal.session.service.run_dir / "scratch"
+    mounts = Path("/proc/self/mountinfo").read_text()
+    with journal.launch(bundle) as witness:
+        assert os.path.ismount(scratch / witness.id)
+        assert witness.do(work) == ["below", "changed", "kept", "link"]
+        # Its files are files of its own for the Journal, too.
+        path = str(unmapped / "data/changed")
+        assert witness.do(create, {"title": "stored"}, path)[0] == "ok"
+        assert (unmapped / "data/changed").read_bytes() == b"before"
+    assert nothing_running(journal)
+    assert until(lambda: os.listdir(scratch) == [])
+    assert Path("/proc/self/mountinfo").read_text() == mounts
+    assert contents(journal) == {"stored": b"after"}
+    data = unmapped / "data"
+    assert (data / "kept").read_bytes() == b"kept"
+    assert (data / "changed").read_bytes() == b"after"
+    assert (data / "below/new/file").read_bytes() == b"new"
+    assert (data / "closed/file").read_bytes() == b"closed"
+    assert os.readlink(data / "below/way") == "/etc"
+    assert os.readlink(data / "link") == str(journal.home)
+    names = {str(path.relative_to(data)) for path in data.rglob("*")}
+    assert names.isdisjoint({"fifo", "below/removed"})
+    for path in data.rglob("*"):
+        assert path.lstat().st_uid == journal.session.uid
+    assert list((unmapped / "instance").iterdir()) == []
+    assert list((unmapped / "tmp").iterdir()) == []
+    with journal.launch(bundle) as witness:
+        assert witness.do(what_is_in, "data") == sorted(os.listdir(data))
+    assert nothing_running(journal)
+
+
+def test_on_overlayfs_a_killed_mediator_leaves_what_was_kept_before(
+    session: Hostile, unmapped: Path
+) -> None:
+    scratch = session.session.service.run_dir / "scratch"
+    with session.launch(session.bundle("org.laptop.Overlay")) as witness:
+        witness.do(work)
+        os.kill(session.mediator(witness.id), signal.SIGKILL)
+        assert until(lambda: not session.processes("xdg-dbus-proxy"))
+    assert until(lambda: os.listdir(scratch) == [])
+    assert (unmapped / "data/changed").read_bytes() == b"before"
+    assert (unmapped / "data/below/removed").read_bytes() == b"removed"
+    clear(session)
+    assert nothing_running(session)
