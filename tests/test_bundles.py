@@ -7,17 +7,14 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support.bundles import Person, make, person, system_directory
+from support.bundles import Person, make, overlay, person, system_directory
 from support.daemons import Leftovers, Service, nothing_left, service
 from support.peers import ALICE, BOB
-from support.powers import need
 
 WRITE = """#!/usr/bin/python3
 import os, sys
@@ -265,30 +262,9 @@ def test_an_activity_outlives_who_asked_for_it_and_is_listed(
     daemon.ask({"version": 1, "verb": "stop", "ids": ["stays"], "grace_ms": 0})
 
 
-@contextmanager
-def overlay(somebody: Person) -> Iterator[None]:
-    """The home on overlayfs, which has no id-mapped mounts (mount_setattr(2))."""
-    top = Path(tempfile.mkdtemp(prefix="isolauncher-overlay-", dir="/tmp"))
-    subprocess.run(["mount", "-t", "tmpfs", "none", top], check=True)
-    try:
-        for name in ("upper", "work"):
-            (top / name).mkdir()
-        options = f"lowerdir={somebody.home},upperdir={top}/upper,workdir={top}/work"
-        command = ["mount", "-t", "overlay", "none", "-o", options, somebody.home]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        need(None if done.returncode == 0 else f"no overlayfs: {done.stderr}")
-        try:
-            yield
-        finally:
-            subprocess.run(["umount", "-l", somebody.home], check=True)
-    finally:
-        subprocess.run(["umount", "-l", top], check=True)
-        top.rmdir()
-
-
 @pytest.fixture
 def on_overlay(alice: Person) -> Iterator[Person]:
-    with overlay(alice):
+    with overlay(alice.home):
         yield alice
 
 
@@ -318,7 +294,7 @@ def test_what_works_in_memory_does_so_under_the_next_daemon_too(
 ) -> None:
     source = "#!/usr/bin/python3\nimport time; time.sleep(600)\n"
     bundle = make(system / "goes-on", programs={"show": source})
-    with service() as own, person(own, ALICE) as somebody, overlay(somebody):
+    with service() as own, person(own, ALICE) as somebody, overlay(somebody.home):
         with somebody.launch(bundle, id="mem") as launched:
             assert launched.said["event"] == "started", launched.said
         (own.run_dir / "scratch/left").mkdir()

@@ -111,7 +111,7 @@ class Directories:
         source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             size = os.fstat(source).st_size
-            _see_room(instance, size, most)
+            see_room(instance, size, most)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             target = os.open(name, flags, 0o600, dir_fd=instance)
             try:
@@ -125,18 +125,20 @@ class Directories:
             os.close(source)
         return f"{self.root}/instance/{name}"
 
-    def used(self) -> tuple[int, int]:
-        """(bytes, entries) in all of them; Unfit where they cannot be counted."""
+    def used(self, most: int | None = None) -> tuple[int, int]:
+        """(bytes, entries) in all of them; Unfit where they cannot be counted.
+
+        Counts no further than to ``most`` entries.
+        """
         size = entries = 0
         try:
             for status in self._walk():
                 entries += 1
                 size += status.st_blocks * 512
-                if entries > MAX_ENTRIES:
-                    raise Unfit(f"more than {MAX_ENTRIES} files")
+                if most is not None and entries > most:
+                    raise Unfit(f"more than {most} files")
         except PermissionError:
-            # The activity can close a directory to its owner, too.
-            raise Unfit("a directory that cannot be read") from None
+            raise Unfit("a directory that is closed again and again") from None
         return size, entries
 
     def _walk(self) -> Iterator[os.stat_result]:
@@ -147,6 +149,8 @@ class Directories:
 def _below(fd: int, depth: int) -> Iterator[os.stat_result]:
     if depth == 0:
         raise Unfit(f"directories deeper than {MAX_DEPTH}")
+    # The activity can close a directory to its owner, and write where nobody counts.
+    open_up(fd)
     # O_PATH descriptors cannot be listed; this one is ours to read.
     top = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -174,7 +178,7 @@ def stage(given: Given, directory: str, most: int) -> str:
     Unfit if it is larger than ``most`` bytes, or the disk would be full.
     """
     size = os.fstat(given.fd).st_size
-    _see_room(directory, size, most)
+    see_room(directory, size, most)
     path = os.path.join(directory, secrets.token_hex(12))
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     target = os.open(path, flags, 0o600)
@@ -188,7 +192,8 @@ def stage(given: Given, directory: str, most: int) -> str:
     return path
 
 
-def _see_room(directory: str | int, size: int, most: int) -> None:
+def see_room(directory: str | int, size: int, most: int) -> None:
+    """Unfit, if ``size`` bytes are more than ``most`` or would fill the disk."""
     if size > most:
         raise Unfit(f"the file has more than {most} bytes")
     space = os.statvfs(directory)
@@ -244,7 +249,7 @@ def make(path: str) -> int:
     """
     os.makedirs(path, mode=0o700, exist_ok=True)
     fd = os.open(path, _DIRECTORY)
-    _open_up(fd)
+    open_up(fd)
     return fd
 
 
@@ -260,7 +265,7 @@ def remove(path: str) -> None:
     except FileNotFoundError:
         return
     try:
-        _open_up(top)
+        open_up(top)
         while names := _names(top):
             for name in names:
                 _take_apart(top, name)
@@ -280,7 +285,7 @@ def _take_apart(top: int, name: bytes) -> None:
     except FileNotFoundError:
         return
     try:
-        _open_up(inner)
+        open_up(inner)
         for below in _names(inner):
             try:
                 os.unlink(below, dir_fd=inner)
@@ -302,16 +307,16 @@ def _bring_up(inner: int, name: bytes, top: int) -> None:
     # rename(2) writes a directory that gets another parent.
     fd = os.open(name, _DIRECTORY, dir_fd=inner)
     try:
-        _open_up(fd)
+        open_up(fd)
     finally:
         os.close(fd)
     os.rename(name, secrets.token_hex(16), src_dir_fd=inner, dst_dir_fd=top)
 
 
-def _open_up(fd: int) -> None:
+def open_up(fd: int, mode: int = 0o700) -> None:
     """Let the owner read and change a directory (chmod(2) by an O_PATH descriptor)."""
-    if os.fstat(fd).st_mode & 0o700 != 0o700:
-        os.chmod(f"/proc/self/fd/{fd}", 0o700)
+    if os.fstat(fd).st_mode & mode != mode:
+        os.chmod(f"/proc/self/fd/{fd}", mode)
 
 
 def _names(fd: int) -> list[bytes]:
@@ -329,6 +334,8 @@ __all__ = [
     "Unfit",
     "copy",
     "make",
+    "open_up",
     "remove",
+    "see_room",
     "stage",
 ]

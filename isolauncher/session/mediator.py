@@ -102,6 +102,7 @@ class Mediator:
         self.scans = 0
         self.space = (0, 0)
         self.most = wanted.data
+        self.most_entries = files.MAX_ENTRIES
         self.scanning = False
         self.note = Note(wanted.profile, wanted.id)
         try:
@@ -126,9 +127,6 @@ class Mediator:
             # The session ends before its activities do; so the one that stays.
             signal.signal(number, signal.SIG_IGN)
         if self.directories is not None:
-            # What was too much already is not held against this run.
-            with suppress(files.Unfit, OSError):
-                self.most = max(self.most, self.directories.used()[0])
             GLib.timeout_add(SCAN_MS, self._look)
         try:
             self.loop.run()
@@ -151,6 +149,18 @@ class Mediator:
             files.remove(own[name])
         fds = {name: files.make(path) for name, path in own.items()}
         self.directories = files.Directories(wanted.root, fds)
+        try:
+            size, entries = self.directories.used()
+        except files.Unfit as error:
+            raise HostError(
+                f"what {wanted.bundle_id} has kept cannot be counted: it holds {error}",
+                code="data-unfit",
+                step="furnish",
+                hint=f"look at {own['data']}, and remove or move away what is in it",
+            ) from None
+        # What was too much already is not held against this run.
+        self.most = max(self.most, size)
+        self.most_entries = max(self.most_entries, entries)
 
     def _bus(self) -> None:
         wanted = self.wanted
@@ -297,7 +307,7 @@ class Mediator:
     def _scan(self) -> None:
         assert self.directories is not None  # noqa: S101
         try:
-            size, _ = self.directories.used()
+            size, _ = self.directories.used(self.most_entries)
             why = ""
             if size > self.most:
                 why = f"its directories hold {size} bytes, {self.wanted.data} at most"

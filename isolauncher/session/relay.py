@@ -51,6 +51,7 @@ _DRIVER = "org.freedesktop.DBus"
 _FDS = Gio.DBusCapabilityFlags.UNIX_FD_PASSING
 _CALL, _SIGNAL = 1, 4
 _NO_REPLY_EXPECTED = 1
+_BEGIN = b"BEGIN\r\n"
 _FIXED = 16
 _ORDERS = {ord("l"): "<", ord("B"): ">"}
 _INTERFACE, _MEMBER, _DESTINATION, _UNIX_FDS = 2, 3, 6, 9
@@ -190,6 +191,9 @@ class _Connection:
         self.open = True
         self.bus = _Pipe(bus, self._from_bus, self.close)
         self.client = _Pipe(client, self._from_client, self.close)
+        self._spoke = False
+        self._unanswered = 0
+        self._wants_to_begin = False
         self._begun = False
         self._bus_begun = False
         self._greeted = False
@@ -204,14 +208,7 @@ class _Connection:
 
     def _from_client(self, source: _Pipe) -> None:
         if not self._begun:
-            # Authentication is the bus's; it ends with the client's BEGIN.
-            line = source.take_line(first=b"\0")
-            while line is not None:
-                self.bus.put(line)
-                if line == b"BEGIN\r\n":
-                    self._begun = True
-                    break
-                line = source.take_line()
+            self._authenticate(source)
         while self._begun and self.open:
             data = source.take_message()
             if data is None:
@@ -225,6 +222,30 @@ class _Connection:
                 self.bus.put(data, fds)
         self.relay.see_room()
 
+    def _authenticate(self, source: _Pipe) -> None:
+        """What the client says before its messages: each line is answered with one."""
+        while not self._wants_to_begin:
+            line = source.take_line(first=b"" if self._spoke else b"\0")
+            if line is None:
+                return
+            self._spoke = True
+            if line == _BEGIN:
+                self._wants_to_begin = True
+            else:
+                self._unanswered += line != b"\0"
+                self.bus.put(line)
+        self._begin()
+
+    def _begin(self) -> bool:
+        """Whether it is time, and has been said now."""
+        # After BEGIN the filter takes what comes from either side for messages. Some
+        # clients say it with everything else before they have heard a word (sd-bus).
+        if self._begun or self._unanswered or not self._wants_to_begin:
+            return False
+        self.bus.put(_BEGIN)
+        self._begun = True
+        return True
+
     def _from_bus(self, source: _Pipe) -> None:
         while not self._bus_begun:
             # A message begins with its byte order, no line of the server's does.
@@ -235,6 +256,9 @@ class _Connection:
             if line is None:
                 return
             self.client.put(line)
+            self._unanswered -= 1
+            if self._begin():
+                self._from_client(self.client)
         while (data := source.take_message()) is not None:
             self.client.put(data, source.take_fds(read_header(data).unix_fds))
             # The first is the answer to Hello, and some wait for no other.

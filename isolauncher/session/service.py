@@ -232,8 +232,14 @@ class Manager(dbus.service.Object):
                 )
             except IsolauncherError as error:
                 end = client.End(error.exit_status, None, error)
+            except Exception as error:
+                # Whoever asked waits for an answer, whatever we did wrong.
+                text = f"{type(error).__name__}: {error}"
+                broken = DaemonError(text, code="internal")
+                end = client.End(broken.exit_status, None, broken)
             finally:
                 wire.close_all(fds.values())
+            _forget_frames(end.error)
             _later(ended, made, end)
 
         threading.Thread(target=work, daemon=True).start()
@@ -410,6 +416,16 @@ def _aside(
             _later(done, result)
 
     threading.Thread(target=run, daemon=True).start()
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """An error's frames hold the error, and the caller's message with its descriptors.
+
+    They would stay open until a collection, which may be never.
+    """
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__context__
 
 
 def _later(call: Callable[..., None], *arguments: object) -> None:

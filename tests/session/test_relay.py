@@ -37,6 +37,9 @@ STORE = "org.laptop.sugar.DataStore"
 PIPELINED = b"\0AUTH EXTERNAL\r\nDATA\r\nNEGOTIATE_UNIX_FD\r\nBEGIN\r\n"
 """All that sd-bus says before it has heard a word (sd-bus, bus-socket.c)."""
 
+BEGIN = b"BEGIN\r\n"
+ANSWERS = b"DATA\r\nOK 0\r\nAGREE_UNIX_FD\r\n"
+
 SOURCE = """
 import socket, sys
 from gi.repository import Gio, GLib
@@ -132,6 +135,14 @@ class Client:
         data = self.take(Gio.DBusMessage.bytes_needed(self.data[:16]))
         return Gio.DBusMessage.new_from_blob(data, FDS)
 
+    def answer(self) -> None:
+        """As a bus: what may be said after an answer comes after it."""
+        before = PIPELINED.removesuffix(BEGIN)
+        assert self.take(len(before)) == before
+        assert self.data == b""
+        self.send(ANSWERS)
+        assert self.take(len(BEGIN)) == BEGIN
+
     def ended(self) -> bool:
         """Waits for the other end to hang up, whatever it still says."""
         try:
@@ -196,9 +207,8 @@ class Setup:
         client = self.connect()
         client.send(PIPELINED)
         bus = self.accept()
-        assert bus.take(len(PIPELINED)) == PIPELINED
-        bus.send(b"DATA\r\nOK 0\r\nAGREE_UNIX_FD\r\n")
-        assert client.take(27) == b"DATA\r\nOK 0\r\nAGREE_UNIX_FD\r\n"
+        bus.answer()
+        assert client.take(27) == ANSWERS
         first = signal("Welcome")
         bus.send(first)
         assert client.take(len(first)) == first
@@ -237,9 +247,10 @@ def test_what_is_said_all_at_once_before_the_bus_has_answered_goes_through(
     client = setup.connect()
     client.send(PIPELINED + hello + message(STORE, "Early", serial=8))
     bus = setup.accept()
-    assert bus.take(len(PIPELINED) + len(hello)) == PIPELINED + hello
-    bus.send(b"DATA\r\nOK 0\r\nAGREE_UNIX_FD\r\n" + signal("Welcome"))
-    assert client.take(27) == b"DATA\r\nOK 0\r\nAGREE_UNIX_FD\r\n"
+    bus.answer()
+    assert bus.take(len(hello)) == hello
+    bus.send(signal("Welcome"))
+    assert client.take(27) == ANSWERS
     assert client.message().get_member() == "Welcome"
     answer = client.message()
     assert answer.get_reply_serial() == 8
@@ -253,12 +264,15 @@ def test_byte_by_byte_is_as_good_as_all_at_once(setup: Setup) -> None:
     for one in PIPELINED + call + asked:
         client.send(bytes([one]))
     bus = setup.accept()
-    assert bus.take(len(PIPELINED + call)) == PIPELINED + call
-    said = b"DATA\r\nOK 0\r\nAGREE_UNIX_FD\r\n" + signal("Welcome")
+    before = PIPELINED.removesuffix(BEGIN)
+    assert bus.take(len(before)) == before
+    for one in ANSWERS:
+        bus.send(bytes([one]))
+    assert bus.take(len(BEGIN + call)) == BEGIN + call
+    said = signal("Welcome")
     for one in said:
         bus.send(bytes([one]))
-    rest = client.take(27) + client.take(len(said) - 27)
-    assert rest == said
+    assert client.take(27 + len(said)) == ANSWERS + said
     assert client.message().get_body().unpack() == ("Asked",)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -21,6 +22,7 @@ from isolauncher.furniture import DIRECTORIES
 
 from .daemons import Service
 from .peers import peer
+from .powers import need
 
 INFO = """[Activity]
 name = A bundle for tests
@@ -73,6 +75,31 @@ def system_directory() -> Iterator[Path]:
         yield path
     finally:
         shutil.rmtree(path)
+
+
+@contextmanager
+def overlay(directory: Path) -> Iterator[None]:
+    """``directory`` on overlayfs, which has no id-mapped mounts (mount_setattr(2))."""
+    top = Path(tempfile.mkdtemp(prefix="isolauncher-overlay-", dir="/tmp"))
+    subprocess.run(["mount", "-t", "tmpfs", "none", top], check=True)
+    try:
+        for name in ("upper", "work"):
+            (top / name).mkdir()
+        # The upper one is whose the whole is.
+        owner = directory.stat()
+        (top / "upper").chmod(owner.st_mode & 0o777)
+        os.chown(top / "upper", owner.st_uid, owner.st_gid)
+        options = f"lowerdir={directory},upperdir={top}/upper,workdir={top}/work"
+        command = ["mount", "-t", "overlay", "none", "-o", options, directory]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        need(None if done.returncode == 0 else f"no overlayfs: {done.stderr}")
+        try:
+            yield
+        finally:
+            subprocess.run(["umount", "-l", directory], check=True)
+    finally:
+        subprocess.run(["umount", "-l", top], check=True)
+        top.rmdir()
 
 
 @dataclass

@@ -169,9 +169,22 @@ class Hostile:
     shell: Shell
     person: Witness
     systems: Path
-    log: Path
-    service: subprocess.Popen[bytes]
+    service: subprocess.Popen[bytes] = field(init=False)
     count: int = 0
+
+    def serve(self) -> None:
+        """Start the session's service, with a log; returns when it has its name."""
+        with open(self.log, "ab") as file:
+            self.service = self.session.desktop.start(
+                *(sys.executable, "-m", "isolauncher.session.service"),
+                environment=self.session.environment,
+                stderr=file,
+            )
+        until_owned(self.person, NAME)
+
+    @property
+    def log(self) -> Path:
+        return self.session.desktop.top / "service.log"
 
     @property
     def home(self) -> Path:
@@ -263,29 +276,17 @@ def hostile() -> Iterator[Hostile]:
             (made.home / path).mkdir()
             os.chown(made.home / path, made.uid, made.uid)
         where = session(made, daemon)
-        log = made.top / "service.log"
-        with open(log, "wb") as file:
-            started = made.start(
-                *(sys.executable, "-m", "isolauncher.session.service"),
-                environment=where.environment,
-                stderr=file,
-            )
         systems = Path(tempfile.mkdtemp(prefix="isolauncher-test-", dir="/opt"))
         systems.chmod(0o755)
         stack.callback(subprocess.run, ["rm", "-rf", systems], check=True)
         person, shell = _free(where), _free(where)
         stack.callback(person.end)
         stack.callback(_close, shell)
-        until_owned(person, NAME)
         shell.send(listen, NAMES)
-        yield Hostile(
-            session=where,
-            shell=Shell(shell, shell.answer(), person),
-            person=person,
-            systems=systems,
-            log=log,
-            service=started,
-        )
+        beside = Shell(shell, shell.answer(), person)
+        ready = Hostile(session=where, shell=beside, person=person, systems=systems)
+        ready.serve()
+        yield ready
 
 
 def until_owned(person: Witness, name: str) -> None:
