@@ -8,6 +8,7 @@ every launch, and a verb that cannot be loaded must not take the others with it.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -101,10 +102,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return COULD_NOT_LAUNCH
     except BrokenPipeError:
-        # The reader of our output is gone; without this the interpreter would
-        # complain once more while it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 1)
+        _output_is_lost()
         return 141
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        # The one large thing that a verb writes.
+        _output_is_lost()
+        tell(f"standard output cannot be written: {error.strerror}  [output-lost]")
+        return COULD_NOT_LAUNCH
+
+
+def _output_is_lost() -> None:
+    """Without this the interpreter would complain once more: it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 1)
 
 
 def _verb(words: list[str]) -> int:
@@ -157,3 +168,8 @@ def _have_standard_descriptors() -> None:
             os.fstat(fd)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
+    # The interpreter has no file for one that was closed when it started, and print
+    # would write to standard output what is meant for standard error.
+    escaped = "backslashreplace"
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", errors=escaped, closefd=False)  # noqa: SIM115
