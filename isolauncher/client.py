@@ -456,7 +456,8 @@ def _unreachable(where: str, error: OSError) -> DaemonError:
             hint="its directory and socket must let you in",
         )
     else:
-        why, code = os.strerror(error.errno or 0) or str(error), "daemon-unreachable"
+        # Without a number where the path is longer than an address of a socket.
+        why, code = error.strerror or str(error), "daemon-unreachable"
     return DaemonError(
         f"the daemon cannot be reached at {where}: {why}", code=code, hint=_START_HINT
     )

@@ -297,6 +297,14 @@ def test_no_daemon_says_how_to_get_one(at: Path) -> None:
     assert "nobody listens" in err
 
 
+def test_a_path_too_long_for_a_socket_is_said_to_be(at: Path) -> None:
+    with Client(at / ("x" * 200), "run", "x") as command:
+        status, _, err = command.finish()
+    assert status == 125
+    assert "too long" in err
+    assert err.endswith("[daemon-unreachable]\n")
+
+
 def test_a_program_out_of_reach_is_126(at: Path, tmp_path: Path) -> None:
     need(root())
     home = tmp_path / "home"
