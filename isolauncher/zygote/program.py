@@ -127,6 +127,10 @@ def resolve(name: str, search: str) -> str:
 _HARMLESS = frozenset(
     {"PYTHONASYNCIODEBUG", "PYTHONBREAKPOINT", "PYTHONSTARTUP", "PYTHONUSERBASE"}
 )
+_MODULE_START = frozenset(
+    {"PY_SAX_PARSER", "DEB_PYTHON_INSTALL_LAYOUT"}
+    | {"_PYTHON_PROJECT_BASE", "_PYTHON_SYSCONFIGDATA_NAME"}
+)
 _LIBRARY_START = ("LD_", "GLIBC_TUNABLES", "MALLOC_", "OPENSSL_", "SSLKEYLOGFILE")
 _UTF8 = ("utf8", "utf-8")
 
@@ -176,6 +180,8 @@ def needs_exec(
     for name in environment:
         if name.startswith("PYTHON") and name not in _HARMLESS:
             return f"{name} is read only when the interpreter starts"
+        if name in _MODULE_START:
+            return f"{name} is read only when a module is imported"
         if name.startswith(_LIBRARY_START):
             return f"{name} is read only when a library is loaded"
     wanted = effective_ctype(environment)

@@ -251,6 +251,8 @@ LOCALES = frozenset({"C", "POSIX", "C.utf8", "de_DE.utf8", "de_DE", "de_DE.iso88
         ({"LANG": "C.UTF-8", "PYTHONPATH": "/x"}, False),
         ({"LANG": "C.UTF-8", "LD_LIBRARY_PATH": "/x"}, False),
         ({"LANG": "C.UTF-8", "OPENSSL_CONF": "/x"}, False),
+        ({"LANG": "C.UTF-8", "PY_SAX_PARSER": "x"}, False),
+        ({"LANG": "C.UTF-8", "DEB_PYTHON_INSTALL_LAYOUT": "deb"}, False),
     ],
 )
 def test_needs_exec_by_environment(environment: dict[str, str], fork: bool) -> None:
