@@ -208,6 +208,12 @@ def module(name: str) -> Reason:
     return tried(f"cannot import {name}", attempt)
 
 
+@functools.cache
+def library(name: str) -> Reason:
+    """A library that a program under test loads is installed."""
+    return tried(f"cannot load {name}", lambda: ctypes.CDLL(name))
+
+
 def open_descriptors() -> frozenset[int]:
     """This process's descriptors, without the one that the listing itself needs."""
     found = set()
