@@ -495,11 +495,14 @@ def _open_directory() -> int | None:
 
 def _open_policy(file: str) -> int:
     # O_NONBLOCK: a FIFO named by mistake is refused later instead of waited for.
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+    # O_NOFOLLOW: as everywhere else a policy is no link, which somebody else may own.
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW
     try:
         return os.open(file, flags)
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
+        if os.path.islink(file):
+            why = "it is a symbolic link"
         raise RequestError(
             f"the policy file {file} cannot be opened: {why}",
             code="policy-not-readable",

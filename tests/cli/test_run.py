@@ -238,6 +238,20 @@ def test_a_policy_file_comes_as_a_descriptor(at: Path, tmp_path: Path) -> None:
             assert command.finish() == (0, "", "")
 
 
+@pytest.mark.parametrize("target", ["mine.toml", "absent.toml", "/dev/zero"])
+def test_a_policy_file_that_is_a_link_is_not_sent(
+    at: Path, tmp_path: Path, target: str
+) -> None:
+    """Row 16 of the attacks: who owns the link says what the policy is."""
+    (tmp_path / "mine.toml").write_text("version = 1\n")
+    (tmp_path / "link.toml").symlink_to(target)
+    with Client(at, "run", "--policy", "./link.toml", "x", cwd=tmp_path) as command:
+        status, out, err = command.finish()
+    assert (status, out) == (125, "")
+    assert "it is a symbolic link" in err
+    assert err.endswith("[policy-not-readable]\n")
+
+
 def test_a_directory_that_is_gone_is_not_sent(at: Path, tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
