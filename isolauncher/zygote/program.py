@@ -227,7 +227,9 @@ def fresh_start(line: bytes, search: str) -> list[str]:
     """
     if not line.startswith(b"#!") or _PYTHON_LINE.match(line) is None:
         return [PYTHON]
-    python, *options = os.fsdecode(line[2:]).strip().split(None, 1)
+    # For the kernel the line ends at a NUL.
+    words = os.fsdecode(line[2:].partition(b"\0")[0]).strip().split(None, 1)
+    python, *options = words or [PYTHON]
     if os.path.basename(python) == "env":
         words = "".join(options).split()
         named = (n for n, w in enumerate(words) if _PYTHON_NAME.match(w))

@@ -284,6 +284,8 @@ def test_needs_exec_by_first_line(line: bytes, fork: bool) -> None:
         (b"#!/usr/bin/python3\r", ["/usr/bin/python3"]),
         (b"#!/usr/bin/python3 -u -E", ["/usr/bin/python3", "-u -E"]),
         (b"#!\t/usr/bin/python3\t-IO ", ["/usr/bin/python3", "-IO"]),
+        (b"#!/usr/bin/python3 -I\0 python3", ["/usr/bin/python3", "-I"]),
+        (b"#!\0python3", ["/usr/bin/python3"]),
         (b"#!/usr/bin/env python3", ["/usr/bin/python3"]),
         (b"#!/usr/bin/env -S python3 -X dev", ["/usr/bin/python3", "-X", "dev"]),
         (b"#!/usr/bin/env -S A=1 sh python3 -u", ["/usr/bin/python3", "-u"]),
