@@ -19,7 +19,7 @@ from typing import NoReturn
 
 from .. import __version__
 from ..errors import COULD_NOT_LAUNCH, IsolauncherError, PolicyError
-from . import printable, tell
+from . import complain, printable, tell
 
 # Verb → its module in this package, and what it does in one line.
 VERBS: dict[str, tuple[str, str]] = {
@@ -57,7 +57,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         hint = f"(see `{self.prog} --help`)"
-        print(f"{self.prog}: {printable(message)} {hint}  [usage]", file=sys.stderr)
+        complain(f"{self.prog}: {printable(message)} {hint}  [usage]")
         sys.exit(self.usage_status)
 
 
@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for mistake in error.mistakes:
             # The text of a mistake has lines of its own; only they may break it.
             for line in mistake.text().split("\n"):
-                print(printable(line), file=sys.stderr)
+                complain(printable(line))
         return error.exit_status
     except IsolauncherError as error:
         tell(error.line())

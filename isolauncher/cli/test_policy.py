@@ -24,7 +24,7 @@ from ..errors import IsolauncherError, Mistake, PolicyError
 from ..policy import choose
 from ..policy.load import ETC_DIRECTORY, PolicyStore, trusted_owners
 from ..policy.model import Policy
-from . import printable, tell
+from . import complain, printable, tell
 
 if TYPE_CHECKING:
     from .main import Parser
@@ -260,7 +260,7 @@ def _print_text(outcomes: list[Outcome]) -> None:
                     continue  # of a file that another policy stands on as well
                 told.add(mistake)
                 for line in mistake.text().split("\n"):
-                    print(printable(line), file=sys.stderr)
+                    complain(printable(line))
             continue
         print(f"{policy.name}: valid")
         if policy.description:
@@ -270,4 +270,4 @@ def _print_text(outcomes: list[Outcome]) -> None:
         print(f"  made from {printable(', '.join(policy.files))}")
         for line in outcome.plan:
             print(f"  {printable(line)}")
-    print(f"note: {NOT_YET}", file=sys.stderr)
+    complain(f"note: {NOT_YET}")

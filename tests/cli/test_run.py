@@ -162,6 +162,29 @@ def test_what_is_for_standard_error_never_goes_to_standard_output(at: Path) -> N
         assert command.finish() == (125, "", "")
 
 
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (["run", "./absent"], 127),
+        (["run", "--tier", "other", "x"], 125),
+        (["ps"], 125),
+        (["test-policy", "./absent.toml"], 2),
+    ],
+)
+@pytest.mark.parametrize("full", [True, False])
+def test_who_cannot_be_told_why_still_gets_the_status(
+    at: Path, words: list[str], status: int, full: bool
+) -> None:
+    reader, nobody = os.pipe()
+    os.close(reader)
+    with open("/dev/full", "wb") as device:
+        stderr = device.fileno() if full else nobody
+        with Client(at, *words, stderr=stderr) as command:
+            command.process.communicate(timeout=PATIENCE)
+    os.close(nobody)
+    assert command.process.returncode == status
+
+
 def test_output_that_cannot_be_written_is_one_line(at: Path) -> None:
     with open("/dev/full", "wb") as full:
         with Client(at, "completion", "bash", stdout=full) as command:
