@@ -595,7 +595,8 @@ def _unreachable(where: str, error: OSError) -> DaemonError:
             hint="its directory and socket must let you in",
         )
     else:
-        why, code = os.strerror(error.errno or 0) or str(error), "daemon-unreachable"
+        # Without a number where the path is longer than an address of a socket.
+        why, code = error.strerror or str(error), "daemon-unreachable"
     return DaemonError(
         f"the daemon cannot be reached at {where}: {why}", code=code, hint=_START_HINT
     )
@@ -633,11 +634,14 @@ def _open_directory() -> int | None:
 
 def _open_policy(file: str) -> int:
     # O_NONBLOCK: a FIFO named by mistake is refused later instead of waited for.
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+    # O_NOFOLLOW: as everywhere else a policy is no link, which somebody else may own.
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW
     try:
         return os.open(file, flags)
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
+        if os.path.islink(file):
+            why = "it is a symbolic link"
         raise RequestError(
             f"the policy file {file} cannot be opened: {why}",
             code="policy-not-readable",

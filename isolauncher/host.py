@@ -23,6 +23,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NoReturn
 
+from .errors import HostError
+
 if TYPE_CHECKING:
     from .kernel import Kernel
 
@@ -115,6 +117,8 @@ def probe(
         "sugar3", _missing_toolkit("sugar3", "Gtk-3.0", "TelepathyGLib-0.12")
     )
     packages["libseccomp"] = trial.note("libseccomp", _missing_package("seccomp"))
+    if packages["prctl"]:
+        _require_proc()
     taken = _uids_taken(uids)
     if taken:
         trial.why["uids_taken"] = (
@@ -416,6 +420,18 @@ def _landlock(trial: _Trials, kernel: Kernel) -> int:
         kernel.landlock_restrict(ruleset)
 
     return kernel.landlock_abi() if trial.note("landlock", tried(restrict)) else 0
+
+
+def _require_proc() -> None:
+    """CVE-2025-52881: every id map and all that is read back goes by way of /proc."""
+    from .kernel import proc_is_the_kernels
+
+    if not proc_is_the_kernels():
+        raise HostError(
+            "what is at /proc is not the kernel's, and nothing is told by it",
+            code="proc-replaced",
+            hint="mount -t proc proc /proc",
+        )
 
 
 def _missing_package(module: str) -> str | None:

@@ -750,6 +750,7 @@ _LOCAL = frozenset(
 
 FUSE_SUPER_MAGIC = 0x65735546
 OVERLAYFS_SUPER_MAGIC = 0x794C7630
+PROC_SUPER_MAGIC = 0x9FA0
 
 
 def file_system(fd: int) -> int:
@@ -762,6 +763,15 @@ def file_system(fd: int) -> int:
 def is_local(fd: int) -> bool:
     """Whether the file system is one that only this kernel's own disks answer for."""
     return file_system(fd) in _LOCAL
+
+
+def proc_is_the_kernels() -> bool:
+    """Whether /proc is a procfs, which nobody but the kernel answers for."""
+    fd = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return file_system(fd) == PROC_SUPER_MAGIC
+    finally:
+        os.close(fd)
 
 
 def monotonic_us() -> int:

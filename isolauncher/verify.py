@@ -85,6 +85,7 @@ def verify(whole: plan.Plan, sealed: Sealed) -> dict[str, str]:
 
 def _differences(whole: plan.Plan, sealed: Sealed) -> Iterator[str]:
     steps = [p.step for p in whole.steps]
+    yield from _proc()
     yield from _ids(steps, sealed)
     yield from _namespaces(steps, sealed)
     yield from _mounts(steps, sealed)
@@ -94,6 +95,12 @@ def _differences(whole: plan.Plan, sealed: Sealed) -> Iterator[str]:
     yield from _cgroup(steps, sealed)
     yield from _shown(steps, sealed)
     yield from _probes(steps, sealed)
+
+
+def _proc() -> Iterator[str]:
+    # CVE-2025-52881: who answers in its place can say anything of all that follows.
+    if not kernel.proc_is_the_kernels():
+        yield "what is at /proc is not the kernel's"
 
 
 def _read(pid: int, name: str) -> str:

@@ -59,7 +59,9 @@ def sections(page: Path, mark: str) -> dict[str, str]:
     for part in re.split(r"^(?=\.S[HS] )", page.read_text(), flags=re.MULTILINE):
         head, _, body = part.partition("\n")
         if head.startswith(f".{mark} "):
-            found[plain(head[4:]).strip('"')] = plain(body)
+            title = plain(head[4:]).strip('"')
+            assert title not in found, f"{page.name} has {title} twice"
+            found[title] = plain(body)
     return found
 
 

@@ -300,3 +300,62 @@ def test_two_that_run_at_once_share_neither_uid_nor_namespace(
         for one in both:
             one.communicate(b"", timeout=PATIENCE_S)
     assert [one.returncode for one in both] == [0, 0]
+
+
+WAITS = "import sys; print('up', flush=True); sys.stdin.read()\n"
+
+
+def outside(script: str) -> Path:
+    """The program's directory in the machine's own /proc."""
+    found = []
+    for name in os.listdir("/proc"):
+        try:
+            words = Path(f"/proc/{name}/cmdline").read_bytes().split(b"\0")
+            uid = os.stat(f"/proc/{name}").st_uid
+        except OSError:
+            continue
+        if os.fsencode(script) in words and 70001 <= uid <= 89999:
+            found.append(Path(f"/proc/{name}"))
+    assert len(found) == 1, found
+    return found[0]
+
+
+@pytest.mark.parametrize("way", [w for w in WAYS if not w.room], ids=str)
+def test_from_outside_root_sees_the_same(daemon: Service, way: Way) -> None:
+    script = daemon.script(f"{way}.py", WAITS)
+    (daemon.top / str(way)).mkdir()
+    os.chown(daemon.top / str(way), way.uid, way.uid)
+    report = daemon.top / str(way) / "report"
+    words = ["run", "--tier", way.tier, "--report", str(report)]
+    client = daemon.start_client(
+        *words,
+        *(["--standalone"] if way.standalone else []),
+        *("--", script),
+        uid=way.uid,
+        stdin=subprocess.PIPE,
+        environment=KEPT | DROPPED,
+    )
+    try:
+        assert client.stdout is not None
+        assert client.stdout.readline() == b"up\n"
+        place = outside(script)
+        status = probe.status(str(place))
+        namespaces = {kind: os.readlink(place / "ns" / kind) for kind in KINDS}
+        fds = sorted(os.listdir(place / "fd"))
+        environ = (place / "environ").read_text().split("\0")
+    finally:
+        _, errors = client.communicate(b"", timeout=PATIENCE_S)
+    assert (client.returncode, errors) == (0, b"")
+    said = json.loads(report.read_text())
+    outer = str(said["identity"]["uid"])
+    assert status["Uid"] == status["Gid"] == " ".join([outer] * 4)
+    assert status["Groups"] == ""
+    sets = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
+    assert {status[name] for name in sets} == {"0" * 16}
+    assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+    assert status["NSpid"].split()[-1] != "1"
+    assert namespaces == said["namespaces"]
+    for kind in KINDS:
+        assert namespaces[kind] != os.readlink(f"/proc/self/ns/{kind}")
+    assert fds == ["0", "1", "2"]
+    assert dict(v.split("=", 1) for v in environ if v) == KEPT | POLICY

@@ -292,6 +292,15 @@ def test_a_working_directory_outside_the_root_is_a_difference() -> None:
     assert "init's root is the host's" in found
 
 
+def test_a_proc_that_is_not_the_kernels_is_a_difference(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As in CVE-2025-52881, when it was replaced while the daemon runs."""
+    assert list(verify._proc()) == []
+    monkeypatch.setattr(kernel, "PROC_SUPER_MAGIC", 0x01021994)  # as if a tmpfs
+    assert list(verify._proc()) == ["what is at /proc is not the kernel's"]
+
+
 def test_an_id_mapped_mount_that_is_none_is_a_difference() -> None:
     step = plan.Attach(
         path="/x", descriptor="x", kind="file", attributes=plan.READ_ONLY, mapped=1

@@ -76,7 +76,7 @@ def refused(done: Finished, status: int, code: str) -> None:
 
 
 @TIERS
-@pytest.mark.parametrize("status", [0, 3, 77, 125, 126, 127])
+@pytest.mark.parametrize("status", [0, 3, 77, 125, 126, 127, 137, 143])
 def test_the_program_s_own_status_comes_back_and_is_no_failure_to_launch(
     daemon: Service, tier: str, status: int
 ) -> None:
@@ -300,6 +300,44 @@ def test_a_first_line_that_names_python3_makes_a_script(
     done = daemon.run("--", script, "x")
     assert (done.text, done.status) == (f"{[script, 'x']}\n", 0)
     assert tier_of(done) == tier
+
+
+@TIERS
+@pytest.mark.parametrize("mode", [0o644, 0o755])
+@pytest.mark.parametrize(
+    ("line", "begin"),
+    [
+        ("#!/usr/bin/python3 -IO", ["/usr/bin/python3", "-IO"]),
+        ("#! /usr/bin/python3 -I \t", ["/usr/bin/python3", "-I"]),
+        ("#!/usr/bin/env -S python3 -I -O", ["/usr/bin/python3", "-I", "-O"]),
+        ("#!/no/such/python3 -I", ["/usr/bin/python3", "-I"]),
+    ],
+)
+def test_options_in_the_first_line_are_the_interpreter_s(
+    daemon: Service, tier: str, mode: int, line: str, begin: list[str]
+) -> None:
+    show = "print(sys.orig_argv, sys.flags.isolated, sys.flags.optimize)\n"
+    script = daemon.script("with_options", f"{line}\nimport sys\n{show}")
+    os.chmod(script, mode)
+    done = daemon.run("--tier", tier, "--", script, "x")
+    optimize = int("O" in begin[-1])
+    assert (done.text, done.errors) == (f"{[*begin, script, 'x']} 1 {optimize}\n", "")
+    assert tier_of(done) == "exec"
+
+
+def test_what_the_interpreter_says_to_its_options_is_said_as_in_a_cold_start(
+    daemon: Service,
+) -> None:
+    # The kernel makes one argument of them.
+    script = daemon.script("two_options", "#!/usr/bin/python3 -u -E\nprint('ran')\n")
+    os.chmod(script, 0o755)  # noqa: S103
+    cold = subprocess.run([script], capture_output=True, check=False)
+    done = daemon.run("--", script)
+    assert (done.status, done.out, done.err) == (
+        cold.returncode,
+        cold.stdout,
+        cold.stderr,
+    )
 
 
 def test_an_executable_runs_in_a_fresh_process(daemon: Service) -> None:

@@ -10,6 +10,7 @@ came from outside goes through `printable` on its way to a person.
 
 from __future__ import annotations
 
+import os
 import sys
 
 
@@ -22,4 +23,13 @@ def printable(text: str) -> str:
 
 def tell(line: str) -> None:
     """One line to stderr for the person at the terminal."""
-    print(f"isolauncher: {printable(line)}", file=sys.stderr, flush=True)
+    complain(f"isolauncher: {printable(line)}")
+
+
+def complain(line: str) -> None:
+    """To stderr, if it can be written: what the exit status says must not be lost."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:
+        # What is still in the buffer is written once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 2)

@@ -317,5 +317,10 @@ _isolauncher() {{
     esac
 }}
 
-_isolauncher "$@"
+# A file of $fpath runs as the function of its name; what is sourced only says so.
+if [[ $funcstack[1] == _isolauncher ]]; then
+    _isolauncher "$@"
+else
+    compdef _isolauncher isolauncher
+fi
 """

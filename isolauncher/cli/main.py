@@ -8,6 +8,7 @@ every launch, and a verb that cannot be loaded must not take the others with it.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from typing import NoReturn
 
 from .. import __version__
 from ..errors import COULD_NOT_LAUNCH, IsolauncherError, PolicyError
-from . import printable, tell
+from . import complain, printable, tell
 
 # Verb → its module in this package, and what it does in one line.
 VERBS: dict[str, tuple[str, str]] = {
@@ -57,7 +58,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         hint = f"(see `{self.prog} --help`)"
-        print(f"{self.prog}: {printable(message)} {hint}  [usage]", file=sys.stderr)
+        complain(f"{self.prog}: {printable(message)} {hint}  [usage]")
         sys.exit(self.usage_status)
 
 
@@ -88,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for mistake in error.mistakes:
             # The text of a mistake has lines of its own; only they may break it.
             for line in mistake.text().split("\n"):
-                print(printable(line), file=sys.stderr)
+                complain(printable(line))
         return error.exit_status
     except IsolauncherError as error:
         tell(error.line())
@@ -102,10 +103,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return COULD_NOT_LAUNCH
     except BrokenPipeError:
-        # The reader of our output is gone; without this the interpreter would
-        # complain once more while it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 1)
+        _output_is_lost()
         return 141
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        # The one large thing that a verb writes.
+        _output_is_lost()
+        tell(f"standard output cannot be written: {error.strerror}  [output-lost]")
+        return COULD_NOT_LAUNCH
+
+
+def _output_is_lost() -> None:
+    """Without this the interpreter would complain once more: it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 1)
 
 
 def _verb(words: list[str]) -> int:
@@ -158,3 +169,8 @@ def _have_standard_descriptors() -> None:
             os.fstat(fd)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
+    # The interpreter has no file for one that was closed when it started, and print
+    # would write to standard output what is meant for standard error.
+    escaped = "backslashreplace"
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", errors=escaped, closefd=False)  # noqa: SIM115

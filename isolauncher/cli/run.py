@@ -279,7 +279,8 @@ def refuse_unwritable(file: str) -> None:
     place = file if os.path.lexists(file) else os.path.dirname(file) or "."
     if _is_plain(file):
         place = os.path.dirname(file) or "."
-    if not os.access(place, os.W_OK) or os.path.isdir(file):
+    writable = os.access(place, os.W_OK) or _our_own(file) is not None
+    if not writable or os.path.isdir(file):
         raise RequestError(
             f"the report cannot be written to {file}",
             code="report-not-writable",
@@ -305,18 +306,34 @@ def _write_report(file: str, content: dict[str, object]) -> None:
     elif _is_plain(file):
         _replace(file, data)
     else:
-        target = os.stat(file)
-        for fd in (1, 2):
-            # /dev/stdout may be a file: truncating it would eat the program's output.
-            if os.path.samestat(target, os.fstat(fd)):
-                _write_all(fd, data)
-                return
+        own = _our_own(file)
+        if own is not None:
+            _write_all(own, data)
+            return
         flags = os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC | os.O_NOCTTY
         fd = os.open(file, flags)
         try:
             _write_all(fd, data)
         finally:
             os.close(fd)
+
+
+def _our_own(file: str) -> int | None:
+    """Our standard output or error, where ``file`` is one of them: /dev/stdout.
+
+    It may be a file, whose truncation would eat the program's output, or a pipe or
+    terminal of somebody else's, which nobody but its holder may write to.
+    """
+    if _is_plain(file):
+        return None
+    try:
+        target = os.stat(file)
+    except OSError:
+        return None
+    for fd in (1, 2):
+        if os.path.samestat(target, os.fstat(fd)):
+            return fd
+    return None
 
 
 def _replace(file: str, data: bytes) -> None:

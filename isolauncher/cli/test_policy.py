@@ -16,6 +16,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, NoReturn
 
@@ -23,7 +24,7 @@ from ..errors import IsolauncherError, Mistake, PolicyError
 from ..policy import choose
 from ..policy.load import ETC_DIRECTORY, PolicyStore, trusted_owners
 from ..policy.model import Policy
-from . import printable, tell
+from . import complain, printable, tell
 
 if TYPE_CHECKING:
     from .main import Parser
@@ -180,12 +181,30 @@ def _outcome(store: PolicyStore, word: str) -> Outcome:
     try:
         policy, why = _policy(store, word)
         return Outcome(
-            name=policy.name, policy=policy, plan=plan.describe_policy(policy), why=why
+            name=policy.name,
+            policy=policy,
+            plan=(*plan.describe_policy(policy), *_besides(policy)),
+            why=why,
         )
     except PolicyError as error:
         return Outcome(name=word, policy=None, errors=error.mistakes)
     except IsolauncherError as error:
         return Outcome(name=word, policy=None, errors=(_unusable(word, error),))
+
+
+def _besides(policy: Policy) -> Iterator[str]:
+    """What the plan's steps do not show, since it depends on who asks and for what."""
+    uid = {
+        "instance": "a uid of its own at each launch",
+        "bundle": "a uid that the caller's bundle keeps",
+    }
+    settings = policy.environment.set.items()
+    yield "what depends on who asks, and for what:"
+    yield f"  who may name it: {' '.join(policy.match.callers) or 'root'}"
+    yield f"  identity: {uid[policy.identity.uid]}"
+    yield f"  environment, kept if it is there: {' '.join(policy.environment.keep)}"
+    yield "  environment, set: " + " ".join(f"{k}={v}" for k, v in sorted(settings))
+    yield f"  Python programs: {policy.preload.tier} (set {policy.preload.set})"
 
 
 def _policy(store: PolicyStore, word: str) -> tuple[Policy, str]:
@@ -241,7 +260,7 @@ def _print_text(outcomes: list[Outcome]) -> None:
                     continue  # of a file that another policy stands on as well
                 told.add(mistake)
                 for line in mistake.text().split("\n"):
-                    print(printable(line), file=sys.stderr)
+                    complain(printable(line))
             continue
         print(f"{policy.name}: valid")
         if policy.description:
@@ -251,4 +270,4 @@ def _print_text(outcomes: list[Outcome]) -> None:
         print(f"  made from {printable(', '.join(policy.files))}")
         for line in outcome.plan:
             print(f"  {printable(line)}")
-    print(f"note: {NOT_YET}", file=sys.stderr)
+    complain(f"note: {NOT_YET}")

@@ -93,6 +93,20 @@ class Report:
         ]
 
 
+ANSWERED = frozenset(
+    {
+        *("HOME", "LANG", "LANGUAGE", "SUGAR_SCALING"),
+        *("PY_SAX_PARSER", "DEB_PYTHON_INSTALL_LAYOUT"),
+        *("_PYTHON_PROJECT_BASE", "_PYTHON_SYSCONFIGDATA_NAME"),
+    }
+)
+"""Variables that may be read while importing, as all of PYTHON… and LC_… may.
+
+Locale, home and Sugar's scale are renewed by the hand-over; a program that is given one of
+the others gets a fresh interpreter (`program.needs_exec`).
+"""
+
+
 class _TooLong(BaseException):
     """Out of reach of an entry's ``except Exception``."""
 
@@ -279,6 +293,42 @@ def _noting_exits(calls: list[ExitCall]) -> Iterator[None]:
         atexit.register, atexit.unregister = register, unregister
 
 
+@contextlib.contextmanager
+def _noting_reads(names: set[str]) -> Iterator[None]:
+    """Note which variables are read: whatever is computed from them is the zygote's.
+
+    By another class of the two objects that everybody has. What a library reads by
+    getenv(3) is not seen.
+    """
+    plain: Any = type(os.environ)
+
+    class Noting(plain):  # type: ignore[misc]
+        def __getitem__(self, key: str | bytes) -> object:
+            names.add(os.fsdecode(key))
+            return plain.__getitem__(self, key)
+
+        def __iter__(self) -> object:
+            names.add("all of them")
+            return plain.__iter__(self)
+
+    kept = (os.environ, os.environb)
+    for one in kept:
+        one.__class__ = Noting
+    try:
+        yield
+    finally:
+        for one in kept:
+            one.__class__ = plain
+
+
+def _unanswered(reads: set[str]) -> list[str]:
+    return sorted(
+        name
+        for name in reads
+        if name not in ANSWERED and not name.startswith(("PYTHON", "LC_"))
+    )
+
+
 def _import_one(name: str, limit: float) -> str:
     """Import ``name``; what went wrong in words, or nothing."""
     try:
@@ -396,12 +446,17 @@ def _measured(
     limit: float,
 ) -> tuple[Entry, _State]:
     count, resident = len(sys.modules), _resident()
+    reads: set[str] = set()
     start = time.perf_counter_ns()
     absent = _absent(name) if name in sets.LASTING else ""
-    failure = "" if absent else _import_one(name, limit)
+    with _noting_reads(reads):
+        failure = "" if absent else _import_one(name, limit)
     took = time.perf_counter_ns() - start
     after = _state(looks)
     faults = ([failure] if failure else []) + _faults(before, after)
+    unanswered = _unanswered(reads)
+    if unanswered:
+        faults.append(f"read environment variables: {', '.join(unanswered)}")
     entry = Entry(
         name=name,
         microseconds=took // 1000,

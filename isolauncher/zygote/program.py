@@ -26,6 +26,7 @@ from types import FunctionType, ModuleType
 from typing import Literal
 
 from isolauncher.errors import ProgramNotExecutable, ProgramNotFound
+from isolauncher.plan import PYTHON
 from isolauncher.zygote import unseen
 from isolauncher.zygote.handover import Start, World, interpreter
 
@@ -34,6 +35,7 @@ Kind = Literal["python", "executable"]
 _IMPORTLIB = importlib.__path__[0]
 
 _FIRST_LINE_LIMIT = 256
+_PYTHON_NAME = re.compile(r"(.*/)?python3(\.[0-9]+)?$")
 _PYTHON_LINE = re.compile(rb"#!.*\bpython3(\.[0-9]+)?(\s|$)")
 
 
@@ -125,6 +127,10 @@ def resolve(name: str, search: str) -> str:
 _HARMLESS = frozenset(
     {"PYTHONASYNCIODEBUG", "PYTHONBREAKPOINT", "PYTHONSTARTUP", "PYTHONUSERBASE"}
 )
+_MODULE_START = frozenset(
+    {"PY_SAX_PARSER", "DEB_PYTHON_INSTALL_LAYOUT"}
+    | {"_PYTHON_PROJECT_BASE", "_PYTHON_SYSCONFIGDATA_NAME"}
+)
 _LIBRARY_START = ("LD_", "GLIBC_TUNABLES", "MALLOC_", "OPENSSL_", "SSLKEYLOGFILE")
 # GLib's and GObject's constructors, and the repository of typelibs at its first use.
 _GLIB_START = ("G_DEBUG", "G_SLICE", "GOBJECT_DEBUG", "GI_TYPELIB_PATH", "G_RANDOM_V")
@@ -180,6 +186,8 @@ def needs_exec(
     for name in environment:
         if name.startswith("PYTHON") and name not in _HARMLESS:
             return f"{name} is read only when the interpreter starts"
+        if name in _MODULE_START:
+            return f"{name} is read only when a module is imported"
         if name.startswith(_LIBRARY_START):
             return f"{name} is read only when a library is loaded"
         if set_name != "python" and name.startswith(_GLIB_START):
@@ -216,6 +224,33 @@ def line_reason(line: bytes) -> str | None:
         # sys.executable would be another name of the same file.
         return f"its first line names {version}, not python3"
     return f"its first line names another interpreter, {os.fsdecode(python)}"
+
+
+def fresh_start(line: bytes, search: str) -> list[str]:
+    """What a script's fresh start begins with: the interpreter and its options.
+
+    As its first line says and the kernel has it (execve(2)): what follows the
+    interpreter is one argument; ``env -S`` takes it apart, at blanks. Where there is no
+    such interpreter in the view, and for a script that names none, it is the zygote's.
+    """
+    if not line.startswith(b"#!") or _PYTHON_LINE.match(line) is None:
+        return [PYTHON]
+    # For the kernel the line ends at a NUL.
+    words = os.fsdecode(line[2:].partition(b"\0")[0]).strip().split(None, 1)
+    python, *options = words or [PYTHON]
+    if os.path.basename(python) == "env":
+        words = "".join(options).split()
+        named = (n for n, w in enumerate(words) if _PYTHON_NAME.match(w))
+        at = next(named, len(words))
+        python, options = "".join(words[at : at + 1]) or PYTHON, words[at + 1 :]
+    if python == "python3":
+        return [PYTHON, *options]
+    try:
+        found = python if "/" in python else resolve(python, search)
+        usable = classify(found) == "executable"
+    except (ProgramNotFound, ProgramNotExecutable):
+        usable = False
+    return [found if usable else PYTHON, *options]
 
 
 # Running --------------------------------------------------------------------------

@@ -200,9 +200,12 @@ def _hand_over(
         if kind == "executable":
             _execute(channel, path, [start.argv[0], *arguments], environment, why)
         if why or start.tier == "exec":
-            words = ["-m", shown] if kind == "module" else [shown]
-            argv = [plan.PYTHON, *words, *arguments]
-            _execute(channel, plan.PYTHON, argv, environment, why)
+            begin = [plan.PYTHON, "-m"]
+            if kind == "python":
+                line = program.first_line(path)
+                begin = program.fresh_start(line, environment.get("PATH", ""))
+            argv = [*begin, shown, *arguments]
+            _execute(channel, begin[0], argv, environment, why)
         told = handover.Start(
             kind="module" if kind == "module" else "script",
             program=shown,

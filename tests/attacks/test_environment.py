@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from support.attacks import TIERS, attack, running, source
 from support.daemons import Service, service
-from support.powers import need, sandboxes
+from support.powers import library, need, sandboxes
 
 CALLERS = (12345, 0)
 
@@ -129,7 +129,8 @@ def test_no_secret_of_the_daemon_the_caller_or_a_sibling_is_in_its_memory(
 def test_each_activitys_own_zone_language_home_and_host_name_are_what_is_seen(
     daemon: Service, tier: str
 ) -> None:
-    """By Python and by libc; also when another one came before with other values."""
+    """By Python, libc and GLib; also when another one came before with other values."""
+    need(library("libglib-2.0.so.0"))
     for zone, hour, home, host in (
         ("Asia/Tokyo", 7, "/tmp/one", "first"),
         ("America/Sao_Paulo", 19, "/tmp/two", "second"),
@@ -157,6 +158,15 @@ def test_each_activitys_own_zone_language_home_and_host_name_are_what_is_seen(
             "TZ": zone,
         }
         assert answers["time zone"][1] == answers["c time zone"][1] == hour  # type: ignore[index]
+        # No summer time since 2019.
+        assert answers["glib"] == {
+            "home": home,
+            "temporary": "/dev/shm",
+            "cache": f"{home}/cache",
+            "host": host,
+            "offset": {"Asia/Tokyo": 9, "America/Sao_Paulo": -3}[zone] * 3600,
+            "environ": answers["c"],
+        }
         assert answers["home"] == home
         assert answers["temporary"] == "/dev/shm"
         assert answers["hosts"] == [host] * 5
@@ -169,6 +179,7 @@ def test_each_activitys_own_zone_language_home_and_host_name_are_what_is_seen(
 def test_siblings_draw_different_numbers_names_and_keys(
     daemon: Service, tier: str
 ) -> None:
+    need(library("libglib-2.0.so.0"))
     several = [attack(daemon, "chance", tier=tier) for _ in range(3)]
     first = several[0]["drawn"]
     assert isinstance(first, dict)

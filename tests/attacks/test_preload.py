@@ -27,6 +27,7 @@ UNFIT = {
     "p_cwd": "import os\nos.chdir('/usr')\n",
     "p_umask": "import os\nos.umask(0o777)\n",
     "p_environ": "import os\nos.environ['PLANTED'] = '1'\n",
+    "p_reads": "import os\nSTATION = os.environ.get('STATION', 'home')\n",
     "p_locale": "import locale\nlocale.setlocale(locale.LC_NUMERIC, 'C.UTF-8')\n",
 }
 

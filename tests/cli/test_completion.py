@@ -126,6 +126,21 @@ def test_zsh_loads_the_script_as_a_completion(tmp_path: Path) -> None:
     assert (found.returncode, found.stdout, found.stderr) == (0, "_isolauncher\n", "")
 
 
+def test_zsh_takes_the_script_by_source_too(tmp_path: Path) -> None:
+    need(program("zsh"))
+    (tmp_path / "script").write_text(completion.zsh())
+    script = (
+        f"autoload -Uz compinit; compinit -u -d {tmp_path}/d; source {tmp_path}/script;"
+        "print -r -- $_comps[isolauncher] $+functions[_isolauncher]"
+    )
+    found = subprocess.run(["zsh", "-f", "-c", script], capture_output=True, text=True)
+    assert (found.returncode, found.stdout, found.stderr) == (
+        0,
+        "_isolauncher 1\n",
+        "",
+    )
+
+
 def parsers() -> Iterator[tuple[str, argparse.ArgumentParser]]:
     yield from completion._nodes()
 

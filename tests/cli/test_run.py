@@ -148,6 +148,52 @@ def test_a_closed_standard_descriptor_becomes_dev_null_and_not_another_file(
     assert os.path.samestat(seen[0], os.stat(os.devnull))
 
 
+@pytest.mark.parametrize("fd", [0, 1, 2])
+def test_a_closed_standard_descriptor_does_not_cost_the_exit_status(
+    at: Path, fd: int
+) -> None:
+    with FakeDaemon(at, ends(status=77, signal=None)):
+        with Client(at, "run", "x", preexec_fn=lambda: os.close(fd)) as command:
+            assert command.finish() == (77, "", "")
+
+
+def test_what_is_for_standard_error_never_goes_to_standard_output(at: Path) -> None:
+    with Client(at, "run", "x", preexec_fn=lambda: os.close(2)) as command:
+        assert command.finish() == (125, "", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (["run", "./absent"], 127),
+        (["run", "--tier", "other", "x"], 125),
+        (["ps"], 125),
+        (["test-policy", "./absent.toml"], 2),
+    ],
+)
+@pytest.mark.parametrize("full", [True, False])
+def test_who_cannot_be_told_why_still_gets_the_status(
+    at: Path, words: list[str], status: int, full: bool
+) -> None:
+    reader, nobody = os.pipe()
+    os.close(reader)
+    with open("/dev/full", "wb") as device:
+        stderr = device.fileno() if full else nobody
+        with Client(at, *words, stderr=stderr) as command:
+            command.process.communicate(timeout=PATIENCE)
+    os.close(nobody)
+    assert command.process.returncode == status
+
+
+def test_output_that_cannot_be_written_is_one_line(at: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        with Client(at, "completion", "bash", stdout=full) as command:
+            _, err = command.process.communicate(timeout=PATIENCE)
+    assert command.process.returncode == 125
+    assert err.decode().endswith("[output-lost]\n")
+    assert err.count(b"\n") == 1
+
+
 def test_program_and_directory_come_as_descriptors_that_give_no_access(
     at: Path, tmp_path: Path
 ) -> None:
@@ -215,6 +261,20 @@ def test_a_policy_file_comes_as_a_descriptor(at: Path, tmp_path: Path) -> None:
             assert command.finish() == (0, "", "")
 
 
+@pytest.mark.parametrize("target", ["mine.toml", "absent.toml", "/dev/zero"])
+def test_a_policy_file_that_is_a_link_is_not_sent(
+    at: Path, tmp_path: Path, target: str
+) -> None:
+    """Row 16 of the attacks: who owns the link says what the policy is."""
+    (tmp_path / "mine.toml").write_text("version = 1\n")
+    (tmp_path / "link.toml").symlink_to(target)
+    with Client(at, "run", "--policy", "./link.toml", "x", cwd=tmp_path) as command:
+        status, out, err = command.finish()
+    assert (status, out) == (125, "")
+    assert "it is a symbolic link" in err
+    assert err.endswith("[policy-not-readable]\n")
+
+
 def test_a_directory_that_is_gone_is_not_sent(at: Path, tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
@@ -272,6 +332,14 @@ def test_no_daemon_says_how_to_get_one(at: Path) -> None:
         status, _, err = command.finish()
     assert status == 125
     assert "nobody listens" in err
+
+
+def test_a_path_too_long_for_a_socket_is_said_to_be(at: Path) -> None:
+    with Client(at / ("x" * 200), "run", "x") as command:
+        status, _, err = command.finish()
+    assert status == 125
+    assert "too long" in err
+    assert err.endswith("[daemon-unreachable]\n")
 
 
 def test_a_program_out_of_reach_is_126(at: Path, tmp_path: Path) -> None:
@@ -624,6 +692,29 @@ def test_a_report_to_a_fifo_and_to_dev_stdout_goes_straight(
     reader.join(PATIENCE)
     assert json.loads(read[0]) == REPORT
     assert stat.S_ISFIFO(os.lstat(fifo).st_mode)
+
+
+def test_a_report_to_somebody_else_s_pipe_that_is_our_own_output_is_written(
+    at: Path,
+) -> None:
+    need(root())
+    at.parent.chmod(0o755)
+    for directory in at.parent.parents:
+        if directory.name.startswith("pytest"):
+            directory.chmod(0o755)
+
+    def become_nobody() -> None:
+        os.setgroups([])
+        os.setresgid(65534, 65534, 65534)
+        os.setresuid(65534, 65534, 65534)
+
+    with FakeDaemon(at, ends(status=3, signal=None, report=REPORT)):
+        at.chmod(0o777)
+        words = ("run", "--report", "/dev/stderr", "true")
+        with Client(at, *words, cwd="/", preexec_fn=become_nobody) as command:
+            status, _, err = command.finish()
+    assert status == 3
+    assert json.loads(err) == REPORT
 
 
 def test_a_report_to_dev_stdout_keeps_what_the_program_wrote_to_a_file(

@@ -155,7 +155,9 @@ def test_another_machine_users_uid_is_never_given(place: Place, take: Take) -> N
     assert [take(ledger, "a").uid, take(ledger, "b").uid] == [65533, 65535]
     with refused("identity-exhausted") as caught:
         take(ledger, "c")
-    assert "1 other people's" in caught.value.message
+    # Processes of nobody's come and go, a starting zygote for one.
+    message = caught.value.message
+    assert "1 other people's" in message or "65534: process" in message
 
 
 def test_another_ledgers_live_uid_is_never_given(

@@ -240,3 +240,45 @@ def test_it_runs_as_anyone_and_takes_their_own_files(checkout: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "mine: valid" in done.stdout
+
+
+WEAKER = (
+    '[network]\naccess = "loopback"\n',
+    '[network]\naccess = "host"\n',
+    '[files]\nread = ["...", "/srv"]\n',
+    '[files]\nwrite = ["/srv"]\n',
+    '[files]\ntmp = "65M"\n',
+    '[namespaces]\nhostname = "other"\n',
+    '[identity]\ninner-uid = "same"\n',
+    '[identity]\nuid = "bundle"\n',
+    "[limits]\nprocesses = 65\n",
+    '[limits]\nmemory = "2G"\n',
+    "[limits]\nopen-files = 1025\n",
+    '[limits]\nfile-size = "2G"\n',
+    '[limits]\ncore = "1M"\n',
+    "[limits]\ncpu-weight = 200\n",
+    "[limits]\nnice = 1\n",
+    "[limits]\ncpu-seconds = 1\n",
+    '[environment]\nkeep = ["...", "LD_PRELOAD"]\n',
+    '[environment]\nset = { PATH = "/tmp" }\n',
+    '[kernel]\nlandlock = "off"\n',
+    '[preload]\ntier = "exec"\n',
+)
+
+
+@pytest.mark.parametrize("text", WEAKER, ids=lambda t: t.strip().replace("\n", " "))
+def test_attack_21_findings_are_a_later_issue_s_but_every_weakening_shows(
+    checkout: Path, directory: Path, text: str
+) -> None:
+    """Row 21: no score is made yet; what a policy says otherwise is in what is told."""
+    (directory / "mine.toml").write_text("version = 1\n")
+    before = call("--policy-dir", str(directory), "--json", checkout=checkout)
+    (directory / "mine.toml").write_text(f"version = 1\n{text}")
+    after = call("--policy-dir", str(directory), "--json", checkout=checkout)
+    assert (before.returncode, after.returncode) == (0, 0), after.stderr
+    assert before.stdout != after.stdout
+    assert json.loads(after.stdout)["policies"][0]["findings"] == []
+    assert "says nothing" in json.loads(after.stdout)["notes"][0]
+    # Nobody takes that for a verdict.
+    threshold = call("--threshold", "note", "mine", checkout=checkout)
+    assert threshold.returncode == 2

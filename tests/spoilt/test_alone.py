@@ -85,16 +85,6 @@ class Alone:
             for number, line in enumerate(self.board.calls(actor))
         ]
 
-    def daemon(self) -> int:
-        """The pid of the daemon that a client has for itself."""
-        (found,) = (
-            pid
-            for pid, inner in boarded(self.board).items()
-            if len(inner) == 1
-            and b"isolauncher: daemon" in Path(f"/proc/{pid}/cmdline").read_bytes()
-        )
-        return found
-
     def remains(self) -> Remains:
         name = cgroups.name_for(self.top / "run")
         return Remains(
@@ -132,6 +122,13 @@ Process = subprocess.Popen[bytes]
 def end(process: Process) -> tuple[int, bytes, bytes]:
     out, err = process.communicate(timeout=PATIENCE_S)
     return process.returncode, out, err
+
+
+def daemon_of(client: Process) -> int:
+    """The pid of the daemon that a client has for itself: its only child."""
+    children = Path(f"/proc/{client.pid}/task/{client.pid}/children").read_text()
+    (found,) = children.split()
+    return int(found)
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +213,13 @@ def interrupt(alone: Alone, call: Call, victim: str) -> Iterator[str]:
         alone.board.go_on()
         yield f"{what}: it was not made: {end(client)}"
         return
-    daemon = alone.daemon()
+    try:
+        daemon = daemon_of(client)
+    except BaseException:
+        # Or it stands still for ever.
+        alone.board.go_on()
+        end(client)
+        raise
     if victim in ("client", "both"):
         client.kill()
     if victim in ("daemon", "both"):
@@ -267,7 +270,7 @@ def test_what_runs_ends_with_its_daemon_or_its_client(
 ) -> None:
     before = alone.remains()
     with running(alone) as (client, _):
-        daemon = alone.daemon()
+        daemon = daemon_of(client)
         if victim in ("client", "both"):
             client.kill()
         if victim in ("daemon", "both"):

@@ -4,6 +4,9 @@
 The daemon's plan is bent until the kernel says no at one step; the rest is the
 product's own. As with a kernel that is made to refuse: nothing runs, the line names
 the step and why, nothing is left.
+
+And calls that no plan can spoil, since they ask nothing of it: a filter that the daemon
+is started with has the kernel refuse those.
 """
 
 from __future__ import annotations
@@ -14,11 +17,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support.powers import need
-from support.spoiling import Trace, nothing_left
+from support import daemons
+from support.daemons import COMMAND, Leftovers, service
+from support.powers import loopback, need, sandboxes
+from support.spoiling import ALICE, Trace, nothing_left
 
+from isolauncher import plan
 from isolauncher.spoilt.plans import BENDS
-from spoilt.conftest import Full
+from spoilt.conftest import Full, every
 
 
 @pytest.mark.parametrize("name", BENDS)
@@ -117,3 +123,117 @@ def test_one_process_is_enough_whoever_owns_the_program(full: Full) -> None:
         assert said is not None
         assert said.get("status") == 0, said
         assert full.ran()
+
+
+# -------------------------------------------------------- what no plan can ask wrongly
+
+FILTERED = """
+import errno, os, sys
+import seccomp
+call, *wanted = sys.argv[1].split()
+wanted = [map(int, one.split("=")) for one in wanted]
+filter_ = seccomp.SyscallFilter(seccomp.ALLOW)
+filter_.set_attr(seccomp.Attr.CTL_NNP, 0)
+arguments = [seccomp.Arg(number, seccomp.EQ, value) for number, value in wanted]
+filter_.add_rule(seccomp.ERRNO(errno.EPERM), call, *arguments)
+filter_.load()
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+NEW = sum(plan.NAMESPACES[name] for name in ("mnt", "net", "ipc", "uts", "cgroup"))
+
+CALLS = (
+    ("new-session", "setsid"),
+    ("join-keyring", "keyctl"),
+    ("schedule-normally", "sched_setscheduler"),
+    ("unshare", f"unshare 0={NEW}"),
+    ("make-private", f"mount 3={0x44000}"),
+    ("new-root", "move_mount"),
+    ("attach", "mount_setattr"),
+    ("pivot", "pivot_root"),
+    ("mount-proc", f"mount 3={0xE}"),
+    ("mount-terminals", f"mount 3={0xA}"),
+    ("set-hostname", "sethostname"),
+    ("loopback-up", "socket 0=16"),
+    ("priority", "setpriority"),
+    ("stdio", "dup2 1=2"),
+    ("new-user-namespace", f"unshare 0={0x10000000}"),
+    ("lower-init", "prctl 0=24"),
+    ("lower-init", "prctl 0=28"),
+    ("lower-init", "prctl 0=38"),
+    ("dumpable", "prctl 0=4 1=1"),
+    ("drop-capabilities", "capset"),
+)
+"""A step, and the call that it cannot do without: name, and arguments by number."""
+
+CANNOT = {
+    "seal-root": "the call is attach's, which comes first",
+    "reset-signals": "every process needs the call before that",
+    "set-umask": "the kernel never refuses it",
+    "clear-groups": "the caller's opener needs the call before that",
+    "close-descriptors": "the caller's opener needs the call before that",
+    "no-new-privs": "the call is lower-init's, which comes first",
+    "landlock": "the daemon tries at its start whether there is Landlock",
+    "no-nested-user-namespaces": "best effort: the launch goes on",
+    "show-as": "best effort: the launch goes on",
+}
+"""Steps that only the recording kernel can refuse, each with why."""
+
+POLICY = """version = 1
+[match]
+callers = ["*"]
+[network]
+access = "loopback"
+[limits]
+nice = 3
+"""
+
+
+def test_every_step_is_refused_for_real_or_cannot_be() -> None:
+    steps = {plan.name_of(object.__new__(kind)) for kind in plan.Step.__args__}
+    bent = {plan.name_of(object.__new__(bend.kind)) for bend in BENDS.values()}
+    # What is bent in the filter fails where it binds.
+    bent |= {bend.named() for bend in BENDS.values()} & steps
+    called = {step for step, _ in CALLS}
+    assert steps == bent | called | set(CANNOT)
+    assert not (bent | called) & set(CANNOT)
+
+
+def refuse_for_real(step: str, call: str) -> list[str]:
+    """A daemon whose kernel refuses the call; what is not as promised."""
+    faults = []
+    words = ("/usr/bin/python3", "-c", FILTERED, call, *COMMAND, "daemon")
+    with service(command=words) as where:
+        where.policy("mine", POLICY)
+        script = where.script("ran.py", "print('ran')")
+        before = Leftovers.now(where)
+        for tier in ("fork", "exec"):
+            done = where.run(
+                "--policy", "mine", "--tier", tier, "--", script, uid=ALICE
+            )
+            wanted = (
+                *(done.status == 125, done.text == "", done.errors.count("\n") == 1),
+                done.errors.startswith(f"isolauncher: {step}: "),
+                "Operation not permitted" in done.errors,
+                f'step="{step}"' in where.log,
+            )
+            if not all(wanted):
+                faults.append(f"{call} refused, {tier}: {wanted} {done}")
+        daemons.nothing_left(where, before)
+    return faults
+
+
+def refuse_all(table: Iterator[tuple[str, str]]) -> None:
+    need(sandboxes(), loopback())
+    faults = [fault for row in table for fault in refuse_for_real(*row)]
+    assert not faults, "\n".join(faults)
+
+
+@pytest.mark.timeout(240)
+def test_a_call_that_the_kernel_refuses_ends_the_launch() -> None:
+    refuse_all(every(CALLS, 5))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_every_call_that_the_kernel_can_refuse_ends_the_launch() -> None:
+    refuse_all(iter(CALLS))

@@ -247,6 +247,12 @@ def installed(*names: str) -> Reason:
     return done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
 
 
+@functools.cache
+def library(name: str) -> Reason:
+    """A library that a program under test loads is installed."""
+    return tried(f"cannot load {name}", lambda: ctypes.CDLL(name))
+
+
 def open_descriptors() -> frozenset[int]:
     """This process's descriptors, without the one that the listing itself needs."""
     found = set()

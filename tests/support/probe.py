@@ -53,8 +53,8 @@ def descriptors() -> dict[str, str]:
     return found
 
 
-def status() -> dict[str, str]:
-    pairs = (line.partition(":") for line in text("/proc/self/status").splitlines())
+def status(process: str = "/proc/self") -> dict[str, str]:
+    pairs = (line.partition(":") for line in text(f"{process}/status").splitlines())
     return {key: " ".join(value.split()) for key, _, value in pairs}
 
 

@@ -99,6 +99,21 @@ PLANTED = {
     "umask_": ("import os; os.umask(0)", "changed umask"),
     "directory": ("import os; os.chdir('/tmp')", "changed working directory"),
     "environ_": ("import os; os.environ['X'] = '1'", "changed environment"),
+    "reads": (
+        "import os; X = os.environ.get('X', 'home')",
+        "read environment variables: X",
+    ),
+    "reads_getenv": ("import os; os.getenv('X')", "read environment variables: X"),
+    "reads_bytes": ("import os; os.getenvb(b'X')", "read environment variables: X"),
+    "reads_in": ("import os; 'X' in os.environ", "read environment variables: X"),
+    "reads_all": (
+        "import os; ALL = os.environ.copy()",
+        "read environment variables: PAD, all of them",
+    ),
+    "reads_through": (
+        "import os.path; P = os.path.expandvars('$X/y')",
+        "read environment variables: X",
+    ),
     "locale_": (
         "import locale; locale.setlocale(locale.LC_CTYPE, 'C')",
         "changed locale",

@@ -251,6 +251,8 @@ LOCALES = frozenset({"C", "POSIX", "C.utf8", "de_DE.utf8", "de_DE", "de_DE.iso88
         ({"LANG": "C.UTF-8", "PYTHONPATH": "/x"}, False),
         ({"LANG": "C.UTF-8", "LD_LIBRARY_PATH": "/x"}, False),
         ({"LANG": "C.UTF-8", "OPENSSL_CONF": "/x"}, False),
+        ({"LANG": "C.UTF-8", "PY_SAX_PARSER": "x"}, False),
+        ({"LANG": "C.UTF-8", "DEB_PYTHON_INSTALL_LAYOUT": "deb"}, False),
     ],
 )
 def test_needs_exec_by_environment(environment: dict[str, str], fork: bool) -> None:
@@ -271,6 +273,38 @@ def test_needs_exec_by_environment(environment: dict[str, str], fork: bool) -> N
 )
 def test_needs_exec_by_first_line(line: bytes, fork: bool) -> None:
     assert (program.needs_exec({"LANG": "C.UTF-8"}, LOCALES, line) is None) == fork
+
+
+@pytest.mark.parametrize(
+    ("line", "begin"),
+    [
+        (b"", ["/usr/bin/python3"]),
+        (b"import os", ["/usr/bin/python3"]),
+        (b"#!/bin/sh", ["/usr/bin/python3"]),
+        (b"#!/usr/bin/python3\r", ["/usr/bin/python3"]),
+        (b"#!/usr/bin/python3 -u -E", ["/usr/bin/python3", "-u -E"]),
+        (b"#!\t/usr/bin/python3\t-IO ", ["/usr/bin/python3", "-IO"]),
+        (b"#!/usr/bin/python3 -I\0 python3", ["/usr/bin/python3", "-I"]),
+        (b"#!\0python3", ["/usr/bin/python3"]),
+        (b"#!/usr/bin/env python3", ["/usr/bin/python3"]),
+        (b"#!/usr/bin/env -S python3 -X dev", ["/usr/bin/python3", "-X", "dev"]),
+        (b"#!/usr/bin/env -S A=1 sh python3 -u", ["/usr/bin/python3", "-u"]),
+        (b"#!/usr/bin/env -S other3 -u", ["/usr/bin/python3"]),
+        (b"#!{here}/python3.9 -u", ["{here}/python3.9", "-u"]),
+        (b"#!{here}/python3.8", ["/usr/bin/python3"]),
+        (b"#!/usr/bin/env python3.9", ["{here}/python3.9"]),
+        (b"#!/usr/bin/env python3.8", ["/usr/bin/python3"]),
+    ],
+)
+def test_a_fresh_start_begins_as_the_first_line_says(
+    tmp_path: Path, line: bytes, begin: list[str]
+) -> None:
+    make(tmp_path / "python3.9", b"\x7fELF", 0o755)
+    make(tmp_path / "python3.8", b"\x7fELF", 0o644)
+    here = str(tmp_path)
+    line = line.replace(b"{here}", here.encode())
+    wanted = [word.replace("{here}", here) for word in begin]
+    assert program.fresh_start(line, f"/nowhere:{here}") == wanted
 
 
 def test_the_locales_of_this_machine_are_found() -> None:

@@ -37,4 +37,12 @@ drawn = {
     "state": hashlib.sha256(repr(random.getstate()).encode()).hexdigest(),
 }
 del drawn["boundary"]
+try:
+    GLIB = ctypes.CDLL("libglib-2.0.so.0")
+except OSError:
+    pass
+else:
+    GLIB.g_uuid_string_random.restype = ctypes.c_char_p
+    drawn["glib"] = GLIB.g_random_int()
+    drawn["glib uuid"] = GLIB.g_uuid_string_random().decode()
 say({"drawn": drawn, "hash": hash("x"), "hashes": hash(b"isolauncher")})

@@ -42,6 +42,38 @@ def memory():
     return found, size
 
 
+def glib():
+    """What GLib says of the same things, where it is installed."""
+    try:
+        library = ctypes.CDLL("libglib-2.0.so.0")
+    except OSError:
+        return None
+    for name in "home_dir tmp_dir user_cache_dir host_name user_runtime_dir".split():
+        getattr(library, f"g_get_{name}").restype = ctypes.c_char_p
+    library.g_time_zone_new_local.restype = ctypes.c_void_p
+    library.g_time_zone_get_offset.argtypes = (ctypes.c_void_p, ctypes.c_int)
+    library.g_time_zone_find_interval.argtypes = (
+        ctypes.c_void_p,
+        ctypes.c_int,
+        ctypes.c_int64,
+    )
+    library.g_getenv.restype = ctypes.c_char_p
+    zone = library.g_time_zone_new_local()
+    # G_TIME_TYPE_UNIVERSAL
+    interval = library.g_time_zone_find_interval(zone, 2, 1_700_000_000)
+    return {
+        "home": library.g_get_home_dir().decode(),
+        "temporary": library.g_get_tmp_dir().decode(),
+        "cache": library.g_get_user_cache_dir().decode(),
+        "host": library.g_get_host_name().decode(),
+        "offset": library.g_time_zone_get_offset(zone, interval),
+        "environ": {
+            name: (library.g_getenv(name.encode()) or b"").decode() for name in C_NAMES
+        },
+    }
+
+
+C_NAMES = sys.argv[1:]
 found, size = memory()
 LIBC.getenv.restype = ctypes.c_char_p
 LIBC.nl_langinfo.restype = ctypes.c_char_p
@@ -65,7 +97,6 @@ name_buffer = ctypes.create_string_buffer(256)
 LIBC.gethostname(name_buffer, 256)
 with open("/proc/self/environ", "rb") as file:
     environ = file.read().decode("utf-8", "surrogateescape")
-C_NAMES = sys.argv[1:]
 say(
     {
         "environ": dict(os.environ),
@@ -73,6 +104,7 @@ say(
             entry.partition("=")[::2] for entry in environ.split("\0") if entry
         ),
         "c": {name: (LIBC.getenv(name.encode()) or b"").decode() for name in C_NAMES},
+        "glib": glib(),
         "path": sys.path,
         "flags": str(sys.flags),
         "site": [site.ENABLE_USER_SITE, site.getuserbase()],
