@@ -102,8 +102,8 @@ ANSWERED = frozenset(
 )
 """Variables that may be read while importing, as all of PYTHON… and LC_… may.
 
-Locale, home and Sugar's scale are renewed by the hand-over; a program that is given one of
-the others gets a fresh interpreter (`program.needs_exec`).
+Locale, home and Sugar's scale are renewed by the hand-over; a program that is given
+one of the others gets a fresh interpreter (`program.needs_exec`).
 """
 
 
