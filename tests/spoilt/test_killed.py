@@ -83,11 +83,21 @@ def ends_with(run: Run, status: int) -> None:
 
 
 def restart(of: Spoilt, *clients: tuple[Run, str]) -> None:
-    """A new daemon in the place of a dead one; its clients come back."""
-    of.service.start()
+    """A new daemon in the place of a dead one; its clients come back, and at once.
+
+    It waits ten seconds for them: on a busy machine a zygote may take longer.
+    """
+
+    def come_back() -> None:
+        for run, name in clients:
+            run.attach(of.service, name)
+
+    of.service.start(serving=come_back)
     for run, name in clients:
-        run.attach(of.service, name)
-        assert run.started() == name
+        said = run.hear()
+        assert said is not None, of.service.log[-3000:]
+        assert said["event"] == "started", (said, of.service.log[-3000:])
+        assert said["id"] == name
 
 
 def part_of_the_way(full: Full, actor: str, share: float) -> int:

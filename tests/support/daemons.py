@@ -95,8 +95,11 @@ class Service:
         text = self.config or "version = 1\n"
         return text if "[rooms]" in text else f"{text}\n[rooms]\nahead = 0\n"
 
-    def start(self) -> None:
-        """Start, and return when it serves and its zygotes are up."""
+    def start(self, *, serving: Callable[[], None] | None = None) -> None:
+        """Start, and return when it serves and its zygotes are up.
+
+        ``serving`` is called in between, as soon as clients can connect.
+        """
         for directory in (self.run_dir, self.state_dir, self.policies):
             directory.mkdir(mode=0o755, exist_ok=True)
         already = self._log_size()
@@ -122,6 +125,8 @@ class Service:
                 },
             )
         self.wait_for_log("serving", since=already)
+        if serving is not None:
+            serving()
         self.wait_for_log("zygotes-ready", since=already)
         self.groups = None
 
