@@ -117,10 +117,9 @@ async def complete(
     )
     # GStreamer looks at every plugin, in 70 ms, where it finds no list of an earlier
     # start; the home inside ends with the activity, what is kept is this.
-    variables.setdefault("GST_REGISTRY", f"{c.at.root}/data/.gstreamer-registry.bin")
-    if not c.policy.bus.accessibility:
-        # It would ask in vain, and say so in every activity's log.
-        variables.setdefault("NO_AT_BRIDGE", "1")
+    if c.policy.view.data:
+        listed = f"{c.at.root}/data/.gstreamer-registry.bin"
+        variables.setdefault("GST_REGISTRY", listed)
     words = bundle.words(c.bundle, variables)
     in_bundle, _ = await looking.find_program(
         c.fds["bundle"], words[0], variables["PATH"]

@@ -39,6 +39,9 @@ IDLE_S = 300
 AFTER_S = 0.05
 """How long after a launch the next room is begun, so as not to disturb its start."""
 
+OPENING_S = 1.0
+"""The same after a bundle's launch, which has a window to open by then."""
+
 TWICE = 2
 """Who launched once may not come again: a room is made after this many launches."""
 
@@ -506,7 +509,9 @@ class Rooms:
 
     async def _fill(self) -> None:
         while True:
-            await asyncio.sleep(AFTER_S)
+            made_from = self._wanted()
+            opening = made_from is not None and made_from.own_home
+            await asyncio.sleep(OPENING_S if opening else AFTER_S)
             made_from = self._wanted()
             if made_from is None or self._daemon.starting():
                 return  # the launch under way asks us again when it is done

@@ -466,6 +466,12 @@ class Journal:
             ).start()
         self._aside.put((task, wanted))
 
+    def get_ready(self) -> bool:
+        """Connect ahead of the first question; who asks is told why it failed."""
+        with suppress(GLib.Error):
+            self.bus()
+        return False
+
     def bus(self) -> Any:
         if self._bus is None or self._bus.is_closed():
             self._bus = self.connect()

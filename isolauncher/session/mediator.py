@@ -219,6 +219,8 @@ class Mediator:
         )
         if mediated is not None:
             mediated.relay = self.relay
+            # By the time the activity asks for the first time.
+            GLib.idle_add(mediated.get_ready)
         self.bus_at["bus"] = bus
         if "accessibility" in self.bus_at:
             self._ready()
