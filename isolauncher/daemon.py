@@ -929,6 +929,7 @@ async def _warm_more(daemon: Daemon) -> None:
         except IsolauncherError as e:
             # A policy with mistakes, or a set: the launch that wants it is told.
             daemon.log.event("zygote-failed", policy=name, message=e.message)
+    daemon.log.event("sets-ready")
 
 
 def _directories(config: Config) -> None:

@@ -48,7 +48,7 @@ def daemon(top: Path) -> Iterator[Path]:
         try:
             for line in said:
                 kept.write(line)
-                if "zygotes-ready" in line:
+                if "sets-ready" in line:
                     break
             else:
                 raise SystemExit(f"the daemon did not start:\n{log.read_text()}")

@@ -82,7 +82,8 @@ def test_whichever_call_is_refused_nothing_runs_and_nothing_is_left(
             for c in record(full, policy)
             if c.actor == "mapper" or (c.step, c.name) == ("attach", "write_file")
         ]
-        assert len(table) >= 8
+        # One namespace serves for all files of one owner: made, and three lines of it.
+        assert len(table) >= 4
     faults, tried = refuse(full, policy, table, [errno.EPERM])
     assert not faults, "\n".join(faults)
     assert tried == len(table)

@@ -128,6 +128,9 @@ class Service:
         if serving is not None:
             serving()
         self.wait_for_log("zygotes-ready", since=already)
+        if "ahead = 0" not in self._whole_config():
+            # Or what it holds would still change.
+            self.wait_for_log("sets-ready", since=already)
         self.groups = None
 
     def _log_size(self) -> int:
