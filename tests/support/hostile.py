@@ -89,8 +89,7 @@ class Shell:
 
     witness: Witness
     unique: str
-    journal: Witness
-    received: list[dict[str, Any]] = field(default_factory=list)
+    person: Witness
 
     def heard(self) -> list[dict[str, Any]]:
         """What has arrived since it was asked last.
@@ -98,10 +97,8 @@ class Shell:
         The question goes the way of every message, so what was sent before it, and
         followed by an answer from the bus, has arrived before it.
         """
-        self.journal.do(mark)
-        found = []
-        while (one := json.loads(self.witness.line())).get("member") != "Mark":
-            found.append(one)
+        self.person.do(mark)
+        found: list[dict[str, Any]] = json.loads(self.witness.line())
         return found
 
 
@@ -110,7 +107,7 @@ def mark(me):  # type: ignore[no-untyped-def]
 
 
 def listen(me, names):  # type: ignore[no-untyped-def]
-    """Own ``names``, print every message that comes, answer every call; for ever."""
+    """Own ``names``, answer every call, and print what has come when asked to."""
     import json
     import threading
 
@@ -133,12 +130,17 @@ def listen(me, names):  # type: ignore[no-untyped-def]
             "member": message.get_member(),
             "signature": "" if body is None else body.get_type_string(),
         }
-        print(json.dumps(one), flush=True)
+        if one["member"] == "Mark":
+            print(json.dumps(kept), flush=True)
+            kept.clear()
+        else:
+            kept.append(one)
         if call:
             answer = Gio.DBusMessage.new_method_reply(message)
             bus.send_message(answer, Gio.DBusSendMessageFlags.NONE)
         return None
 
+    kept: list[dict[str, Any]] = []
     me.bus.add_filter(arrived)
     for name in names:
         said = me.driver("RequestName", "(su)", (name, 4))
