@@ -357,6 +357,7 @@ def activity_in(room: rooms.Room) -> road.Activity:
         id="one",
         caller_uid=CAROL,
         caller_gid=CAROL,
+        bundle_id=None,
         policy="p",
         policy_files=(),
         tier="fork",

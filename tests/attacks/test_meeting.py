@@ -91,19 +91,22 @@ def test_no_socket_of_the_host_is_there_neither_by_path_nor_by_abstract_name(
         assert found[f"{path} SOCK_STREAM"] in expected, path
 
 
-def test_the_bus_is_a_later_issue_and_a_policy_that_grants_it_is_refused(
+def test_a_program_that_is_run_meets_no_bus_whatever_its_policy_grants(
     daemon: Service,
 ) -> None:
-    for key, value in (
-        ("session-own", '["org.example"]'),
-        ("session-call", '["org.example=org.example.*"]'),
-        ("accessibility", "true"),
-    ):
-        name = daemon.policy(
-            f"bus-{key}",
-            f'version = 1\n[match]\ncallers = ["*"]\n[bus]\n{key} = {value}\n',
-        )
-        done = daemon.run("--policy", name, "--", "true", uid=12345)
-        assert done.status == 125
-        assert "[policy-not-enforced-yet]" in done.errors, done.errors
-        os.unlink(daemon.policies / f"{name}.toml")
+    """Only a bundle's launch brings one, from its person's session."""
+    name = daemon.policy(
+        "bus",
+        'version = 1\n[match]\ncallers = ["*"]\n[bus]\naccessibility = true\n'
+        'session-own = ["org.example.Mine"]\n'
+        'session-call = ["org.example=org.example.*"]\n',
+    )
+    source = (
+        "import os; print([n for n in os.environ if 'BUS' in n], "
+        "os.path.exists('/run/user'), os.path.exists('/run/dbus'))"
+    )
+    done = daemon.run(
+        "--policy", name, "--", "/usr/bin/python3", "-c", source, uid=12345
+    )
+    assert (done.status, done.out) == (0, b"[] False False\n"), done.errors
+    os.unlink(daemon.policies / f"{name}.toml")

@@ -70,6 +70,7 @@ def build(policy: Policy, **differently: object) -> plan.Plan:
             uid=70001,
             gid=70001,
             inner_uid=1000,
+            home="",
             inner_gid=1000,
             passwd=b"",
             group=b"",
