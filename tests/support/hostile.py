@@ -97,8 +97,10 @@ class Shell:
         The question goes the way of every message, so what was sent before it, and
         followed by an answer from the bus, has arrived before it.
         """
-        self.person.do(mark)
+        self.person.send(mark)
+        # Read first: it may be more than a pipe holds.
         found: list[dict[str, Any]] = json.loads(self.witness.line())
+        self.person.answer()
         return found
 
 
