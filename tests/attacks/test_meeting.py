@@ -99,7 +99,7 @@ def test_a_program_that_is_run_meets_no_bus_whatever_its_policy_grants(
         "bus",
         'version = 1\n[match]\ncallers = ["*"]\n[bus]\naccessibility = true\n'
         'session-own = ["org.example.Mine"]\n'
-        'session-call = ["org.example=org.example.*"]\n',
+        'session-call = ["org.example=org.example.One.*@/org/example"]\n',
     )
     source = (
         "import os; print([n for n in os.environ if 'BUS' in n], "

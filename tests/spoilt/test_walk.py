@@ -85,12 +85,16 @@ def build(policy: Policy, **differently: object) -> plan.Plan:
         activity_id="a0",
         within=room,
         view=view,
-        program=plan.Tree(
-            path="/",
-            descriptor="program",
-            kind="file",
-            writable=False,
-            owned_by=1000,
+        furniture=plan.Furniture(
+            trees=(
+                plan.Tree(
+                    path="/",
+                    descriptor="program",
+                    kind="file",
+                    writable=False,
+                    owned_by=1000,
+                ),
+            )
         ),
         filter_=filter_,
         start=plan.Start(
