@@ -14,8 +14,9 @@ from collections.abc import Iterator, Mapping
 
 from ..bundle import INFO, MAX_BYTES, Found, parse, user_activities, valid_bundle_id
 from ..errors import BundleError, IsolauncherError
+from ..zygote.sets import BUNDLES
 
-SYSTEM = ("/usr/share/sugar/activities", "/usr/local/share/sugar/activities")
+SYSTEM = BUNDLES
 
 
 def find(name: str, environment: Mapping[str, str]) -> str:

@@ -288,6 +288,9 @@ WRAPPED: dict[str, str] = {
 """What programs use of a namespace, for which PyGObject makes a class when it is first
 asked for: 15 ms of an activity's start."""
 
+BUNDLES = ("/usr/share/sugar/activities", "/usr/local/share/sugar/activities")
+"""Where the system's Sugar bundles are."""
+
 VERSIONS: dict[str, str] = {
     "Gdk": "3.0",
     "GdkPixbuf": "2.0",

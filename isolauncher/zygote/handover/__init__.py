@@ -133,6 +133,7 @@ class Fresh(Exception):
 
 # Below the dataclasses, which the modules import from here.
 from isolauncher.zygote.handover import (  # noqa: E402
+    bytecode,
     dbus_python,
     environment,
     exits,
@@ -161,6 +162,7 @@ ORDER: tuple[ModuleType, ...] = (
     gtk,
     dbus_python,
     sugar,
+    bytecode,
     shelf,
     modules,
     exits,
