@@ -1347,31 +1347,30 @@ def listed(me: Me) -> list[str]:
     return [str(path).rpartition("/")[2] for path in said[1]]
 
 
-def test_a_bundle_of_the_persons_own_has_neither_bus_nor_journal(
-    session: Hostile,
-) -> None:
-    """Row 62: it calls itself what it likes."""
+def test_a_bundle_of_the_persons_own_is_nobody_s_namesake(session: Hostile) -> None:
+    """Row 62: it calls itself what it likes, and has nothing of who is called so."""
     place = session.home / "Activities"
-    source = PROGRAM.read_text()
     bundle = bundles.make(
         *(place / "mine",),
         id="org.laptop.Terminal",
         exec="attack",
-        programs={"attack": source},
+        programs={"attack": PROGRAM.read_text()},
         owner=session.session.uid,
     )
     os.chown(place, session.session.uid, session.session.uid)
+    made = {"title": "of Terminal", "activity": "org.laptop.Terminal"}
+    made |= {"isolauncher-made-by": "system:org.laptop.Terminal"}
+    assert session.person.do(create, made)[0] == "ok"
+    session.shell.heard()
     with session.launch(bundle) as witness:
-        assert witness.do(variables, "DBUS_SESSION_BUS_ADDRESS") is None
         (row,) = [r for r in session.session.running() if r["id"] == witness.id]
         assert row["policy"] == "untrusted"
+        said = witness.do(call_all, METHODS)
+        assert witness.do(find_all)[1:] == [[], 0]
+    assert arrived(session) == []
+    for (name, *_), answer in zip(METHODS, said, strict=True):
+        assert answer in REFUSALS or name == MANAGER, (name, answer)
     assert nothing_running(session)
-
-
-def variables(me: Me, name: str) -> str | None:
-    import os
-
-    return os.environ.get(name)
 
 
 # --------------------------------------------------------- a home that cannot be mapped
