@@ -58,7 +58,11 @@ def failure(error: BaseException, who: str) -> dict[str, object]:
     """
     if isinstance(error, IsolauncherError):
         return {"event": "failed", **error.as_fields()}
-    text = "".join(traceback.format_exception(error))[-2000:]
+    try:
+        text = "".join(traceback.format_exception(error))[-2000:]
+    except Exception as e:
+        # Its modules may be the program's already. That something failed is said.
+        text = f"and it cannot be told where: {type(e).__name__}"
     return {
         "event": "failed",
         "step": who,

@@ -1360,7 +1360,8 @@ def test_a_bundle_of_the_persons_own_is_nobody_s_namesake(session: Hostile) -> N
     os.chown(place, session.session.uid, session.session.uid)
     made = {"title": "of Terminal", "activity": "org.laptop.Terminal"}
     made |= {"isolauncher-made-by": "system:org.laptop.Terminal"}
-    assert session.person.do(create, made)[0] == "ok"
+    answer, uid = session.person.do(create, made)
+    assert answer == "ok"
     session.shell.heard()
     with session.launch(bundle) as witness:
         (row,) = [r for r in session.session.running() if r["id"] == witness.id]
@@ -1371,6 +1372,7 @@ def test_a_bundle_of_the_persons_own_is_nobody_s_namesake(session: Hostile) -> N
     for (name, *_), answer in zip(METHODS, said, strict=True):
         assert answer in REFUSALS or name == MANAGER, (name, answer)
     assert nothing_running(session)
+    session.person.do(delete, uid)
 
 
 # --------------------------------------------------------- a home that cannot be mapped

@@ -551,9 +551,9 @@ def needed_modules(pristine: Pristine, brought: Brought) -> dict[str, tuple[str,
             found = _imports(code, package or "")
             needs[name] = tuple(dict.fromkeys((*found, *needs.get(name, ()))))
     for name, module in tuple(sys.modules.items()):
-        # What a body has put there by its own hand, as that of `typing` does.
+        # What a body has put there by its own hand, as that of `typing` does: a class.
         parent = name.rpartition(".")[0]
-        if getattr(module, "__spec__", None) is None and parent in sys.modules:
+        if not isinstance(module, ModuleType) and parent in sys.modules:
             needs[parent] = (*needs.get(parent, ()), name)
     return needs
 

@@ -33,8 +33,9 @@ OUTSIDE = {
 }
 """What a line names for a call that belongs to no step of the plan."""
 
-NOT_OF_A_LAUNCH = {"landlock_abi"}
-"""Calls that `host` makes when the daemon starts."""
+NOT_OF_A_LAUNCH = {"landlock_abi", "chown", "unmount"}
+"""Calls that `host` makes when the daemon starts, and two of a bundle's launch alone:
+for the home that is made for it, and for `scratch`."""
 
 
 def record(full: Full, policy: str = "every", tier: str | None = None) -> list[Call]:

@@ -163,6 +163,38 @@ def test_a_forked_desktop_is_a_cold_ones(
     assert differing == {}
 
 
+# What a person sees of a program and is used to.
+LOOKS = (
+    *("C locale", "Python locale", "time", "GLib time", "gettext", "C gettext"),
+    *("settings", "direction", "language", "fonts", "colours", "style"),
+    *("interface settings", "sugar person"),
+)
+
+
+@pytest.mark.parametrize("name", PERSONS)
+def test_an_isolated_program_looks_as_it_does_without_us(
+    sugar: Session, sugared: Path, name: str
+) -> None:
+    person = PERSONS[name]
+    for schema, key, value in person.settings:
+        sugar.desktop.run("gsettings", "set", schema, key, value)
+    try:
+        process = sugar.desktop.start(
+            str(sugared / "bin/witness"),
+            environment=person.environment,
+            stdout=subprocess.PIPE,
+        )
+        out, _ = process.communicate(timeout=PATIENCE_S)
+    finally:
+        for schema, key, _ in person.settings:
+            sugar.desktop.run("gsettings", "reset", schema, key)
+    without = json.loads(out)
+    isolated = state(sugar, sugared, "sugar3", "fork", person)
+    assert set(LOOKS) <= without.keys()
+    one, other = (flat({n: s[n] for n in LOOKS}) for s in (without, isolated))
+    assert {n: (one[n], other.get(n)) for n in one if one[n] != other.get(n)} == {}
+
+
 def _is_the_persons(cold: dict[str, Any], name: str) -> None:
     """That there is something to compare: the cold one is what was asked for."""
     if name == "spanish":

@@ -32,6 +32,7 @@ import dataclasses
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from importlib.machinery import BuiltinImporter, ExtensionFileLoader, FrozenImporter
 from importlib.machinery import PathFinder as Finder
@@ -54,6 +55,9 @@ def settle(world: World) -> World:
     global _shelf
     if not world.shelved:
         return world
+    # Which list of filters it last had the interpreter keeps, and goes by it when
+    # `warnings` is not there to be asked. Not one that only lasted for a while.
+    warnings.warn("ignored", ImportWarning, stacklevel=2)
     _shelf = shelf = _Shelf(world, _renewals())
     real = bootstrap._find_and_load
     modules, there = shelf.modules, sys.modules
@@ -72,7 +76,7 @@ def settle(world: World) -> World:
 
 def apply(start: Start, world: World) -> None:
     if _shelf is not None:
-        _shelf.recall()
+        _shelf.leave_nothing()
 
 
 def place(module: object) -> tuple[str, str] | None:
@@ -168,10 +172,10 @@ class _Shelf:
         return tuple(done)
 
     def _take_out(self) -> frozenset[str]:
-        """Out of ``sys.modules`` and their packages, where they are called as they are.
+        """Out of ``sys.modules``; returns what is still an attribute of its package.
 
-        Else ``from package import child`` would find one without asking. A package
-        that imports its child itself is never without it.
+        It is until the hand-over, for the sake of our own code. A package that imports
+        its child itself is never without it.
         """
         bound = set()
         for name, module in self._all.items():
@@ -180,7 +184,6 @@ class _Shelf:
             if package is None or package.__dict__.get(child) is not module:
                 continue
             if name not in self._brings.get(name.rpartition(".")[0], ()):
-                delattr(package, child)
                 bound.add(name)
         return frozenset(bound)
 
@@ -204,13 +207,14 @@ class _Shelf:
                 for renew in self._renewals.get(n, ()):
                     renew(self._all[n])
 
-    def recall(self) -> None:
-        """What we have imported ourselves since, before there was a program."""
+    def leave_nothing(self) -> None:
+        """Of what is on the shelf, or was taken from it before there was a program."""
         for name in [n for n in sys.modules if n in self._all]:
             self.modules[name] = sys.modules.pop(name)
-            if name in self._bound:
-                package, child = self._package(name)
-                package.__dict__.pop(child, None)
+        for name in self._bound:
+            # Else ``from package import child`` would find it without asking.
+            package, child = self._package(name)
+            package.__dict__.pop(child, None)
 
     def _is_another(self, name: str) -> bool:
         """Whether an import of ``name`` now would not come to the preloaded one."""
