@@ -550,10 +550,11 @@ def needed_modules(pristine: Pristine, brought: Brought) -> dict[str, tuple[str,
             package = module.__spec__.parent if module.__spec__ else ""
             found = _imports(code, package or "")
             needs[name] = tuple(dict.fromkeys((*found, *needs.get(name, ()))))
-    for name, module in tuple(sys.modules.items()):
+    there: Mapping[str, object] = sys.modules
+    for name, thing in tuple(there.items()):
         # What a body has put there by its own hand, as that of `typing` does: a class.
         parent = name.rpartition(".")[0]
-        if not isinstance(module, ModuleType) and parent in sys.modules:
+        if isinstance(thing, type) and parent in sys.modules:
             needs[parent] = (*needs.get(parent, ()), name)
     return needs
 

@@ -25,7 +25,9 @@ bootstrap: Any = sys.modules["_frozen_importlib"]
 """importlib's own module: every import of what is not there yet calls its
 ``_find_and_load``, by that name."""
 
-Brought = dict[str, set[str]]
+Brought = dict[str, dict[str, None]]
+"""Each module's, in the order of their coming."""
+
 _Undo = list[Callable[[], None]]
 
 
@@ -40,7 +42,7 @@ def quiet() -> Iterator[Brought]:
 
     def find_and_load(name: str, import_: object) -> object:
         if importing:
-            brought.setdefault(importing[-1], set()).add(name)
+            brought.setdefault(importing[-1], {})[name] = None
         if name not in sys.modules and name in _BEFORE:
             _BEFORE[name](undo)
         importing.append(name)
@@ -51,8 +53,9 @@ def quiet() -> Iterator[Brought]:
             importing.pop()
             # Some put others there themselves, as `gi` does with what it stands for.
             if len(sys.modules) > count:
-                new = set(islice(sys.modules, count, None)) - known - {name}
-                brought.setdefault(name, set()).update(new)
+                new = [n for n in islice(sys.modules, count, None) if n not in known]
+                mine = brought.setdefault(name, {})
+                mine |= dict.fromkeys(n for n in new if n != name)
                 known.update(new, (name,))
 
     bootstrap._find_and_load = find_and_load
