@@ -97,11 +97,11 @@ def _one(bundle_id: str, pairs: int, progress: Callable[[str], None]) -> Windows
     samples: dict[str, list[float]] = {name: [] for name, _ in contenders}
     for number in range(-WARM_UP, pairs):
         for name, contender in contenders:
+            _wait_for_rest()
             activity_id = f"bench{os.getpid()}{name}{number + WARM_UP}"
             taken = contender(bundle_id, activity_id)
             if number >= 0:
                 samples[name].append(taken)
-            time.sleep(REST_S)
         contenders.reverse()
         progress(f"{bundle_id} {number + 1}/{pairs}")
     spreads = {name: Spread(samples=tuple(found)) for name, found in samples.items()}
@@ -125,8 +125,23 @@ def _isolated(bundle_id: str, activity_id: str) -> float:
         _stop(activity_id)
 
 
+def _wait_for_rest() -> None:
+    """Until the daemon ends and prepares nothing, as between a child's clicks."""
+    until = time.monotonic() + PATIENCE_S
+    while time.monotonic() < until:
+        for part in client.ask({"version": wire.VERSION, "verb": "stats"}):
+            stats = part.get("stats")
+            rooms = stats.get("rooms") if isinstance(stats, dict) else None
+            if not isinstance(rooms, dict):
+                return
+            if not (rooms["wanted"] or rooms["ending"]):
+                time.sleep(REST_S)
+                return
+        time.sleep(0.05)
+
+
 def _stop(activity_id: str) -> None:
-    """Ended, with everything of it, and forgotten by the daemon."""
+    """Ended, with everything of it; the daemon remembers it a while longer."""
     stop = {"version": wire.VERSION, "verb": "stop", "ids": [activity_id]}
     with suppress(IsolauncherError):
         list(client.ask({**stop, "grace_ms": 0}))
@@ -144,7 +159,8 @@ def _stop(activity_id: str) -> None:
 
 def _rows(part: object) -> list[str]:
     rows = part.get("activities") if isinstance(part, dict) else None
-    return [str(row["id"]) for row in rows] if isinstance(rows, list) else []
+    listed = rows if isinstance(rows, list) else []
+    return [str(row["id"]) for row in listed if row["state"] != "exited"]
 
 
 def _cold(bundle_id: str, activity_id: str) -> float:
