@@ -7,6 +7,7 @@ RUN_PACKAGES := python3 python3-prctl python3-pyroute2 python3-dbus python3-secc
 # A session without hardware and a real activity to open in it. The last two are what
 # Sugar's activities die without and Debian only suggests.
 DEMO_PACKAGES := xvfb dbus-daemon python3-xlib python3-gi xdg-dbus-proxy \
+	librsvg2-common \
 	sugar-calculate-activity sugar-icon-theme sugar-themes \
 	python3-carquinyol telepathy-mission-control-5
 SUGAR_PACKAGES := sugar-log-activity sugar-memorize-activity sugar-terminal-activity \
