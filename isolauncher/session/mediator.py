@@ -315,8 +315,10 @@ class Mediator:
                 why = f"its directories hold {size} bytes, {self.wanted.data} at most"
         except files.Unfit as error:
             why = f"its directories hold {error}"
-        except OSError:
-            why = ""
+        except OSError as error:
+            # What changes meanwhile is passed over there. A limit that cannot be held
+            # must not be one that is not held.
+            why = f"its directories cannot be counted: {error.strerror}"
         finally:
             self.scanning = False
         if why:
