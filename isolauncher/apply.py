@@ -194,6 +194,8 @@ def _apply(step: plan.Step, c: Context) -> None:
                 f"{process}/uid_map", b"%d %d 1\n" % (step.inner_uid, step.uid)
             )
             c.identity = (step.inner_uid, step.uid, step.gid)
+        case plan.MapOwner():
+            _exchanged(step.uid, step.gid, c)
         case plan.NoNestedUserNamespaces():
             try:
                 k.write_file("/proc/sys/user/max_user_namespaces", b"0")
@@ -359,18 +361,26 @@ def _mapping(step: plan.Attach, owner: int, c: Context) -> int:
     writing one is made in which all others stay who they are, by a child that lives no
     longer than it takes to open it. It costs a fork, and serves for all of one owner's.
     """
-    inner, uid, gid = c.identity
-    own = inner == owner and bool(step.attributes & MOUNT_ATTR_RDONLY)
-    key = (-1, -1) if own else (owner, step.mapped_gid)
-    if key not in c.mappings:
-        c.mappings[key] = (
-            os.open(f"/proc/{c.stem}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-            if own
-            else user_namespace(
-                c.kernel, _exchange(owner, uid), _exchange(step.mapped_gid, gid)
-            )
+    inner, _, _ = c.identity
+    if inner != owner or not step.attributes & MOUNT_ATTR_RDONLY:
+        return _exchanged(owner, step.mapped_gid, c)
+    if _OWN not in c.mappings:
+        path = f"/proc/{c.stem}/ns/user"
+        c.mappings[_OWN] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    return c.mappings[_OWN]
+
+
+_OWN = (-1, -1)
+
+
+def _exchanged(owner: int, group: int, c: Context) -> int:
+    """The user namespace in which they are the activity, and everybody else stays."""
+    _, uid, gid = c.identity
+    if (owner, group) not in c.mappings:
+        c.mappings[owner, group] = user_namespace(
+            c.kernel, _exchange(owner, uid), _exchange(group, gid)
         )
-    return c.mappings[key]
+    return c.mappings[owner, group]
 
 
 def user_namespace(kernel: Kernel, uid_map: bytes, gid_map: bytes) -> int:

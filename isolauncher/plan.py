@@ -346,6 +346,20 @@ class MapIdentity:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MapOwner:
+    """Ahead, for the directories that a launch brings: to make it takes a fork."""
+
+    uid: int
+    gid: int
+
+    def describe(self) -> str:
+        return (
+            f"make the id map by which files of uid {self.uid} gid {self.gid} "
+            "will be the activity's"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NoNestedUserNamespaces:
     """Needs CAP_SYS_RESOURCE in the new namespace, so before the capabilities go."""
 
@@ -507,6 +521,7 @@ Step = (
     | ClearGroups
     | NewUserNamespace
     | MapIdentity
+    | MapOwner
     | NoNestedUserNamespaces
     | BecomeUser
     | DropCapabilities
@@ -602,7 +617,8 @@ class View:
 class Person:
     """Who the activity is, outside and inside, and the files that say so.
 
-    ``home`` is a directory to make for it, in memory; empty: it gets none.
+    ``home`` is a directory to make for it, in memory; empty: it gets none. ``lends``
+    is the uid and gid of who will bring directories of its own, if anybody.
     """
 
     uid: int
@@ -614,6 +630,7 @@ class Person:
     group: bytes
     nsswitch: bytes
     hosts: bytes
+    lends: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -790,6 +807,8 @@ def room(
     known = _known(early, view.links) | _leading_to(own)
     mapped += _places(late, above=early, known=known, own=own, uid=person.uid)
     mapped += (_attach(tree) for tree in late)
+    if person.lends is not None:
+        mapped.append(MapOwner(uid=person.lends[0], gid=person.lends[1]))
     mapped.append(LowerInit())
 
     after: list[Step] = [

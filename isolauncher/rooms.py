@@ -346,6 +346,11 @@ def _person(room: Room, made_from: Facts) -> plan.Person:
         group=views.group,
         nsswitch=views.nsswitch,
         hosts=views.hosts,
+        lends=(
+            (caller.uid, caller.gid)
+            if made_from.own_home and made_from.policy.view.data
+            else None
+        ),
     )
 
 

@@ -26,7 +26,7 @@ _COUNTS = 16
 _BENT = 1024
 _TEXTS = 4096
 _LINE = 160
-_MOST = 700
+_MOST = 1500
 SIZE = _TEXTS + len(ACTORS) * _MOST * _LINE
 
 _libc = ctypes.CDLL(None, use_errno=True)
