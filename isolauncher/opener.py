@@ -25,7 +25,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, NoReturn, TypeVar
 
-from . import bundledir, kernel, wire
+from . import bundledir, kernel, spares, wire
 from .bundle import MAX_BYTES, Found
 from .channel import leave, readable
 from .errors import (
@@ -352,23 +352,20 @@ def _serve(sock: socket.socket) -> NoReturn:
         # The daemon's handlers would write a signal's number into the event loop's
         # own pipe, which the fork shares: a caller's SIGTERM would end the daemon.
         _LINUX.reset_signals()
-        # Openers that have ended are the kernel's to reap.
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         _LINUX.close_except(frozenset((2, sock.fileno())))
-        kernel.title("isolauncher: opener")
-        while True:
-            message = wire.recv(sock, max_fds=1)
-            if os.fork() == 0:
-                _child(socket.socket(fileno=message.fds[0]), message.fields)
-            message.close()
+        spares.serve(sock, "isolauncher: opener", _open_for)
     finally:
         os._exit(0)
+
+
+def _open_for(message: wire.Message) -> None:
+    (fd,) = message.fds
+    _child(socket.socket(fileno=fd), message.fields)
 
 
 def _child(sock: socket.socket, ids: Mapping[str, object]) -> NoReturn:
     try:
         _LINUX.close_except(frozenset((2, sock.fileno())))
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         kernel.title(f"isolauncher: opener({ids['uid']})")
         own = os.pidfd_open(os.getpid())
         wire.send(sock, {"event": "opener"}, [own])

@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 from .. import client, request, wire
 from ..errors import RequestError
@@ -144,26 +145,29 @@ class _Brought:
         self._mediated = self._mediators.begin(
             granted, environment=self._environment, object_id=self._object_id
         )
-        return self._all(self._mediated.fds)
+        return self._all(self._mediated.made)
 
     def work_in(self, scratch: int) -> client.Furniture:
         """The same once more, with directories in ``scratch`` for the person's own."""
         assert self._mediated is not None  # noqa: S101 (granted comes first)
-        return self._all(self._mediated.copy(scratch))
+        return self._all(partial(self._mediated.copy, scratch))
 
-    def _all(self, fds: dict[str, int]) -> client.Furniture:
+    def _all(self, made: Callable[[], dict[str, int]]) -> client.Furniture:
         places = self._granted["furniture"]
         assert isinstance(places, list)  # noqa: S101 (the daemon's own word)
         display: str | None = None
         cookie: bytes | None = None
         files: dict[str, bytes] = {}
+        fds: dict[str, int] = {}
         try:
             if "display" in places:
+                # Found out while the mediator is at work.
                 display, cookie = self._display(fds)
                 files = settings.of_person(
                     self._environment.get("HOME", "/"),
                     self._environment.get("SUGAR_PROFILE") or "default",
                 )
+            fds |= made()
         except BaseException:
             wire.close_all(fds.values())
             raise

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 
-from .. import kernel, wire
+from .. import spares, wire
 from ..errors import DaemonError, WireError, from_fields
 from . import mediator
 
@@ -28,16 +28,24 @@ PATIENCE_S = 20
 
 @dataclass
 class Mediated:
-    """What one mediator made. ``fds`` by name are the caller's to close."""
+    """A mediator that is at work for one launch."""
 
     channel: socket.socket
-    fds: dict[str, int]
+
+    def made(self) -> dict[str, int]:
+        """What it has made, by name: descriptors, which are the caller's to close.
+
+        Raises what kept it from that.
+        """
+        try:
+            return _answer(self.channel)
+        except WireError as error:
+            raise _gone(error) from None
 
     def copy(self, scratch: int) -> dict[str, int]:
         """Have it work in the directory ``scratch``; all descriptors anew."""
         wire.send(self.channel, {"event": "copy"}, [scratch])
-        self.fds = _answer(self.channel)
-        return self.fds
+        return self.made()
 
     def forget(self) -> None:
         """Nothing more is wanted of it: the activity runs, or the launch has failed."""
@@ -80,7 +88,7 @@ class Mediators:
         environment: Mapping[str, str],
         object_id: str | None,
     ) -> Mediated:
-        """A mediator for what the daemon grants; raises what kept it from starting.
+        """A mediator for what the daemon grants: begun, and not waited for.
 
         ``environment`` is that of who launches: where the home, the profile and the
         session bus are.
@@ -89,27 +97,27 @@ class Mediators:
         channel, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         channel.settimeout(PATIENCE_S)
         try:
-            try:
-                wire.send(self._sock, {"wanted": asdict(wanted)}, [its.fileno()])
-            finally:
-                its.close()
-            return Mediated(channel, _answer(channel))
+            wire.send(self._sock, {"wanted": asdict(wanted)}, [its.fileno()])
         except WireError as error:
             channel.close()
-            raise DaemonError(
-                f"the session's mediator does not answer: {error}",
-                code="mediator-gone",
-                hint="end isolauncher-session; it is started anew when it is needed",
-            ) from None
-        except BaseException:
-            channel.close()
-            raise
+            raise _gone(error) from None
+        finally:
+            its.close()
+        return Mediated(channel)
 
     def clear(self, running: Sequence[str]) -> None:
         """Remove what is left of activities that are not ``running`` any more."""
         with suppress(WireError):
             home = os.environ.get("HOME", "/")
             wire.send(self._sock, {"clear": list(running), "sugar": f"{home}/.sugar"})
+
+
+def _gone(error: WireError) -> DaemonError:
+    return DaemonError(
+        f"the session's mediator does not answer: {error}",
+        code="mediator-gone",
+        hint="end isolauncher-session; it is started anew when it is needed",
+    )
 
 
 def _wanted(
@@ -144,51 +152,20 @@ def _answer(channel: socket.socket) -> dict[str, int]:
 
 
 def _serve(sock: socket.socket) -> None:
-    kernel.title("isolauncher: mediators")
-    # Nobody waits for them: they end with their sandboxes.
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.collect()
     gc.freeze()
-    spare = _fork(sock)
-    while True:
-        try:
-            message = wire.recv(sock, max_fds=1)
-        except WireError:
-            return
-        try:
-            wire.send(spare, message.fields, message.fds)
-        except WireError:
-            # Somebody has killed it.
-            spare.close()
-            spare = _fork(sock)
-            wire.send(spare, message.fields, message.fds)
-        message.close()
-        spare.close()
-        # One is always ahead: its fork is in nobody's launch.
-        spare = _fork(sock)
+    spares.serve(sock, "isolauncher: mediators", _mediate)
 
 
-def _fork(sock: socket.socket) -> socket.socket:
-    """A mediator to be, which waits to be told for whom."""
-    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    if os.fork() != 0:
-        its.close()
-        return ours
-    status = 1
+def _mediate(message: wire.Message) -> None:
+    os.setsid()
     try:
-        sock.close()
-        ours.close()
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        os.setsid()
-        with suppress(WireError):  # nobody needs one any more
-            _work(wire.recv(its, max_fds=1))
-        status = 0
+        _work(message)
     except Exception as error:
         why = f"{type(error).__name__}: {error}"
         sys.stderr.write(f"a mediator failed: {why}\n")
-    finally:
-        os._exit(status)
+        raise
 
 
 def _work(message: wire.Message) -> None:

@@ -63,10 +63,15 @@ _kept: tuple[object, bytes] | None = None
 
 
 def _stamp() -> object:
-    """dconf replaces its database when it changes it."""
+    """dconf replaces its database when it changes it; None: it cannot be told."""
+    if os.environ.get("GSETTINGS_BACKEND", "dconf") != "dconf":
+        return None
     above = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
     try:
         status = os.stat(os.path.join(above, "dconf/user"))
+    except FileNotFoundError:
+        # Nothing was ever set.
+        return ()
     except OSError:
         return None
     return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
