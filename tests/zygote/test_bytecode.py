@@ -6,6 +6,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+import pytest
 from support.bundles import system_directory
 from support.daemons import TOP
 
@@ -66,13 +67,42 @@ def test_a_system_bundle_s_source_is_compiled_once_and_never_stale() -> None:
         "warns old True",
         "broken 1 []",
         "writable old True",
-        "['broken.py', 'edited.py', 'warns.py', 'writable.py']",
+        "['broken.py', 'edited.py', 'writable.py']",
         "True",
     ]
 
 
-def run(place: Path) -> list[str]:
-    words = ("/usr/bin/python3", "-W", "ignore", "-c", PROGRAM, str(TOP), str(place))
+@pytest.mark.parametrize(
+    ("filters", "came", "again"),
+    [
+        ("", "warns old True", False),
+        ("ignore", "warns old True", False),
+        ("ignore:invalid escape", "warns old True", False),
+        ("error", "warns 3 []", True),
+        ("default", "warns old True", True),
+        ("always::DeprecationWarning", "warns old True", True),
+        ("error::UserWarning", "warns old True", False),
+        ("error::DeprecationWarning:warns", "warns old True", False),
+        ("error::DeprecationWarning:{place}/warns", "warns 3 []", True),
+        ("error::DeprecationWarning::3", "warns 3 []", True),
+        ("error::DeprecationWarning::2", "warns old True", False),
+    ],
+)
+def test_what_the_compiler_warns_of_is_compiled_again_where_that_is_to_be_seen(
+    filters: str, came: str, again: bool
+) -> None:
+    with system_directory() as place:
+        for name in ("plain", "edited", "broken", "writable"):
+            (place / f"{name}.py").write_text(SOURCE)
+        (place / "warns.py").write_text(SOURCE + "x = '\\d'\n")
+        said = run(place, filters.format(place=place))
+    assert came in said
+    assert ("warns.py" in said[-2]) is again
+
+
+def run(place: Path, filters: str = "ignore") -> list[str]:
+    ruled = ("-W", filters) if filters else ()
+    words = ("/usr/bin/python3", *ruled, "-c", PROGRAM, str(TOP), str(place))
     done = subprocess.run(words, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()

@@ -5,7 +5,8 @@ A bundle ships no compiled files, and nobody but root could write them beside it
 each cold start compiles it again, in 5 to 40 ms. What importlib would compile to is
 kept here by the file's path, and given to it where it has read just the bytes that this
 was compiled from. So there is nothing to go stale; a bundle of a person's own, whose
-path is not here, is compiled as ever, and so is what the compiler warns of.
+path is not here, is compiled as ever, and so is what the compiler warns of where the
+program would see the warning.
 
 Hazards: none; it answers none and must add none, see ``compile`` below.
 """
@@ -18,6 +19,7 @@ import stat
 import sys
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from types import CodeType
 from typing import Any
 
@@ -31,10 +33,28 @@ _LARGEST = 512 * 1024
 _external: Any = sys.modules["_frozen_importlib_external"]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Compiled:
+    """``warned`` is what the compiler said of it: category, text and line of each."""
+
+    path: str
+    source: bytes
+    code: CodeType
+    warned: tuple[tuple[type[Warning], str, int], ...]
+
+    def is_silent(self) -> bool:
+        """Whether the program's filters let none of it be seen or raised."""
+        module = self.path.removesuffix(".py")
+        return all(
+            _action(category, text, line, module) == "ignore"
+            for category, text, line in self.warned
+        )
+
+
 def settle(world: World) -> World:
     if sets.NEEDS["sugar3"][0] not in world.shelved:
         return world
-    known = {path: (source, code) for path, source, code in _compiled(sets.BUNDLES)}
+    known = {compiled.path: compiled for compiled in _compiled(sets.BUNDLES)}
     real = builtins.compile
 
     # importlib calls it by this name, with these words and no others.
@@ -42,9 +62,10 @@ def settle(world: World) -> World:
         source: Any, filename: Any, mode: str, *, dont_inherit: bool, optimize: int
     ) -> Any:
         found = known.get(filename)
-        if found is not None and found[0] == source and optimize == -1:
+        same = found is not None and found.source == source and optimize == -1
+        if found is not None and same and found.is_silent():
             sys.audit("compile", source, filename)
-            return found[1]
+            return found.code
         return real(
             source, filename, mode, dont_inherit=dont_inherit, optimize=optimize
         )
@@ -58,7 +79,26 @@ def apply(start: Start, world: World) -> None:
     """Nothing is left to do in the child until it imports."""
 
 
-def _compiled(tops: tuple[str, ...]) -> Iterator[tuple[str, bytes, CodeType]]:
+def _action(category: type[Warning], text: str, line: int, module: str) -> str:
+    """What is done about a warning, as CPython's _warnings.c decides it."""
+    for action, message, of, where, at in warnings.filters:
+        if (
+            issubclass(category, of)
+            and at in (0, line)
+            and _matches(message, text)
+            and _matches(where, module)
+        ):
+            return action
+    return str(warnings.defaultaction)  # type: ignore[attr-defined]
+
+
+def _matches(wanted: Any, text: str) -> bool:
+    if wanted is None or isinstance(wanted, str):
+        return wanted is None or wanted == text
+    return wanted.match(text) is not None
+
+
+def _compiled(tops: tuple[str, ...]) -> Iterator[_Compiled]:
     left = MOST
     for path in (path for top in tops for path in _sources(top)):
         try:
@@ -67,15 +107,20 @@ def _compiled(tops: tuple[str, ...]) -> Iterator[tuple[str, bytes, CodeType]]:
             left -= len(source)
             if len(source) > _LARGEST or left < 0:
                 continue
-            with warnings.catch_warnings():
-                warnings.simplefilter("error")
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always")
                 code = builtins.compile(
                     source, path, "exec", dont_inherit=True, optimize=-1
                 )
-        except (OSError, SyntaxError, ValueError, RecursionError, Warning):
+        except (OSError, SyntaxError, ValueError, RecursionError):
             # Whoever imports it will be told.
             continue
-        yield path, source, code
+        yield _Compiled(
+            path=path,
+            source=source,
+            code=code,
+            warned=tuple((one.category, str(one.message), one.lineno) for one in said),
+        )
 
 
 def _sources(top: str) -> Iterator[str]:
