@@ -12,6 +12,7 @@ import _warnings
 import atexit
 import contextlib
 import contextvars
+import ctypes
 import gc
 import importlib
 import importlib.util
@@ -329,6 +330,25 @@ def _unanswered(reads: set[str]) -> list[str]:
     )
 
 
+def _bring(name: str, limit: float) -> tuple[str, str]:
+    """Import or load ``name``: what went wrong, and why there is none of it here."""
+    library = sets.library(name)
+    if library is not None:
+        return "", _load(library)
+    absent = _absent(name) if name in sets.LASTING else ""
+    return ("" if absent else _import_one(name, limit)), absent
+
+
+def _load(library: str) -> str:
+    """Have the dynamic linker load it, which runs its constructors and no more."""
+    try:
+        # Every symbol bound, as those who load it later ask for it.
+        ctypes.CDLL(library, mode=os.RTLD_NOW | os.RTLD_LOCAL)
+    except OSError as error:
+        return str(error)
+    return ""
+
+
 def _import_one(name: str, limit: float) -> str:
     """Import ``name``; what went wrong in words, or nothing."""
     try:
@@ -448,9 +468,8 @@ def _measured(
     count, resident = len(sys.modules), _resident()
     reads: set[str] = set()
     start = time.perf_counter_ns()
-    absent = _absent(name) if name in sets.LASTING else ""
     with _noting_reads(reads):
-        failure = "" if absent else _import_one(name, limit)
+        failure, absent = _bring(name, limit)
     took = time.perf_counter_ns() - start
     after = _state(looks)
     faults = ([failure] if failure else []) + _faults(before, after)

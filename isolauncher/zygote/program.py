@@ -134,6 +134,8 @@ _MODULE_START = frozenset(
 _LIBRARY_START = ("LD_", "GLIBC_TUNABLES", "MALLOC_", "OPENSSL_", "SSLKEYLOGFILE")
 # GLib's and GObject's constructors, and the repository of typelibs at its first use.
 _GLIB_START = ("G_DEBUG", "G_SLICE", "GOBJECT_DEBUG", "GI_TYPELIB_PATH", "G_RANDOM_V")
+# The constructors of pixman, of OpenGL's libraries and of Mesa's drivers.
+_DRAWING_START = ("PIXMAN_DISABLE", "__GL", "GALLIUM_", "R600_", "D3D12_", "LLVM_")
 _UTF8 = ("utf8", "utf-8")
 
 
@@ -192,6 +194,8 @@ def needs_exec(
             return f"{name} is read only when a library is loaded"
         if set_name != "python" and name.startswith(_GLIB_START):
             return f"{name} is read only when GLib is loaded"
+        if set_name != "python" and name.startswith(_DRAWING_START):
+            return f"{name} is read only when a library that draws is loaded"
     wanted = effective_ctype(environment)
     if wanted in ("C", "POSIX"):
         return (

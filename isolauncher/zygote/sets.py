@@ -3,13 +3,16 @@
 
 Only names: nothing is imported here. A name belongs here if programs import it
 often, if it is fit (no thread, descriptor, handler or draw of random numbers at
-import) and if every state it keeps is renewed by a module of `handover`.
+import) and if every state it keeps is renewed by a module of `handover`. A name with
+".so" in it is a shared library that others load later, by themselves (dlopen(3)).
 
 What comes after the standard library need not be installed: `NEEDS` says without which
 a set is no use, the rest is left out by name.
 """
 
 from __future__ import annotations
+
+import sys
 
 PYTHON: tuple[str, ...] = (
     # What most programs import themselves.
@@ -173,6 +176,12 @@ _GTK3: tuple[str, ...] = (
     "gi.repository.Gtk",
     "gi.repository.GdkX11",
     "gi.repository.Rsvg",
+    # GDK asks for OpenGL as soon as it opens a display. To load Mesa's drivers, which
+    # are one file under many names, with LLVM behind it, takes 25 ms, and what the
+    # linker writes into them is 10 MB of each process.
+    "libGL.so.1",
+    "libGLX_mesa.so.0",
+    "dri/swrast_dri.so",
     "dbus",
     "dbus.service",
     "dbus.mainloop.glib",
@@ -252,6 +261,15 @@ NEEDS: dict[str, tuple[str, str]] = {
     "sugar3": ("sugar3.activity.activity", "python3-sugar3 and gir1.2-telepathyglib"),
 }
 """Without this name a set is no use; what to install for it."""
+
+
+def library(name: str) -> str | None:
+    """What to tell dlopen(3); None if ``name`` is a module's."""
+    if ".so" not in name:
+        return None
+    if "/" not in name:
+        return name
+    return f"/usr/lib/{sys.implementation._multiarch}/{name}"
 
 
 def nested(name: str) -> tuple[str, ...]:
