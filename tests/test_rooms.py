@@ -341,9 +341,9 @@ def test_launches_with_rooms_leave_no_descriptor_and_no_memory() -> None:
                 if number % 5 == 0:
                     daemon.at_rest()
 
-        launches(20)
+        launches(15)
         descriptors, memory = held()
-        launches(60)
+        launches(35)
         # An opener's end is heard of a moment after its room is given.
         assert until(lambda: held()[0] <= descriptors), (held(), descriptors)
         assert held()[1] - memory < 2 << 20
