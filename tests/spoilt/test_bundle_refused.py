@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import pytest
 from support.bundles import Launched, Person, make, person, system_directory
-from support.spoiling import ALICE, Call, Spoilt
+from support.spoiling import ALICE, Call
 
 from isolauncher import plan
 from spoilt.conftest import Full
