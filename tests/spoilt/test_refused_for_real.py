@@ -171,6 +171,7 @@ CANNOT = {
     "set-umask": "the kernel never refuses it",
     "clear-groups": "the caller's opener needs the call before that",
     "close-descriptors": "the caller's opener needs the call before that",
+    "map-owner": "the call is new-user-namespace's, which comes first",
     "no-new-privs": "the call is lower-init's, which comes first",
     "landlock": "the daemon tries at its start whether there is Landlock",
     "no-nested-user-namespaces": "best effort: the launch goes on",
