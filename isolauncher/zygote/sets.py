@@ -178,7 +178,7 @@ _GTK3: tuple[str, ...] = (
     "gi.repository.Rsvg",
     # GDK asks for OpenGL as soon as it opens a display. To load Mesa's drivers, which
     # are one file under many names, with LLVM behind it, takes 25 ms, and what the
-    # linker writes into them is 10 MB of each process.
+    # linker writes into them is 9 MB of each process.
     "libGL.so.1",
     "libGLX_mesa.so.0",
     "dri/swrast_dri.so",
