@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.daemons import ROOMS_AHEAD, TOP, Leftovers, Service, service
-from support.peers import zygotes
+from support.peers import until, zygotes
 from support.powers import installed, need, sandboxes
 
 SUGAR = "version = 1\n[preload]\nset = 'sugar3'\n"
@@ -34,6 +34,8 @@ def daemon() -> Iterator[Service]:
 def test_a_set_is_started_when_it_is_first_needed(daemon: Service) -> None:
     assert set(zygotes(daemon)) == {"bare", "python"}
     policy = daemon.policy("sugared", SUGAR)
+    # A zygote that has just come rehearses in a child.
+    assert until(lambda: not Leftovers.now(daemon).processes)
     before = Leftovers.now(daemon)
     done = daemon.run("--policy", policy, daemon.script("look.py", LOOK))
     assert (done.status, done.err) == (0, b"")

@@ -20,6 +20,9 @@ if not sys.argv[0].startswith("/proc/self/fd/"):
 
 COLD = (tuple(sys.modules), tuple(sys.path[1:]), tuple(sys.path_importer_cache))
 sys.path[0] = sys.argv[1]
+from isolauncher.zygote import noting  # noqa: E402
+
+noting.begin()
 from isolauncher.zygote import program, serve  # noqa: E402
 
 program.load(serve.main(COLD, sys.argv))()

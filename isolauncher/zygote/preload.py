@@ -26,14 +26,15 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.machinery import BuiltinImporter, FrozenImporter, SourceFileLoader
-from types import CodeType, FrameType, ModuleType
+from importlib.machinery import BuiltinImporter, FrozenImporter
+from types import FrameType, ModuleType
 from typing import Any
 
 from isolauncher.errors import ZygoteError
-from isolauncher.zygote import sets
+from isolauncher.zygote import noting, sets, unseen
 from isolauncher.zygote.handover import Pristine, World
-from isolauncher.zygote.quiet import Brought, quiet
+from isolauncher.zygote.noting import Brought
+from isolauncher.zygote.quiet import quiet
 
 OURS = "isolauncher"
 TIME_LIMIT_S = 10.0
@@ -408,6 +409,10 @@ def preload(
     # Our own imports may have added filters; entries start from the interpreter's.
     warnings.filters[:] = list(pristine.warning_filters)  # type: ignore[index]
     warnings._filters_mutated()  # type: ignore[attr-defined]
+    # So for the pointer types that ctypes keeps, of which it makes three itself.
+    pointers = ctypes._pointer_type_cache  # type: ignore[attr-defined]
+    for kind in set(pointers) - {None, ctypes.c_char, ctypes.c_wchar}:
+        del pointers[kind]
     finders, hooks = list(sys.meta_path), list(sys.path_hooks)
     sys.meta_path[:] = pristine.meta_path  # type: ignore[assignment]
     sys.path_hooks[:] = pristine.path_hooks  # type: ignore[assignment]
@@ -415,7 +420,11 @@ def preload(
     calls: list[ExitCall] = []
     entries = []
     own: set[str] | None = None
-    with _noting_exits(calls), quiet() as brought:
+    noting.begin()
+    for watching in (noting.import_, noting.find_and_load):
+        # Else what warns at import would blame them for what its importer does.
+        unseen.hide(watching)
+    with _noting_exits(calls), quiet():
         before = _state(looks)
         for name in names:
             if own is None and name in sets.LASTING:
@@ -425,7 +434,7 @@ def preload(
     meta_path, path_hooks = tuple(sys.meta_path), tuple(sys.path_hooks)
     filters = tuple(_warnings.filters)
     sys.meta_path[:], sys.path_hooks[:] = finders, hooks
-    needs = needed_modules(pristine, brought)
+    needs = needed_modules(pristine, noting.end())
     loaded = set(sys.modules) - set(pristine.modules) - ours_first
     wanted = _reach(set(names) | loaded, needs) & set(sys.modules)
     visible = frozenset(
@@ -540,35 +549,13 @@ def _refuse_user_site(pristine: Pristine) -> None:
 
 
 def needed_modules(pristine: Pristine, brought: Brought) -> dict[str, tuple[str, ...]]:
-    """For each loaded module the modules its body imports.
-
-    Read from the compiled bodies (of modules and classes, not of functions: those
-    import when they are called, and then find what is there). ``brought`` has what was
-    not there yet when it was imported, by whatever means.
-    """
+    """For each loaded module the modules that its import asks for, in that order."""
     fixed = set(pristine.modules)
     needs: dict[str, tuple[str, ...]] = {
         name: tuple(dict.fromkeys(up for one in ones for up in _upwards(one)))
         for name, ones in brought.items()
         if name in sys.modules and name not in fixed
     }
-    for name, module in tuple(sys.modules.items()):
-        if name in fixed or name.partition(".")[0] == OURS:
-            continue
-        loader = getattr(module, "__loader__", None)
-        try:
-            if isinstance(loader, SourceFileLoader):
-                code = loader.get_code(name)
-            elif loader is FrozenImporter:
-                code = FrozenImporter.get_code(name)
-            else:
-                continue
-        except (ImportError, OSError):
-            continue
-        if code is not None:
-            package = module.__spec__.parent if module.__spec__ else ""
-            found = _imports(code, package or "")
-            needs[name] = tuple(dict.fromkeys((*found, *needs.get(name, ()))))
     there: Mapping[str, object] = sys.modules
     for name, thing in tuple(there.items()):
         # What a body has put there by its own hand, as that of `typing` does: a class.
@@ -576,28 +563,6 @@ def needed_modules(pristine: Pristine, brought: Brought) -> dict[str, tuple[str,
         if isinstance(thing, type) and parent in sys.modules:
             needs[parent] = (*needs.get(parent, ()), name)
     return needs
-
-
-def _imports(code: CodeType, package: str) -> Iterator[str]:
-    import dis
-
-    constants: list[object] = []
-    for instruction in dis.get_instructions(code):
-        if instruction.opname == "LOAD_CONST":
-            constants = [*constants[-1:], instruction.argval]
-        elif instruction.opname == "IMPORT_NAME" and len(constants) == 2:
-            level, names = constants
-            base = instruction.argval
-            if isinstance(level, int) and level:
-                above = package.rsplit(".", level - 1)[0] if level > 1 else package
-                base = f"{above}.{base}" if base else above
-            yield from _upwards(base)
-            for name in names if isinstance(names, tuple) else ():
-                if f"{base}.{name}" in sys.modules:
-                    yield f"{base}.{name}"
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType) and not constant.co_flags & _CO_NEWLOCALS:
-            yield from _imports(constant, package)
 
 
 def _upwards(name: str) -> Iterator[str]:

@@ -6,8 +6,6 @@ display, ``sugar3.graphics.style`` reads the person's settings. In a zygote ther
 neither, and what the C library below has looked up once it keeps for good. So while the
 list is imported these calls have stand-ins; the hand-over makes the real ones in each
 child, at the moment at which a cold start makes them (`handover.shelf`).
-
-Also notes which module's import brought which others.
 """
 
 from __future__ import annotations
@@ -16,51 +14,28 @@ import importlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from itertools import islice
-from typing import Any
 
-from isolauncher.zygote import sets
-
-bootstrap: Any = sys.modules["_frozen_importlib"]
-"""importlib's own module: every import of what is not there yet calls its
-``_find_and_load``, by that name."""
-
-Brought = dict[str, dict[str, None]]
-"""Each module's, in the order of their coming."""
+from isolauncher.zygote import sets, unseen
+from isolauncher.zygote.noting import bootstrap
 
 _Undo = list[Callable[[], None]]
 
 
 @contextmanager
-def quiet() -> Iterator[Brought]:
-    """While it lasts, imports are quiet and noted: who brought whom."""
+def quiet() -> Iterator[None]:
+    """While it lasts, imports are quiet."""
     real = bootstrap._find_and_load
     undo: _Undo = []
-    brought: Brought = {}
-    importing: list[str] = []
-    known: set[str] = set()
 
     def find_and_load(name: str, import_: object) -> object:
-        if importing:
-            brought.setdefault(importing[-1], {})[name] = None
         if name not in sys.modules and name in _BEFORE:
             _BEFORE[name](undo)
-        importing.append(name)
-        count = len(sys.modules)
-        try:
-            return real(name, import_)
-        finally:
-            importing.pop()
-            # Some put others there themselves, as `gi` does with what it stands for.
-            if len(sys.modules) > count:
-                new = [n for n in islice(sys.modules, count, None) if n not in known]
-                mine = brought.setdefault(name, {})
-                mine |= dict.fromkeys(n for n in new if n != name)
-                known.update(new, (name,))
+        return real(name, import_)
 
+    unseen.hide(find_and_load)
     bootstrap._find_and_load = find_and_load
     try:
-        yield brought
+        yield
     finally:
         bootstrap._find_and_load = real
         for step in reversed(undo):

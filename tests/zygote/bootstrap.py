@@ -23,6 +23,9 @@ if not sys.argv[0].startswith("/proc/self/fd/"):
 
 COLD = (tuple(sys.modules), tuple(sys.path[1:]), tuple(sys.path_importer_cache))
 sys.path[0] = TOP
+from isolauncher.zygote import noting  # noqa: E402
+
+noting.begin()
 from isolauncher.zygote import handover, preload, program, sets, unseen  # noqa: E402
 
 unseen.close_image(sys.argv[0])

@@ -120,6 +120,7 @@ class World:
     site_index: int = 0
     tops: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     hidden: tuple[str, ...] = ()
+    orphans: tuple[tuple[str, str], ...] = ()
     module_count: int = 0
     shelf: Mapping[str, object] = field(default_factory=dict)
     # Modules taken out of sys.modules stay alive: to tear them down would cost more

@@ -26,6 +26,9 @@ def settle(world: World) -> World:
     _limits()
     sys.path_importer_cache.clear()
     importlib.invalidate_caches()
+    # It counts how often that was asked for.
+    sys.modules["_frozen_importlib_external"]._NamespacePath._epoch = 0
+    _codecs()
     for entry in world.pristine.importers:
         PathFinder._path_importer_cache(entry)  # type: ignore[attr-defined]
     # Standard library directories stand in the path whether they exist or not; those
@@ -33,6 +36,15 @@ def settle(world: World) -> World:
     base, added = world.pristine.path, site.getsitepackages()
     index = next((i for i, p in enumerate(base) if p in added), len(base))
     return dataclasses.replace(world, site_index=index)
+
+
+def _codecs() -> None:
+    """Those that a start looks up: of UTF-8, which every child has."""
+    import encodings
+
+    for name in tuple(encodings._cache):
+        if name not in ("utf_8", "utf-8"):
+            del encodings._cache[name]
 
 
 def apply(start: Start, world: World) -> None:

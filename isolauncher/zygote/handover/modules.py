@@ -12,16 +12,19 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
+from collections.abc import Iterator
 
 from isolauncher.zygote.handover import Fresh, Start, World
 from isolauncher.zygote.handover.shelf import comes_first, place
 
 
 def settle(world: World) -> World:
+    hidden = tuple(n for n in sys.modules if n not in world.visible)
     return dataclasses.replace(
         world,
         tops=_tops(world),
-        hidden=tuple(n for n in sys.modules if n not in world.visible),
+        hidden=hidden,
+        orphans=tuple(_orphans(hidden, world)),
         module_count=len(sys.modules),
     )
 
@@ -34,6 +37,22 @@ def apply(start: Start, world: World) -> None:
         gone = tuple(n for n in sys.modules if _is_ours(n) or n in world.hidden)
     for name in gone:
         world.kept.append(sys.modules.pop(name))
+    for package, child in world.orphans:
+        vars(_of(package, world)).pop(child, None)
+
+
+def _of(name: str, world: World) -> object:
+    return world.shelf.get(name) or sys.modules[name]
+
+
+def _orphans(hidden: tuple[str, ...], world: World) -> Iterator[tuple[str, str]]:
+    """Of packages that a program may see, children that only we have imported."""
+    for name in hidden:
+        package, _, child = name.rpartition(".")
+        if package in world.visible:
+            known = vars(_of(package, world))
+            if known.get(child) is sys.modules[name]:
+                yield package, child
 
 
 def _is_ours(name: str) -> bool:

@@ -8,8 +8,8 @@ translate, read settings.
 The program begins with the ``sys.modules`` of a cold start. What was preloaded comes
 back when it is imported, with everything that its import had brought, in the order in
 which a cold start loads it; what the other modules of the hand-over have to renew for
-it (their ``RENEW``) is renewed then: at the moment, and with the environment, at which
-a cold start would do it.
+it (their ``RENEW``; ``AHEAD``: just before it is there) is renewed then: at the moment,
+and with the environment, at which a cold start would do it.
 
 A module comes back only if the program's import would have made the same one. Not if
 the path, as it is then, has its name, or that of a module its body imports, further
@@ -40,7 +40,7 @@ from typing import Any
 
 from isolauncher.zygote import unseen
 from isolauncher.zygote.handover import Start, World
-from isolauncher.zygote.quiet import bootstrap
+from isolauncher.zygote.noting import bootstrap
 
 _PACKAGE = "__init__.py"
 _MISSING = object()
@@ -58,7 +58,7 @@ def settle(world: World) -> World:
     # Which list of filters it last had the interpreter keeps, and goes by it when
     # `warnings` is not there to be asked. Not one that only lasted for a while.
     warnings.warn("ignored", ImportWarning, stacklevel=2)
-    _shelf = shelf = _Shelf(world, _renewals())
+    _shelf = shelf = _Shelf(world, _gathered("RENEW"), _gathered("AHEAD"))
     real = bootstrap._find_and_load
     modules, there = shelf.modules, sys.modules
 
@@ -110,19 +110,25 @@ def comes_first(top: str, found: tuple[str, str], known: frozenset[str]) -> bool
     return True
 
 
-def _renewals() -> dict[str, list[Renewal]]:
+def _gathered(attribute: str) -> dict[str, list[Renewal]]:
+    """What the modules of the hand-over do about a name that comes back."""
     # Not at the top: the package imports this module.
     from isolauncher.zygote.handover import ORDER
 
     found: dict[str, list[Renewal]] = {}
     for module in ORDER:
-        for name, renew in getattr(module, "RENEW", {}).items():
+        for name, renew in getattr(module, attribute, {}).items():
             found.setdefault(name, []).append(renew)
     return found
 
 
 class _Shelf:
-    def __init__(self, world: World, renewals: Mapping[str, list[Renewal]]) -> None:
+    def __init__(
+        self,
+        world: World,
+        renewals: Mapping[str, list[Renewal]],
+        ahead: Mapping[str, list[Renewal]],
+    ) -> None:
         self._all: dict[str, object] = {
             name: module
             for name, module in sys.modules.items()
@@ -131,6 +137,7 @@ class _Shelf:
         self.modules = dict(self._all)
         self._lasting = world.lasting
         self._renewals = renewals
+        self._ahead = ahead
         self._known = frozenset(world.pristine.path)
         self._tops = {
             name: found
@@ -246,6 +253,8 @@ class _Shelf:
         return "." in name and isinstance(loader, ExtensionFileLoader)
 
     def _put_back(self, name: str) -> None:
+        for first in self._ahead.get(name, ()):
+            first(self._all[name])
         module = self.modules.pop(name)
         sys.modules[name] = module  # type: ignore[assignment]
         if name in self._bound:

@@ -11,12 +11,14 @@ H19 and H39 that lie in the standard library, H27's one case that is not a descr
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import itertools
 import os
 import sys
 import time
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -31,6 +33,10 @@ def settle(world: World) -> World:
         module = sys.modules.get(name)
         if module is not None:
             renew(module)
+    _exit_calls()
+    _reducers()
+    _names_of_importlib()
+    _loggers(world)
     # The zygote's own __main__, by the name that multiprocessing gives it.
     sys.modules.pop(_MAIN, None)
     return dataclasses.replace(world, shelved=world.shelved - {_MAIN})
@@ -147,6 +153,117 @@ _RENEW = (
 )
 
 
+_exits: dict[str, list[Any]] = {}
+_importlib: dict[str, dict[str, object]] = {}
+
+
+def _exit_calls() -> None:
+    """What executors have `threading` call: only once they are imported."""
+    threads = sys.modules.get("threading")
+    for call in getattr(threads, "_threading_atexits", ()):
+        module = getattr(call, "func", call).__module__
+        _exits.setdefault(module, []).append(call)
+    if threads is not None:
+        threads._threading_atexits.clear()
+
+
+def _register_exits(module: Any) -> None:
+    calls = _exits.get(module.__name__, ())
+    sys.modules["threading"]._threading_atexits.extend(calls)
+
+
+_kept_reducers: dict[str, dict[type, Any]] = {}
+
+
+def _reducers() -> None:
+    """How to pickle what other modules have: known once they are imported."""
+    reduction: Any = sys.modules.get("multiprocessing.reduction")
+    known = reduction.ForkingPickler._extra_reducers if reduction else {}
+    for kind, reduce in tuple(known.items()):
+        owner = reduce.__module__
+        if owner != "multiprocessing.reduction":
+            _kept_reducers.setdefault(owner, {})[kind] = known.pop(kind)
+            RENEW[owner] = _register_reducers
+
+
+def _register_reducers(module: Any) -> None:
+    reduction: Any = sys.modules["multiprocessing.reduction"]
+    reduction.ForkingPickler._extra_reducers.update(_kept_reducers[module.__name__])
+
+
+def _most_descriptors(module: Any) -> None:
+    with contextlib.suppress(Exception):  # as its own body has it
+        module.MAXFD = os.sysconf("SC_OPEN_MAX")
+
+
+def _asked_by_uuid(module: Any) -> None:
+    # Its body asks, and so it is remembered: by the name of this host.
+    sys.modules["platform"].system()
+
+
+def _names_of_importlib() -> None:
+    """The package gives the interpreter's own two modules its own names."""
+    for name in ("_frozen_importlib", "_frozen_importlib_external"):
+        own = vars(sys.modules[name])
+        named = ("__name__", "__package__", "__file__")
+        _importlib[name] = {key: own[key] for key in named if key in own}
+        # In place: their order is seen too.
+        own["__name__"], own["__package__"] = name, ""
+    # The other one has it from the start.
+    vars(sys.modules["_frozen_importlib"]).pop("__file__", None)
+
+
+def _name_importlib(module: Any) -> None:
+    for name, named in _importlib.items():
+        vars(sys.modules[name]).update(named)
+
+
+def _loggers(world: World) -> None:
+    """Each is known again when the module comes back that keeps it.
+
+    What our own code has brought along (pyroute2 has thirty) is not.
+    """
+    logging = sys.modules.get("logging")
+    if logging is None:
+        return
+    logging.Logger.manager.loggerDict.clear()
+    for name in world.shelved:
+        kept = [
+            value
+            for value in vars(sys.modules.get(name, logging)).values()
+            if isinstance(value, logging.Logger) and value is not logging.root
+        ]
+        if kept and name != "logging":
+            _kept_loggers[name] = kept
+            RENEW[name] = _know_loggers
+
+
+_kept_loggers: dict[str, list[Any]] = {}
+
+
+def _know_loggers(module: Any) -> None:
+    """As getLogger does for a name that nobody has asked for."""
+    for logger in _kept_loggers[module.__name__]:
+        manager = logger.manager
+        there = manager.loggerDict.get(logger.name)
+        if there is logger:
+            continue
+        manager.loggerDict[logger.name] = logger
+        if there is not None and hasattr(there, "loggerMap"):
+            manager._fixupChildren(there, logger)
+        manager._fixupParents(logger)
+
+
+def _paths_of_zones(module: Any) -> None:
+    # Asked for by its import; it depends on the person's home.
+    sys.modules["sysconfig"].get_config_var("TZPATH")
+
+
+def _main_thread(module: Any) -> None:
+    # Lost in a fork: `threading` makes the set anew, and knows it of no other thread.
+    module._shutdown_locks.add(module.main_thread()._tstate_lock)
+
+
 def _start_of_logging(module: Any) -> None:
     module._startTime = time.time()
 
@@ -167,8 +284,16 @@ def _name_of_main(module: Any) -> None:
         sys.modules[_MAIN] = sys.modules["__main__"]
 
 
-RENEW = {
+RENEW: dict[str, Callable[[Any], None]] = {
     "logging": _start_of_logging,
     "_sqlite3": _restart_sqlite,
-    "multiprocessing": _name_of_main,
+    "threading": _main_thread,
+    "concurrent.futures.thread": _register_exits,
+    "concurrent.futures.process": _register_exits,
+    "importlib": _name_importlib,
+    "zoneinfo._tzpath": _paths_of_zones,
+    "multiprocessing.util": _most_descriptors,
+    "uuid": _asked_by_uuid,
 }
+
+AHEAD = {"multiprocessing": _name_of_main}

@@ -13,6 +13,9 @@ if not sys.argv[0].startswith("/proc/self/fd/"):
 PATH = (*sys.path[1:], sys.argv[1])
 COLD = (tuple(sys.modules), PATH, tuple(sys.path_importer_cache))
 sys.path[0] = sys.argv[2]
+from isolauncher.zygote import noting  # noqa: E402
+
+noting.begin()
 from isolauncher.zygote import program, serve  # noqa: E402
 
 

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Imports a module, then prints what every module that is loaded now consists of.
+
+    state.py MODULE [NAMESPACE=VERSION ...]
+
+Run by tests/twins; imports nothing of ours, and nothing at all before MODULE but what
+PyGObject's versions need. Addresses, times and the process id are made canonical, no
+other value is left out.
+"""
+
+import sys
+
+if len(sys.argv) > 2:
+    import gi
+
+    for wanted in sys.argv[2:]:
+        gi.require_version(*wanted.split("="))
+BEFORE = list(sys.modules)
+__import__(sys.argv[1])
+AFTER = list(sys.modules)
+
+import hashlib  # noqa: E402
+import json  # noqa: E402
+import os  # noqa: E402
+import re  # noqa: E402
+import time  # noqa: E402
+import types  # noqa: E402
+
+NOW, UP, PID = time.time(), time.monotonic(), os.getpid()
+UNSAID = {"__builtins__", "__loader__", "__spec__", "__doc__"}
+PLAIN = (type(None), bool, complex, str, bytes)
+BASES = (dict, list, tuple, int, str, float)
+CODE = (
+    types.BuiltinFunctionType,
+    types.MethodType,
+    types.MethodDescriptorType,
+    types.WrapperDescriptorType,
+    types.GetSetDescriptorType,
+    types.MemberDescriptorType,
+)
+MOST = 500
+
+
+def short(text):
+    text = re.sub(r"0x[0-9a-f]+", "0x", text)
+    if len(text) < 200:
+        return text
+    return text[:60] + "…" + hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
+
+
+def number(value):
+    if value == PID > 100:
+        return "the process id"
+    if isinstance(value, float) and min(abs(value - NOW), abs(value - UP)) < 3600:
+        return "a time" if value > 10 else repr(value)
+    return repr(value)
+
+
+def shape(value, depth=3, above=()):
+    """Lists, objects and texts that are equal where two values are alike."""
+    kind = type(value)
+    if id(value) in above:
+        return "itself"
+    if kind in (int, float):
+        return number(value)
+    if kind in PLAIN:
+        return short(repr(value))
+    if isinstance(value, types.ModuleType):
+        return f"module {value.__name__}"
+    if isinstance(value, types.FunctionType):
+        code = value.__code__
+        place = f"{os.path.basename(code.co_filename)}:{code.co_firstlineno}"
+        name = f"{value.__module__}.{value.__qualname__}"
+        return ["function", name, place, sorted(vars(value))]
+    if isinstance(value, CODE):
+        return short(repr(value))
+    above = (*above, id(value))
+    if isinstance(value, type):
+        return of_class(value, depth, above)
+    named = f"{kind.__module__}.{kind.__qualname__}"
+    if depth <= 0:
+        return named
+    if kind in (list, tuple):
+        items = [shape(item, depth - 1, above) for item in value[:MOST]]
+        return [named, len(value), items]
+    if kind in (set, frozenset):
+        return [named, sorted(str(shape(item, depth - 1, above)) for item in value)]
+    if kind is dict:
+        return [named, len(value), *pairs(value, depth - 1, above)]
+    return of_object(value, named, depth, above)
+
+
+def pairs(value, depth, above):
+    for key, item in list(value.items())[:MOST]:
+        yield [shape(key, depth, above), shape(item, depth, above)]
+
+
+def of_class(value, depth, above):
+    own = {}
+    if depth > 1:
+        for name, item in list(vars(value).items()):
+            if name not in ("__doc__", "__dict__", "__weakref__", "_abc_impl"):
+                own[name] = shape(item, depth - 2, above)
+    bases = [base.__qualname__ for base in value.__mro__[1:]]
+    return ["class", f"{value.__module__}.{value.__qualname__}", bases, own]
+
+
+def of_object(value, named, depth, above):
+    found = [named]
+    base = next((b for b in BASES if isinstance(value, b)), None)
+    if base is dict:
+        found += pairs(dict(value), depth - 1, above)
+    elif base is not None:
+        found.append(short(base.__repr__(value)))
+    inner = getattr(value, "__dict__", None)
+    if isinstance(inner, dict):
+        found.append({str(k): shape(v, depth - 1, above) for k, v in [*inner.items()]})
+    elif base is None:
+        try:
+            found.append(short(repr(value)))
+        except Exception as error:
+            found.append(type(error).__name__)
+    return found
+
+
+state = {"before": BEFORE, "after": AFTER}
+for name in AFTER:
+    module = sys.modules.get(name)
+    if name in ("__main__", "__mp_main__"):
+        continue
+    if isinstance(module, types.ModuleType):
+        found = [*vars(module).items()]
+        state[name] = {k: shape(v) for k, v in found if k not in UNSAID}
+    else:
+        state[name] = shape(module)
+json.dump(state, sys.stdout)
