@@ -55,7 +55,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
     parser = subparsers.add_parser(
         "preload",
         description="Show what each zygote imports and what it costs.",
-        epilog="exit status: 0; 1 when `check` finds an unfit module.",
+        epilog="exit status: 0; 1 when `check` finds an unfit module or a difference.",
         allow_abbrev=False,
     )
     parser.set_defaults(func=run)
@@ -79,6 +79,15 @@ def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
         nargs="*",
         help="a set or a module (default: every set)",
     )
+    checking.add_argument(
+        "--twin",
+        metavar="PROGRAM",
+        help="run a script fresh and forked, compare output, status and every global",
+    )
+    checking.add_argument("--policy", metavar="NAME", help="the one for --twin")
+    checking.add_argument(
+        "--standalone", action="store_true", help="--twin without a daemon; for root"
+    )
     for one in (listing, checking):
         one.add_argument(
             "--json", action="store_true", help="one object instead of text"
@@ -86,6 +95,8 @@ def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if getattr(args, "twin", None) is not None:
+        return _twin(args)
     names: list[str] = args.names or list(SETS)
     if args.what == "list":
         for name in names:
@@ -145,6 +156,37 @@ def _measure(modules: tuple[str, ...]) -> dict[str, list[dict[str, object]]]:
         )
     said: dict[str, list[dict[str, object]]] = json.loads(data)
     return said
+
+
+def _twin(args: argparse.Namespace) -> int:
+    from .. import twin
+
+    options = ["--policy", args.policy] if args.policy else []
+    options += ["--standalone"] if args.standalone else []
+    found = twin.compare(args.twin, args.names, options)
+    if args.json:
+        said = {
+            "differing": [{"what": p, "values": v} for p, v in found.differing],
+            "allowed": found.allowed,
+            "modules": found.modules,
+            "whole": found.whole,
+            "exec": found.why_exec or None,
+        }
+        json.dump({"version": 1, "twin": said}, sys.stdout, indent=1)
+        print()
+    elif found.why_exec:
+        print(f"exec'ed in any case: {printable(found.why_exec)}")
+    else:
+        for path, values in found.differing:
+            print(f"differs: {printable(path)}: {printable(values)}")
+        what = f"{found.modules} modules, output and status compared"
+        if not found.whole:
+            what = "output and status compared; it left no time to look at its modules"
+        print(
+            f"{what}: {len(found.differing)} values differ, {found.allowed} more as "
+            "docs/preload.md says"
+        )
+    return UNFIT if found.differing else 0
 
 
 def _remark(entry: dict[str, object]) -> str:

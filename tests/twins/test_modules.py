@@ -8,12 +8,10 @@ another hash seed a set has another order.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Iterator
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,17 +19,8 @@ from support.daemons import Service, service
 from support.powers import need, sandboxes
 from support.spoiling import launch
 
+from isolauncher import twin
 from isolauncher.zygote.sets import PYTHON
-
-STATE = Path(__file__).resolve().parent / "state.py"
-
-ALLOWED = {
-    "importlib": "its _find_and_load is the shelf's; see docs/preload.md",
-    "path caches": "what comes from the shelf is not sought in the path",
-    "re": "it remembers expressions that other modules had compiled",
-    "flags": "an enum remembers each combination of flags that somebody asked for",
-}
-"""What may differ, each with why; `_is_allowed` says which values that are."""
 
 MODULES = tuple(
     """
@@ -130,7 +119,7 @@ def test_the_table_is_of_sixty_preloaded_modules_and_three_exceptions() -> None:
     assert len(MODULES) >= 60
     assert set(MODULES) <= {*PYTHON, *(n.rpartition(".")[0] for n in PYTHON)}
     assert len(list(product(ENVIRONMENTS, POLICIES))) == 18
-    assert len(ALLOWED) < 5
+    assert len(twin.ALLOWED) < 5
 
 
 def compared(
@@ -138,20 +127,19 @@ def compared(
 ) -> Iterator[str]:
     cold, again = (run(daemon, module, environment, policy, "exec") for _ in range(2))
     forked = run(daemon, module, environment, policy, "fork")
-    assert module in forked["after"]
-    noise = {_value(path) for path, _ in differences(cold, again)}
-    for path, value in differences(cold, forked):
-        if _value(path) not in noise and not _is_allowed(path):
+    assert module in forked["modules"]
+    for path, value in twin.unlike(cold, again, forked):
+        if not twin.is_allowed(path):
             yield f"{module} ({environment}, {policy}): {path}: {value}"
 
 
 def run(
     daemon: Service, module: str, environment: str, policy: str, tier: str
 ) -> dict[str, Any]:
+    script = daemon.script("twin.py", twin.script(f"import {module}\n", "/twin.py"))
     made = launch(
         daemon,
-        str(STATE),
-        module,
+        script,
         policy=policy,
         tier=tier,
         environment={"LANG": "C.UTF-8", **ENVIRONMENTS[environment]},
@@ -166,35 +154,6 @@ def run(
     report = said["report"]
     assert isinstance(report, dict)
     assert report["activity"]["tier"] == tier, report["skipped"]
-    state: dict[str, Any] = json.loads(printed)
+    _, state = twin.heard(printed.decode())
+    assert state is not None
     return state
-
-
-def differences(one: Any, other: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    if type(one) is not type(other):
-        yield path, f"{str(one)[:150]} | {str(other)[:150]}"
-    elif isinstance(one, dict):
-        for key in {**one, **other}:
-            yield from differences(one.get(key), other.get(key), f"{path}/{key}")
-        if one.keys() == other.keys() and list(one) != list(other):
-            yield f"{path}/", "in another order"
-    elif isinstance(one, list) and len(one) == len(other):
-        for number, (first, second) in enumerate(zip(one, other, strict=True)):
-            yield from differences(first, second, f"{path}/{number}")
-    elif one != other:
-        yield path, f"{str(one)[:150]} | {str(other)[:150]}"
-
-
-def _value(path: str) -> tuple[str, ...]:
-    """Module and global: what two cold starts have not in common is told by these."""
-    return tuple(path.split("/")[1:3])
-
-
-def _is_allowed(path: str) -> bool:
-    _, module, *rest = path.split("/")
-    name = rest[0] if rest else ""
-    if module in ("_frozen_importlib", "importlib._bootstrap"):
-        return name == "_find_and_load"
-    if module == "sys":
-        return name == "path_importer_cache"
-    return (module, name) == ("re", "_cache") or "/_value2member_map_" in path

@@ -1,30 +1,21 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Imports a module, then prints what every module that is loaded now consists of.
+"""Describes what every loaded module consists of, to compare two processes.
 
-    state.py MODULE [NAMESPACE=VERSION ...]
-
-Run by tests/twins; imports nothing of ours, and nothing at all before MODULE but what
-PyGObject's versions need. Addresses, times and the process id are made canonical, no
-other value is left out.
+Its text is run inside a program (see `isolauncher.twin` and tests/twins): it imports
+nothing of ours. Addresses, times and the process id are made canonical; no other value
+is left out, to a depth of three.
 """
 
+from __future__ import annotations
+
+import hashlib
+import os
+import re
 import sys
-
-if len(sys.argv) > 2:
-    import gi
-
-    for wanted in sys.argv[2:]:
-        gi.require_version(*wanted.split("="))
-BEFORE = list(sys.modules)
-__import__(sys.argv[1])
-AFTER = list(sys.modules)
-
-import hashlib  # noqa: E402
-import json  # noqa: E402
-import os  # noqa: E402
-import re  # noqa: E402
-import time  # noqa: E402
-import types  # noqa: E402
+import time
+import types
+from collections.abc import Iterator
+from typing import Any
 
 NOW, UP, PID = time.time(), time.monotonic(), os.getpid()
 UNSAID = {"__builtins__", "__loader__", "__spec__", "__doc__"}
@@ -41,14 +32,14 @@ CODE = (
 MOST = 500
 
 
-def short(text):
+def short(text: str) -> str:
     text = re.sub(r"0x[0-9a-f]+", "0x", text)
     if len(text) < 200:
         return text
     return text[:60] + "…" + hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
 
-def number(value):
+def number(value: Any) -> str:
     if value == PID > 100:
         return "the process id"
     if isinstance(value, float) and min(abs(value - NOW), abs(value - UP)) < 3600:
@@ -56,7 +47,7 @@ def number(value):
     return repr(value)
 
 
-def shape(value, depth=3, above=()):
+def shape(value: Any, depth: int = 3, above: tuple[int, ...] = ()) -> Any:
     """Lists, objects and texts that are equal where two values are alike."""
     kind = type(value)
     if id(value) in above:
@@ -90,12 +81,12 @@ def shape(value, depth=3, above=()):
     return of_object(value, named, depth, above)
 
 
-def pairs(value, depth, above):
+def pairs(value: Any, depth: int, above: tuple[int, ...]) -> Iterator[Any]:
     for key, item in list(value.items())[:MOST]:
         yield [shape(key, depth, above), shape(item, depth, above)]
 
 
-def of_class(value, depth, above):
+def of_class(value: Any, depth: int, above: tuple[int, ...]) -> Any:
     own = {}
     if depth > 1:
         for name, item in list(vars(value).items()):
@@ -105,8 +96,8 @@ def of_class(value, depth, above):
     return ["class", f"{value.__module__}.{value.__qualname__}", bases, own]
 
 
-def of_object(value, named, depth, above):
-    found = [named]
+def of_object(value: Any, named: str, depth: int, above: tuple[int, ...]) -> Any:
+    found: list[Any] = [named]
     base = next((b for b in BASES if isinstance(value, b)), None)
     if base is dict:
         found += pairs(dict(value), depth - 1, above)
@@ -123,14 +114,16 @@ def of_object(value, named, depth, above):
     return found
 
 
-state = {"before": BEFORE, "after": AFTER}
-for name in AFTER:
-    module = sys.modules.get(name)
-    if name in ("__main__", "__mp_main__"):
-        continue
-    if isinstance(module, types.ModuleType):
-        found = [*vars(module).items()]
-        state[name] = {k: shape(v) for k, v in found if k not in UNSAID}
-    else:
-        state[name] = shape(module)
-json.dump(state, sys.stdout)
+def describe(names: list[str]) -> dict[str, Any]:
+    """By module, in the order of ``names``, each global's `shape`."""
+    state: dict[str, Any] = {"modules": names}
+    for name in names:
+        module = sys.modules.get(name)
+        if name in ("__main__", "__mp_main__"):
+            continue
+        if isinstance(module, types.ModuleType):
+            found = list(vars(module).items())
+            state[name] = {k: shape(v) for k, v in found if k not in UNSAID}
+        else:
+            state[name] = shape(module)
+    return state
