@@ -23,10 +23,34 @@ from isolauncher.windows import Watch, Window
 
 from .daemons import TOP, Service
 from .desktop import Desktop
+from .powers import mounted_over
 
 NAME = "org.sugarlabs.IsoLauncher1"
 JOURNAL = "org.laptop.sugar.DataStore"
 PATIENCE_S = 60
+
+
+SCHEMAS = """<schemalist>
+<schema id="org.sugarlabs.font" path="/org/sugarlabs/font/">
+ <key name="default-size" type="d"><default>10</default></key>
+ <key name="default-face" type="s"><default>'Sans Serif'</default></key>
+</schema>
+<schema id="org.sugarlabs.user" path="/org/sugarlabs/user/">
+ <key name="nick" type="s"><default>'Somebody'</default></key>
+ <key name="color" type="s"><default>'#AC32FF,#9A5200'</default></key>
+</schema>
+</schemalist>
+"""
+"""As the shell installs them, which is not needed for its activities."""
+
+
+@contextmanager
+def schemas() -> Iterator[None]:
+    """Settings of Sugar's, without which each start draws other colours."""
+    with mounted_over("/usr/share/glib-2.0/schemas") as place:
+        (place / "org.sugarlabs.test.gschema.xml").write_text(SCHEMAS)
+        subprocess.run(["glib-compile-schemas", str(place)], check=True)
+        yield
 
 
 @dataclass
@@ -219,4 +243,4 @@ def session(desktop: Desktop, service: Service) -> Session:
     return made
 
 
-__all__ = ["Launched", "Session", "Watch", "session"]
+__all__ = ["Launched", "Session", "Watch", "schemas", "session"]

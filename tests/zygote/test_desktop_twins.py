@@ -22,7 +22,7 @@ from support import bundles
 from support.daemons import service
 from support.desktop import desktop, missing
 from support.powers import installed, mounted_over, need, sandboxes
-from support.sugar import PATIENCE_S, Session, session
+from support.sugar import PATIENCE_S, Session, schemas, session
 
 from .test_twin import flat
 
@@ -42,19 +42,6 @@ class Person:
 
 LOCALES = {"es_ES": "UTF-8", "ar_EG": "UTF-8", "ne_NP": "UTF-8"}
 FONT, USER = "org.sugarlabs.font", "org.sugarlabs.user"
-SCHEMAS = """<schemalist>
-<schema id="org.sugarlabs.font" path="/org/sugarlabs/font/">
- <key name="default-size" type="d"><default>10</default></key>
- <key name="default-face" type="s"><default>'Sans Serif'</default></key>
-</schema>
-<schema id="org.sugarlabs.user" path="/org/sugarlabs/user/">
- <key name="nick" type="s"><default>'Somebody'</default></key>
- <key name="color" type="s"><default>'#AC32FF,#9A5200'</default></key>
-</schema>
-</schemalist>
-"""
-"""As the shell installs them, which is not needed for its activities."""
-
 INTERFACE = "org.gnome.desktop.interface"
 PERSONS = {
     "plain": Person(),
@@ -85,9 +72,7 @@ def sugar() -> Iterator[Session]:
             words = ("localedef", "--no-archive", "-i", name, "-f", charset)
             place = locales / f"{name}.utf8"
             subprocess.run([*words, str(place)], check=True, timeout=PATIENCE_S)
-        schemas = stack.enter_context(mounted_over("/usr/share/glib-2.0/schemas"))
-        (schemas / "org.sugarlabs.test.gschema.xml").write_text(SCHEMAS)
-        subprocess.run(["glib-compile-schemas", str(schemas)], check=True)
+        stack.enter_context(schemas())
         made = stack.enter_context(desktop())
         daemon = stack.enter_context(service())
         logs = made.home / ".sugar/default/logs"
