@@ -15,7 +15,7 @@ SUGAR_PACKAGES := sugar-log-activity sugar-memorize-activity sugar-terminal-acti
 TEST_PACKAGES := python3-pip python3-venv python3-setuptools python3-wheel \
 	python3-pytest python3-pytest-timeout python3-hypothesis \
 	libnss-systemd bubblewrap acl groff-base zsh locales x11-utils libglib2.0-bin \
-	at-spi2-core gir1.2-atspi-2.0 \
+	at-spi2-core gir1.2-atspi-2.0 libpython3-testsuite \
 	$(DEMO_PACKAGES) $(SUGAR_PACKAGES) xdotool
 BENCH_PACKAGES := bubblewrap $(DEMO_PACKAGES) $(SUGAR_PACKAGES)
 TOOLS := ruff==0.8.6 mypy==1.14.1
