@@ -15,8 +15,11 @@ SUGAR_PACKAGES := sugar-log-activity sugar-memorize-activity sugar-terminal-acti
 TEST_PACKAGES := python3-pip python3-venv python3-setuptools python3-wheel \
 	python3-pytest python3-pytest-timeout python3-hypothesis \
 	libnss-systemd bubblewrap acl groff-base zsh locales x11-utils libglib2.0-bin \
-	at-spi2-core gir1.2-atspi-2.0 libpython3-testsuite \
+	at-spi2-core gir1.2-atspi-2.0 \
 	$(DEMO_PACKAGES) $(SUGAR_PACKAGES) xdotool
+# Of the interpreter that is there by then: expanded only where it is used.
+TESTSUITE = libpython$(shell $(PYTHON) -c \
+	'import sys; print("%d.%d" % sys.version_info[:2])')-testsuite
 BENCH_PACKAGES := bubblewrap $(DEMO_PACKAGES) $(SUGAR_PACKAGES)
 TOOLS := ruff==0.8.6 mypy==1.14.1
 
@@ -62,7 +65,7 @@ $(VENV)/bin/isolauncher: Makefile
 		chmod 755 $${command#*:}; done
 
 tools: setup
-	$(call debian,$(TEST_PACKAGES))
+	$(call debian,$(TEST_PACKAGES) $(TESTSUITE))
 	@test -e $(VENV)/bin/ruff -a -e $(VENV)/bin/mypy -a -e $(VENV)/bin/pip \
 		|| $(VENV)/bin/python3 -m pip install -q pip $(TOOLS)
 	@for module in pytest pip; do \

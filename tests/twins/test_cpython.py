@@ -68,7 +68,7 @@ OUTCOME = re.compile(r"^(\w+) \(([\w.]+)\)\n?[^\n]*? \.\.\. (\w[^\n]*)", re.MULT
 def daemon() -> Iterator[Service]:
     need(sandboxes())
     there = Path(sysconfig.get_path("stdlib"), "test/test_gettext.py").exists()
-    need(None if there else "libpython3-testsuite is not installed")
+    need(None if there else "libpythonVERSION-testsuite is not installed")
     with service() as made:
         made.policy("cpython", POLICY)
         yield made
