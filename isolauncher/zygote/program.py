@@ -27,7 +27,7 @@ from typing import Literal
 
 from isolauncher.errors import ProgramNotExecutable, ProgramNotFound
 from isolauncher.plan import PYTHON
-from isolauncher.zygote import unseen
+from isolauncher.zygote import unseen, variables
 from isolauncher.zygote.handover import Start, World, interpreter
 
 Kind = Literal["python", "executable"]
@@ -123,19 +123,6 @@ def resolve(name: str, search: str) -> str:
     )
 
 
-# Read while it runs, or without meaning unless the interpreter is interactive.
-_HARMLESS = frozenset(
-    {"PYTHONASYNCIODEBUG", "PYTHONBREAKPOINT", "PYTHONSTARTUP", "PYTHONUSERBASE"}
-)
-_MODULE_START = frozenset(
-    {"PY_SAX_PARSER", "DEB_PYTHON_INSTALL_LAYOUT"}
-    | {"_PYTHON_PROJECT_BASE", "_PYTHON_SYSCONFIGDATA_NAME"}
-)
-_LIBRARY_START = ("LD_", "GLIBC_TUNABLES", "MALLOC_", "OPENSSL_", "SSLKEYLOGFILE")
-# GLib's and GObject's constructors, and the repository of typelibs at its first use.
-_GLIB_START = ("G_DEBUG", "G_SLICE", "GOBJECT_DEBUG", "GI_TYPELIB_PATH", "G_RANDOM_V")
-# The constructors of pixman, of OpenGL's libraries and of Mesa's drivers.
-_DRAWING_START = ("PIXMAN_DISABLE", "__GL", "GALLIUM_", "R600_", "D3D12_", "LLVM_")
 _UTF8 = ("utf8", "utf-8")
 
 
@@ -186,15 +173,17 @@ def needs_exec(
     `available_locales` found. Pure.
     """
     for name in environment:
-        if name.startswith("PYTHON") and name not in _HARMLESS:
+        if name.startswith("PYTHON") and name not in variables.HARMLESS:
             return f"{name} is read only when the interpreter starts"
-        if name in _MODULE_START:
+        if name in variables.MODULE_START:
             return f"{name} is read only when a module is imported"
-        if name.startswith(_LIBRARY_START):
+        if name.startswith(variables.LIBRARY_START):
             return f"{name} is read only when a library is loaded"
-        if set_name != "python" and name.startswith(_GLIB_START):
+        if set_name != "python" and name.startswith(variables.GLIB_START):
             return f"{name} is read only when GLib is loaded"
-        if set_name != "python" and name.startswith(_DRAWING_START):
+        if set_name != "python" and name.startswith(variables.WINDOW_START):
+            return f"{name} is read only when a library of windows is loaded"
+        if set_name != "python" and name.startswith(variables.DRAWING_START):
             return f"{name} is read only when a library that draws is loaded"
     wanted = effective_ctype(environment)
     if wanted in ("C", "POSIX"):

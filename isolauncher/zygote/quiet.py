@@ -44,7 +44,7 @@ def quiet() -> Iterator[None]:
 
 def _versions(undo: _Undo) -> None:
     """As programs ask for them; else the newest would be taken, with a warning."""
-    gi = sys.modules["gi"]
+    gi = importlib.import_module("gi")
     for namespace, version in sets.VERSIONS.items():
         # Not installed, or not in this version: its entry will say so.
         with suppress(ValueError):

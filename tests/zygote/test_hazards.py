@@ -91,6 +91,11 @@ ROWS = {
         plant="import gettext; gettext.textdomain('zygote')\n"
         "gettext._translations['key'] = 'stale'",
     ),
+    "H14-words-of-optparse": Row(
+        "locale_time",
+        "import gettext; gettext.dgettext = lambda domain, text: text.upper()\n"
+        "import optparse; print([w for _, w in optparse._builtin_cvt.values()])",
+    ),
     "H12-temporary-directory": Row(
         "randomness",
         "import tempfile; print(tempfile.gettempdir())",

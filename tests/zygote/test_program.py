@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from isolauncher.errors import ProgramNotExecutable, ProgramNotFound
-from isolauncher.zygote import program
+from isolauncher.zygote import program, variables
 
 from . import twins
 
@@ -257,6 +257,17 @@ LOCALES = frozenset({"C", "POSIX", "C.utf8", "de_DE.utf8", "de_DE", "de_DE.iso88
 )
 def test_needs_exec_by_environment(environment: dict[str, str], fork: bool) -> None:
     assert (program.needs_exec(environment, LOCALES) is None) == fork
+
+
+@pytest.mark.parametrize(
+    "name", [*variables.GLIB_START, *variables.WINDOW_START, *variables.DRAWING_START]
+)
+def test_needs_exec_for_what_a_library_of_the_set_reads_once(name: str) -> None:
+    environment = {"LANG": "C.UTF-8", name: "1"}
+    assert variables.is_read_at_start(name)
+    assert program.needs_exec(environment, LOCALES) is None
+    for larger in ("gtk3", "sugar3"):
+        assert program.needs_exec(environment, LOCALES, set_name=larger)
 
 
 @pytest.mark.parametrize(

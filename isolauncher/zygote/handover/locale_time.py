@@ -35,4 +35,18 @@ def _strptime(module: Any) -> None:
     module._regex_cache.clear()
 
 
-RENEW = {"gettext": _gettext, "_strptime": _strptime}
+def _optparse(module: Any) -> None:
+    # The words that its body translates.
+    for kind, word in _OPTPARSE.items():
+        convert, _ = module._builtin_cvt[kind]
+        module._builtin_cvt[kind] = convert, module._(word)
+
+
+_OPTPARSE = {
+    "int": "integer",
+    "long": "integer",
+    "float": "floating-point",
+    "complex": "complex",
+}
+
+RENEW = {"gettext": _gettext, "_strptime": _strptime, "optparse": _optparse}
