@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """``isolauncher preload list|check``: what the zygotes import, and what that costs.
 
-Measured by a fresh interpreter, started as a zygote is, which imports the list under
-the same watch and then ends: nothing is forked and no daemon is asked. Needs no root.
+`list` measures in a fresh interpreter, started as a zygote is, which imports the list
+under the same watch and then ends; `check` has `verdict` start several, under different
+identities, and compare. Nothing is forked and no daemon is asked. Needs no root, but
+only root can be another user and another host.
 Exit status: 0; `check` gives 1 when a module is unfit.
 """
 
@@ -13,7 +15,7 @@ import json
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import paths
 from ..errors import RequestError, ZygoteError
@@ -36,15 +38,8 @@ import json, os
 from isolauncher.zygote import handover, preload
 pristine = handover.Pristine.capture(*COLD)
 report = preload.preload(sys.argv[3:], pristine=pristine, expected_fds=(0, 1, 2))
-traces = preload.scan_identity(preload.own_values(), report.world.visible)
 with open(sys.argv[2], "w") as out:
-    json.dump(
-        {
-            "entries": report.as_data(),
-            "traces": [f"{t.module}.{t.name} holds the {t.what}" for t in traces],
-        },
-        out,
-    )
+    json.dump({"entries": report.as_data()}, out)
     out.flush()
     # Not by the way an interpreter ends: an unfit module may hold that up.
     os._exit(0)
@@ -70,7 +65,8 @@ def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
     )
     checking = inner.add_parser(
         "check",
-        description="Import modules as a zygote would; say which are unfit, and why.",
+        description="Import modules as a zygote would, as two users; say which are "
+        "unfit, why, and at which line.",
         allow_abbrev=False,
     )
     checking.add_argument(
@@ -106,12 +102,11 @@ def run(args: argparse.Namespace) -> int:
                     code="preload-no-such-set",
                     hint=f"there are {', '.join(SETS)}",
                 )
-    found = {name: _measure(SETS.get(name, (name,))) for name in names}
+    found: dict[str, dict[str, list[Any]]]
     if args.what == "check":
-        for name, data in found.items():
-            # A constant may happen to be one process id, not two.
-            again = _measure(SETS.get(name, (name,)))["traces"]
-            data["traces"] = [trace for trace in data["traces"] if trace in again]
+        found = {name: _judged(SETS.get(name, (name,))) for name in names}
+    else:
+        found = {name: _measure(SETS[name]) for name in names}
     if args.json:
         json.dump({"version": 1, "sets": found}, sys.stdout, indent=1)
         print()
@@ -119,11 +114,23 @@ def run(args: argparse.Namespace) -> int:
         _print_costs(found)
     else:
         _print_verdicts(found)
-    unfit = any(e["faults"] for data in found.values() for e in data["entries"])
-    return UNFIT if unfit and args.what == "check" else 0
+    verdicts = [e.get("verdict") for data in found.values() for e in data["entries"]]
+    return UNFIT if "unfit" in verdicts else 0
 
 
-def _measure(modules: tuple[str, ...]) -> dict[str, list[dict[str, object]]]:
+def _judged(modules: tuple[str, ...]) -> dict[str, list[Any]]:
+    # Only this verb needs all that it imports.
+    from ..zygote.verdict import judge
+
+    found = judge(modules)
+    return {
+        "entries": [verdict.as_data() for verdict in found.verdicts],
+        "traces": list(found.traces),
+        "skipped": list(found.skipped),
+    }
+
+
+def _measure(modules: tuple[str, ...]) -> dict[str, list[Any]]:
     # The answer does not come by stdout, which a module may write to.
     with open(os.memfd_create("isolauncher-preload"), "rb", closefd=True) as answer:
         # Reopened by name in the child, which must not inherit a descriptor.
@@ -154,7 +161,7 @@ def _measure(modules: tuple[str, ...]) -> dict[str, list[dict[str, object]]]:
             code="preload-ended",
             hint="name the modules one by one to find which ended it",
         )
-    said: dict[str, list[dict[str, object]]] = json.loads(data)
+    said: dict[str, list[Any]] = json.loads(data)
     return said
 
 
@@ -189,14 +196,14 @@ def _twin(args: argparse.Namespace) -> int:
     return UNFIT if found.differing else 0
 
 
-def _remark(entry: dict[str, object]) -> str:
-    faults = "; ".join(map(str, entry["faults"]))  # type: ignore[call-overload]
+def _remark(entry: dict[str, Any]) -> str:
+    faults = "; ".join(map(str, entry["faults"]))
     if faults:
         return f"  UNFIT: {printable(faults)}"
     return f"  skipped: {printable(str(entry['absent']))}" if entry["absent"] else ""
 
 
-def _print_costs(found: dict[str, dict[str, list[dict[str, object]]]]) -> None:
+def _print_costs(found: dict[str, dict[str, list[Any]]]) -> None:
     for name, data in found.items():
         entries = data["entries"]
         total_us = sum(int(str(e["us"])) for e in entries)
@@ -213,13 +220,36 @@ def _print_costs(found: dict[str, dict[str, list[dict[str, object]]]]) -> None:
             )
 
 
-def _print_verdicts(found: dict[str, dict[str, list[dict[str, object]]]]) -> None:
+def _print_verdicts(found: dict[str, dict[str, list[Any]]]) -> None:
     for data in found.values():
         for e in data["entries"]:
-            faults = [str(f) for f in e["faults"]]  # type: ignore[attr-defined]
-            verdict = "unfit: " + "; ".join(faults) if faults else "fit"
-            if e["absent"]:
-                verdict = f"skipped: {e['absent']}"
-            print(f"{printable(str(e['name']))}: {printable(verdict)}")
-        for trace in data["traces"]:
-            print(f"note: {printable(str(trace))}")
+            print(f"{printable(str(e['name']))}: {printable(_verdict(e))}")
+            for line in _places(e["findings"]):
+                print(f"  {printable(line)}")
+        for what in data["skipped"]:
+            print(f"note: not looked at: {printable(str(what))}")
+
+
+def _verdict(entry: dict[str, Any]) -> str:
+    if entry["absent"]:
+        return f"skipped: {entry['absent']}"
+    if entry["verdict"] == "unfit":
+        return f"unfit: {'; '.join(entry['unfit'])}"
+    handover = ", ".join(entry["handover"])
+    return f"fit with hand-over {handover}" if handover else "fit"
+
+
+def _places(findings: list[dict[str, Any]]) -> list[str]:
+    """A line for each place, with all that was found there of one hazard."""
+    texts: dict[tuple[str, str], list[str]] = {}
+    for finding in findings:
+        if finding["file"]:
+            place = finding["file"]
+            if finding["line"]:
+                place += f":{finding['line']}"
+            answer = f", renewed by {finding['answer']}" if finding["answer"] else ""
+            why = f"[{finding['hazard']}{answer}]"
+            texts.setdefault((place, why), []).append(finding["text"])
+    return [
+        f"{place}: {'; '.join(found)} {why}" for (place, why), found in texts.items()
+    ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import _warnings
 import atexit
+import builtins
 import contextlib
 import contextvars
 import ctypes
@@ -18,6 +19,7 @@ import importlib
 import importlib.util
 import locale
 import os
+import resource
 import signal
 import socket
 import sys
@@ -27,11 +29,12 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.machinery import BuiltinImporter, FrozenImporter
+from itertools import islice
 from types import FrameType, ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 from isolauncher.errors import ZygoteError
-from isolauncher.zygote import noting, sets, unseen
+from isolauncher.zygote import kept, noting, sets, unseen
 from isolauncher.zygote.handover import Pristine, World
 from isolauncher.zygote.noting import Brought
 from isolauncher.zygote.quiet import quiet
@@ -40,6 +43,17 @@ OURS = "isolauncher"
 TIME_LIMIT_S = 10.0
 FINGERPRINT_LIMIT = 4 << 20
 _CO_NEWLOCALS = 0x2
+_RLIMITS = 16
+# PR_GET_PDEATHSIG, PR_GET_CHILD_SUBREAPER; PR_GET_DUMPABLE, PR_GET_KEEPCAPS,
+# PR_GET_SECUREBITS, PR_GET_TIMERSLACK, PR_GET_NO_NEW_PRIVS (prctl(2)).
+_PR_BY_POINTER = (2, 37)
+_PR_PLAIN = (3, 7, 27, 30, 39)
+_DECIMAL = (
+    "Context(prec=28, rounding=ROUND_HALF_EVEN, Emin=-999999, Emax=999999, "
+    "capitals=1, clamp=0, flags=[], "
+    "traps=[InvalidOperation, DivisionByZero, Overflow])"
+)
+_libc = ctypes.CDLL(None)
 _NAMESPACES = "gi.repository."
 
 
@@ -210,8 +224,60 @@ def _children() -> str:
         return file.read().strip()
 
 
+def _built_in() -> dict[str, int]:
+    # What the interactive prompt sets is the interpreter's own.
+    return {n: id(v) for n, v in vars(builtins).items() if n != "__import__"}
+
+
+def _root_logger() -> object:
+    # Absent, or half imported (`audit` looks while it is).
+    root = getattr(sys.modules.get("logging"), "root", None)
+    if root is None or not hasattr(root, "manager"):
+        return [], 30, 0
+    return [id(h) for h in root.handlers], root.level, root.manager.disable
+
+
+def _decimal_context() -> object:
+    decimal: Any = sys.modules.get("_decimal")
+    if not hasattr(decimal, "Context"):
+        return ""
+    context = decimal.getcontext().copy()
+    context.clear_flags()
+    plain = decimal.Context()
+    return "" if repr(context) == repr(plain) == _DECIMAL else repr((context, plain))
+
+
+def _prctl() -> tuple[int, ...]:
+    number = ctypes.c_int(0)
+    by_pointer = []
+    for option in _PR_BY_POINTER:
+        _libc.prctl(option, ctypes.byref(number), 0, 0, 0)
+        by_pointer.append(number.value)
+    return (*by_pointer, *(_libc.prctl(option, 0, 0, 0, 0) for option in _PR_PLAIN))
+
+
+def _comm() -> bytes:
+    with open("/proc/self/comm", "rb") as file:
+        return file.read()
+
+
+class _Modules:
+    """What stood in sys.modules: equal to a later one that has the same, and more."""
+
+    def __init__(self, modules: Mapping[str, object]) -> None:
+        self._ids = {name: id(module) for name, module in modules.items()}
+
+    def __eq__(self, later: object) -> bool:
+        if not isinstance(later, _Modules):
+            return NotImplemented
+        return self._ids.items() <= later._ids.items()
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._ids))
+
+
 # Looked at before and after each entry; a difference is a fault under this name.
-_LOOKS: dict[str, Callable[[], object]] = {
+LOOKS: dict[str, Callable[[], object]] = {
     "umask, signal mask or dispositions": _status,
     "Python signal handlers": lambda: tuple(
         repr(signal.getsignal(number))
@@ -233,6 +299,14 @@ _LOOKS: dict[str, Callable[[], object]] = {
     "sys.path": lambda: list(sys.path),
     "standard streams": lambda: (id(sys.stdin), id(sys.stdout), id(sys.stderr)),
     "sys.excepthook": lambda: id(sys.excepthook),
+    "other hooks of the interpreter": lambda: (
+        id(sys.displayhook),
+        id(sys.unraisablehook),
+        id(sys.breakpointhook),
+        id(threading.excepthook),
+        repr(sys.get_asyncgen_hooks()),
+    ),
+    "names that are built in": lambda: _built_in(),
     "trace or profile function": lambda: (
         repr(sys.gettrace()),
         repr(sys.getprofile()),
@@ -247,10 +321,20 @@ _LOOKS: dict[str, Callable[[], object]] = {
     "the builtin __import__": lambda: id(__import__),
     "running threads of Python": threading.active_count,
     "memory that children would share": lambda: _shared_memory(),
+    "resource limits": lambda: [resource.getrlimit(n) for n in range(_RLIMITS)],
+    "priority or processors": lambda: (
+        os.getpriority(os.PRIO_PROCESS, 0),
+        os.sched_getaffinity(0),
+    ),
+    "handlers of the root logger": lambda: _root_logger(),
+    "decimal context": lambda: _decimal_context(),
+    "what prctl keeps": lambda: _prctl(),
+    "name of the process": lambda: _comm(),
+    "modules of others": lambda: _Modules(sys.modules),
 }
 
 # Changed by an import as a cold start's import would change it, and handed on so.
-_NOTED: dict[str, Callable[[], object]] = {
+NOTED: dict[str, Callable[[], object]] = {
     "sys.meta_path": lambda: [repr(finder) for finder in sys.meta_path],
     "sys.path_hooks": lambda: [repr(hook) for hook in sys.path_hooks],
     "warning filters": lambda: repr(_warnings.filters),
@@ -295,8 +379,20 @@ def _noting_exits(calls: list[ExitCall]) -> Iterator[None]:
         atexit.register, atexit.unregister = register, unregister
 
 
+class Observer(Protocol):
+    """Who looks more closely (`audit`): is there while an entry is imported."""
+
+    def entry(self, name: str) -> contextlib.AbstractContextManager[None]: ...
+
+    def reads(self, variable: str) -> None:
+        """Called from where Python's environment is read."""
+
+    def failed(self, error: BaseException) -> None:
+        """The import ended with this, whose traceback says where."""
+
+
 @contextlib.contextmanager
-def _noting_reads(names: set[str]) -> Iterator[None]:
+def _noting_reads(note: Callable[[str], None]) -> Iterator[None]:
     """Note which variables are read: whatever is computed from them is the zygote's.
 
     By another class of the two objects that everybody has. What a library reads by
@@ -306,11 +402,11 @@ def _noting_reads(names: set[str]) -> Iterator[None]:
 
     class Noting(plain):  # type: ignore[misc]
         def __getitem__(self, key: str | bytes) -> object:
-            names.add(os.fsdecode(key))
+            note(os.fsdecode(key))
             return plain.__getitem__(self, key)
 
         def __iter__(self) -> object:
-            names.add("all of them")
+            note("all of them")
             return plain.__iter__(self)
 
     kept = (os.environ, os.environb)
@@ -323,21 +419,21 @@ def _noting_reads(names: set[str]) -> Iterator[None]:
             one.__class__ = plain
 
 
+def is_answered(variable: str) -> bool:
+    return variable in ANSWERED or variable.startswith(("PYTHON", "LC_"))
+
+
 def _unanswered(reads: set[str]) -> list[str]:
-    return sorted(
-        name
-        for name in reads
-        if name not in ANSWERED and not name.startswith(("PYTHON", "LC_"))
-    )
+    return sorted(name for name in reads if not is_answered(name))
 
 
-def _bring(name: str, limit: float) -> tuple[str, str]:
+def _bring(name: str, limit: float, observer: Observer | None) -> tuple[str, str]:
     """Import or load ``name``: what went wrong, and why there is none of it here."""
     library = sets.library(name)
     if library is not None:
         return "", _load(library)
     absent = _absent(name) if name in sets.LASTING else ""
-    return ("" if absent else _import_one(name, limit)), absent
+    return ("" if absent else _import_one(name, limit, observer)), absent
 
 
 def _load(library: str) -> str:
@@ -350,20 +446,22 @@ def _load(library: str) -> str:
     return ""
 
 
-def _import_one(name: str, limit: float) -> str:
+def _import_one(name: str, limit: float, observer: Observer | None) -> str:
     """Import ``name``; what went wrong in words, or nothing."""
     try:
         with _time_limit(limit):
             module = importlib.import_module(name)
             if name.startswith(_NAMESPACES):
                 _wrap(module, name.removeprefix(_NAMESPACES))
-    except _TooLong:
-        return f"did not finish importing in {limit:g} s"
-    except SystemExit as error:
-        return f"called sys.exit({error.code!r})"
     except KeyboardInterrupt:
         raise
     except BaseException as error:
+        if observer is not None:
+            observer.failed(error)
+        if isinstance(error, _TooLong):
+            return f"did not finish importing in {limit:g} s"
+        if isinstance(error, SystemExit):
+            return f"called sys.exit({error.code!r})"
         return f"raised {type(error).__name__}: {error}"
     return ""
 
@@ -387,7 +485,7 @@ def _faults(before: _State, after: _State) -> list[str]:
     closed = before.fds - after.fds
     if closed:
         faults.append(f"closed descriptors: {', '.join(map(str, sorted(closed)))}")
-    faults += [f"changed {n}" for n in _LOOKS if before.values[n] != after.values[n]]
+    faults += [f"changed {n}" for n in LOOKS if before.values[n] != after.values[n]]
     return faults
 
 
@@ -397,6 +495,7 @@ def preload(
     pristine: Pristine,
     expected_fds: Iterable[int],
     time_limit_s: float = TIME_LIMIT_S,
+    observer: Observer | None = None,
 ) -> Report:
     """Import each of ``names`` in order and report; never raises for an entry.
 
@@ -416,7 +515,7 @@ def preload(
     finders, hooks = list(sys.meta_path), list(sys.path_hooks)
     sys.meta_path[:] = pristine.meta_path  # type: ignore[assignment]
     sys.path_hooks[:] = pristine.path_hooks  # type: ignore[assignment]
-    looks = {**_LOOKS, **_NOTED}
+    looks = {**LOOKS, **NOTED}
     calls: list[ExitCall] = []
     entries = []
     own: set[str] | None = None
@@ -429,14 +528,14 @@ def preload(
         for name in names:
             if own is None and name in sets.LASTING:
                 own = set(sys.modules)
-            entry, before = _measured(name, before, looks, time_limit_s)
+            entry, before = _measured(name, before, looks, time_limit_s, observer)
             entries.append(entry)
     meta_path, path_hooks = tuple(sys.meta_path), tuple(sys.path_hooks)
     filters = tuple(_warnings.filters)
     sys.meta_path[:], sys.path_hooks[:] = finders, hooks
     needs = needed_modules(pristine, noting.end())
     loaded = set(sys.modules) - set(pristine.modules) - ours_first
-    wanted = _reach(set(names) | loaded, needs) & set(sys.modules)
+    wanted = reach(set(names) | loaded, needs) & set(sys.modules)
     visible = frozenset(
         name
         for name in set(pristine.modules) | loaded | wanted
@@ -447,7 +546,7 @@ def preload(
     lasting = frozenset[str]()
     if own is not None:
         first = [name for name in names if name not in sets.LASTING]
-        again = own | _reach(set(first) | (loaded & own), needs)
+        again = own | reach(set(first) | (loaded & own), needs)
         lasting = shelved - again
     theirs = [f for f in meta_path if getattr(f, "__module__", None) in shelved]
     world = World(
@@ -473,18 +572,27 @@ def _measured(
     before: _State,
     looks: Mapping[str, Callable[[], object]],
     limit: float,
+    observer: Observer | None,
 ) -> tuple[Entry, _State]:
     count, resident = len(sys.modules), _resident()
     reads: set[str] = set()
+
+    def note(variable: str) -> None:
+        reads.add(variable)
+        if observer is not None:
+            observer.reads(variable)
+
     start = time.perf_counter_ns()
-    with _noting_reads(reads):
-        failure, absent = _bring(name, limit)
+    with observer.entry(name) if observer is not None else contextlib.nullcontext():
+        with _noting_reads(note):
+            failure, absent = _bring(name, limit, observer)
     took = time.perf_counter_ns() - start
     after = _state(looks)
     faults = ([failure] if failure else []) + _faults(before, after)
     unanswered = _unanswered(reads)
     if unanswered:
         faults.append(f"read environment variables: {', '.join(unanswered)}")
+    faults += _kept(tuple(islice(sys.modules, count, None)))
     entry = Entry(
         name=name,
         microseconds=took // 1000,
@@ -492,11 +600,17 @@ def _measured(
         modules=len(sys.modules) - count,
         faults=tuple(faults),
         notes=tuple(
-            f"changed {n}" for n in _NOTED if before.values[n] != after.values[n]
+            f"changed {n}" for n in NOTED if before.values[n] != after.values[n]
         ),
         absent=absent,
     )
     return entry, after
+
+
+def _kept(names: Iterable[str]) -> list[str]:
+    return [
+        f"keeps {found.what}: {'.'.join(found.places[0])}" for found in kept.scan(names)
+    ]
 
 
 def _absent(name: str) -> str:
@@ -571,7 +685,8 @@ def _upwards(name: str) -> Iterator[str]:
         name = name.rpartition(".")[0]
 
 
-def _reach(names: set[str], needs: Mapping[str, tuple[str, ...]]) -> set[str]:
+def reach(names: set[str], needs: Mapping[str, tuple[str, ...]]) -> set[str]:
+    """``names``, the packages they are in, and all that these need."""
     seen: set[str] = set()
     todo = [up for name in names for up in _upwards(name)]
     while todo:

@@ -152,6 +152,9 @@ _RENEW = (
     ("zoneinfo", _zoneinfo),
 )
 
+RENEWED = frozenset(name for name, _ in _RENEW)
+"""Modules whose values are put back, once, in the zygote."""
+
 
 _exits: dict[str, list[Any]] = {}
 _importlib: dict[str, dict[str, object]] = {}

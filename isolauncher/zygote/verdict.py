@@ -1,0 +1,388 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Has modules imported under two identities, compares, and says which are fit.
+
+Here is what starts the processes of `audit`, so nothing of what is audited runs here.
+The first is as a zygote is; the second has another user, host, home, directory, and
+another value for each variable, and traces what the first has seen and not placed. A
+third, as the first, is asked only when the two differ: about what differs always.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import subprocess
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from isolauncher import paths
+from isolauncher.errors import ZygoteError
+from isolauncher.zygote import describe, handover, program
+from isolauncher.zygote.audit import Told
+from isolauncher.zygote.blame import looks
+from isolauncher.zygote.handover import stdlib_caches, sugar
+from isolauncher.zygote.hazards import CACHES, Finding, stable
+
+_NOBODY = 65534
+_DEADLINE_S = 120
+_HOST = "isolauncher-audit"
+# In all runs: in what order a set was gone through would differ.
+_SEED = {"PYTHONHASHSEED": "1"}
+
+# The first line must see sys.modules untouched.
+_AUDIT = """\
+import sys
+COLD = (tuple(sys.modules), tuple(sys.path[1:]), tuple(sys.path_importer_cache))
+sys.path[0] = sys.argv[1]
+import os
+answer = os.open(sys.argv[2], os.O_WRONLY | os.O_CLOEXEC)
+from isolauncher.zygote import noting
+noting.begin()
+from isolauncher.zygote import audit
+audit.main(COLD, answer, sys.argv[3])
+"""
+
+_GLOBALS: dict[str, str] = {
+    **{f"{cache.module}.{cache.name}": cache.answer for cache in CACHES},
+    # Renewed by the hand-over: a global, or a module's all.
+    "logging._startTime": "stdlib_caches",
+    "multiprocessing.process._current_process": "randomness",
+    "multiprocessing.process.ORIGINAL_DIR": "environment",
+    "threading._active": "interpreter",
+    "threading._main_thread": "interpreter",
+    **dict.fromkeys(
+        (
+            f"gi.overrides.{n}.{g}"
+            for n in ("Gdk", "Gtk")
+            for g in ("argv", "initialized")
+        ),
+        "gtk",
+    ),
+    "optparse": "locale_time",
+    **dict.fromkeys((sugar.STYLE, *sugar.PARTS), "sugar"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Identity:
+    environment: Mapping[str, str]
+    cwd: str
+    uid: int | None
+    host: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """``unfit``: why, in words; ``handover``: what makes a fit one fit."""
+
+    entry: Mapping[str, Any]
+    findings: tuple[Finding, ...]
+    handover: tuple[str, ...]
+
+    @property
+    def unfit(self) -> tuple[str, ...]:
+        faults = [str(fault) for fault in self.entry["faults"]]
+        said = {stable(fault) for fault in faults}
+        # Those that `preload` has no word for; of getenv(3) one word for all.
+        more = [f for f in self.findings if not f.answer and not _is_said(f, said)]
+        in_c = [f.variable for f in more if f.kind == "environment-c"]
+        texts = [f.text for f in more if f.kind != "environment-c"]
+        if in_c:
+            names = ", ".join(dict.fromkeys(in_c))
+            texts.append(f"read environment variables by getenv(3): {names}")
+        return tuple(dict.fromkeys((*faults, *texts)))
+
+    def as_data(self) -> dict[str, object]:
+        return {
+            **self.entry,
+            "verdict": "skipped"
+            if self.entry["absent"]
+            else "unfit"
+            if self.unfit
+            else "fit",
+            "unfit": list(self.unfit),
+            "handover": list(self.handover),
+            "findings": [asdict(finding) for finding in self.findings],
+        }
+
+
+def _is_said(finding: Finding, said: set[str]) -> bool:
+    """Whether one of the faults in ``said`` is the same, seen from further away."""
+    if finding.kind == "environment" and "read environment variables" in said:
+        return True
+    if finding.kind == "kept":
+        return finding.text.partition(" in ")[0] in said
+    return stable(finding.text) in said
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdicts:
+    """``skipped``: in words, what this machine does not let one look at."""
+
+    verdicts: tuple[Verdict, ...]
+    traces: tuple[str, ...]
+    skipped: tuple[str, ...]
+
+
+def judge(names: Sequence[str], *, path: Sequence[str] = ()) -> Verdicts:
+    """Import ``names`` in order, in one process for each identity.
+
+    ZygoteError if a process does not come to its end.
+    """
+    with tempfile.TemporaryDirectory(prefix="isolauncher-audit-") as scratch:
+        first = _first()
+        one = _run(first, Told(names=tuple(names), path=tuple(path)))
+        found = [Finding(**data) for data in one["findings"]]
+        unplaced = {stable(f.text) for f in found if not f.line} & looks().keys()
+        other = _run(
+            _second(scratch, _variables(found)),
+            Told(names=tuple(names), path=tuple(path), trace=tuple(sorted(unplaced))),
+        )
+        differing = _differing(one["globals"], other["globals"])
+        again = {}
+        if differing:
+            again = _run(first, Told(names=tuple(names), path=tuple(path)))["globals"]
+    merged = _merged(found, [Finding(**data) for data in other["findings"]])
+    held = [t for t in one["traces"] if t in other["traces"]]
+    # What is the identity's differs with it; many a constant is some process id.
+    shared = () if os.geteuid() == 0 else ("host name", "home")
+    held = [t for t in held if (t[0], t[1]) in differing or t[2] in shared]
+    merged += _of_globals(one, other["globals"], again, differing, held)
+    return Verdicts(
+        verdicts=tuple(_verdicts(one, merged)),
+        traces=tuple(f"{m}.{n} holds the {what}" for m, n, what in held),
+        skipped=tuple(
+            dict.fromkeys((*one["skipped"], *other["skipped"], *_for_root_only()))
+        ),
+    )
+
+
+def _for_root_only() -> tuple[str, ...]:
+    if os.geteuid() == 0:
+        return ()
+    return ("another user and another host name, which only root can take",)
+
+
+# Identities ------------------------------------------------------------------------
+
+
+def _first() -> _Identity:
+    return _Identity(
+        environment={"LC_CTYPE": "C.UTF-8", "HOME": "/nonexistent"},
+        cwd="/",
+        uid=_NOBODY if os.geteuid() == 0 else None,
+        host=None,
+    )
+
+
+def _second(scratch: str, variables: Iterable[str]) -> _Identity:
+    root = os.geteuid() == 0
+    uid = _unused_uid() if root else None
+    places = {}
+    for name in ("home", "work", "tmp", "run"):
+        places[name] = os.path.join(scratch, name)
+        os.mkdir(places[name], 0o700)
+        if uid is not None:
+            os.chown(places[name], uid, uid)
+    os.chmod(scratch, 0o711)  # noqa: S103 (to pass through, not to read)
+    environment = {
+        **{name: f"audit-{name.lower()}" for name in variables},
+        "HOME": places["home"],
+        "USER": _HOST,
+        "LOGNAME": _HOST,
+        "PATH": f"{places['home']}/bin:/bin:/usr/bin",
+        "TMPDIR": places["tmp"],
+        "TZ": "Asia/Kathmandu",
+        "LANGUAGE": "es",
+        "LANG": "es_ES.UTF-8",
+        "LC_CTYPE": "C.UTF-8",
+        "XDG_RUNTIME_DIR": places["run"],
+        **{
+            f"XDG_{name}_HOME": f"{places['home']}/{name.lower()}"
+            for name in ("CONFIG", "DATA", "CACHE", "STATE")
+        },
+    }
+    more = sorted(
+        name
+        for name in program.available_locales()
+        if name.endswith(".utf8") and not name.startswith("C.")
+    )
+    if more:
+        environment["LC_ALL"] = more[0]
+    return _Identity(
+        environment=environment,
+        cwd=places["work"],
+        uid=uid,
+        host=_HOST if root else None,
+    )
+
+
+def _unused_uid() -> int:
+    taken = {entry.pw_uid for entry in pwd.getpwall()}
+    return next(uid for uid in range(_NOBODY - 1, 0, -1) if uid not in taken)
+
+
+def _variables(found: Iterable[Finding]) -> Iterable[str]:
+    return (finding.variable for finding in found if finding.variable)
+
+
+# Processes -------------------------------------------------------------------------
+
+
+def _run(who: _Identity, told: Told) -> dict[str, Any]:
+    # Files, so that what the child writes to its streams can be seen there.
+    with (
+        open(os.memfd_create("isolauncher-audit"), "rb") as answer,
+        open(os.memfd_create("isolauncher-audit-out"), "rb") as out,
+        open(os.memfd_create("isolauncher-audit-err"), "rb") as error,
+    ):
+        try:
+            result = subprocess.run(
+                [
+                    *("/usr/bin/python3", "-c", _AUDIT),
+                    os.path.dirname(paths.PACKAGE),
+                    # Reopened by name: the child is to inherit no descriptor.
+                    f"/proc/{os.getpid()}/fd/{answer.fileno()}",
+                    replace(told, uid=who.uid, host=who.host).to_text(),
+                ],
+                cwd=who.cwd,
+                env={**who.environment, **_SEED},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=error,
+                timeout=_DEADLINE_S,
+            )
+        except subprocess.TimeoutExpired:
+            raise ZygoteError(
+                f"importing took more than {_DEADLINE_S} s and could not be stopped",
+                code="preload-hangs",
+                hint="name the modules one by one to find which",
+            ) from None
+        data = answer.read()
+        error.seek(0)
+        last = error.read().decode("utf-8", "replace").strip().rpartition("\n")[2]
+    if result.returncode or not data:
+        raise ZygoteError(
+            f"the interpreter that imports ended with status {result.returncode}"
+            f"{': ' + last if last else ''}",
+            code="preload-ended",
+            hint="name the modules one by one to find which ended it",
+        )
+    said: dict[str, Any] = json.loads(data)
+    return said
+
+
+# Comparing -------------------------------------------------------------------------
+
+
+Globals = Mapping[str, Mapping[str, str]]
+
+
+def _differing(one: Globals, other: Globals) -> list[tuple[str, str]]:
+    return [
+        (module, name)
+        for module, names in one.items()
+        for name, value in names.items()
+        if other.get(module, {}).get(name, value) != value
+    ]
+
+
+def _merged(one: list[Finding], other: list[Finding]) -> list[Finding]:
+    """Those of the first run, placed by the second, and what only that has found."""
+    placed = {(f.entry, stable(f.text)): f for f in other if f.line}
+    merged = []
+    for finding in one:
+        better = placed.get((finding.entry, stable(finding.text)))
+        if not finding.line and better is not None:
+            finding = replace(finding, file=better.file, line=better.line)
+        merged.append(finding)
+    known = {(f.entry, f.kind, f.file, f.line) for f in merged}
+    stables = {(f.entry, stable(f.text)) for f in merged}
+    merged += [
+        replace(f, text=f"under another identity: {f.text}")
+        if f.kind == "import"
+        else f
+        for f in other
+        if (f.entry, f.kind, f.file, f.line) not in known
+        and (f.entry, stable(f.text)) not in stables
+    ]
+    return merged
+
+
+def _of_globals(
+    one: Mapping[str, Any],
+    other: Globals,
+    again: Globals,
+    differing: Iterable[tuple[str, str]],
+    held: Iterable[tuple[str, str, str]],
+) -> list[Finding]:
+    texts: dict[tuple[str, str], tuple[str, str]] = {}
+    for module, name, what in held:
+        texts[module, name] = (f"{module}.{name} holds the zygote's {what}", "H39")
+    for module, name in differing:
+        mine, theirs = one["globals"][module][name], other[module][name]
+        values = describe.difference(mine, theirs)
+        if again.get(module, {}).get(name, mine) == mine:
+            said = f"{module}.{name} depends on whose it is: {values}"
+            texts[module, name] = (said, "H39")
+        else:
+            said = f"{module}.{name} is another each time: {values}"
+            texts[module, name] = (said, "H8")
+    lines = {m: describe.lines(one["files"].get(m, "")) for m in {m for m, _ in texts}}
+    made = {name for module, name in texts if name in lines[module]}
+    found = []
+    for (module, name), (text, hazard) in texts.items():
+        line = lines[module].get(name, 0)
+        # Imported from where it was made, which is told of.
+        if not line and name in made:
+            continue
+        answer = _GLOBALS.get(f"{module}.{name}") or _GLOBALS.get(module, "")
+        found.append(
+            Finding(
+                entry=one["brought"].get(module, ""),
+                kind="value",
+                text=text,
+                hazard=hazard,
+                answer=answer,
+                file=one["files"].get(module, ""),
+                line=line,
+            )
+        )
+    return found
+
+
+def _verdicts(one: Mapping[str, Any], findings: Sequence[Finding]) -> Iterable[Verdict]:
+    renewers = _renewers()
+    again = {one["files"][m]: a for m, a in _GLOBALS.items() if m in one["files"]}
+    for entry in one["entries"]:
+        name = str(entry["name"])
+        mine = []
+        for finding in findings:
+            if finding.entry == name:
+                if finding.kind == "translation" and finding.file in again:
+                    finding = replace(finding, answer=again[finding.file])
+                mine.append(finding)
+        answers = {finding.answer for finding in mine if finding.answer}
+        answers |= renewers.get(name, set())
+        override = name.replace("gi.repository.", "gi.overrides.")
+        answers |= renewers.get(override, set())
+        order = [module.__name__.rpartition(".")[2] for module in handover.ORDER]
+        yield Verdict(
+            entry=entry,
+            findings=tuple(dict.fromkeys(mine)),
+            handover=tuple(sorted(answers, key=order.index)),
+        )
+
+
+def _renewers() -> dict[str, set[str]]:
+    """For each module that the hand-over renews: which of its modules do."""
+    found: dict[str, set[str]] = {}
+    for module in handover.ORDER:
+        for name in getattr(module, "RENEW", {}):
+            found.setdefault(name, set()).add(module.__name__.rpartition(".")[2])
+    for name in stdlib_caches.RENEWED:
+        found.setdefault(name, set()).add("stdlib_caches")
+    return found
