@@ -21,6 +21,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.machinery import SourceFileLoader
 from types import ModuleType
 from typing import Any
 
@@ -70,6 +71,8 @@ class _Auditor:
     """Is there while entries are imported (`preload.Observer`) and takes notes."""
 
     trace: Mapping[str, Callable[[], object]]
+    cold: frozenset[str]
+    alone: bool
     findings: dict[hazards.Finding, None] = field(default_factory=dict)
     brought: dict[str, str] = field(default_factory=dict)
     current: str = ""
@@ -83,6 +86,7 @@ class _Auditor:
         count = len(sys.modules)
         output = blame.output_sizes()
         before = hazards.filled_caches()
+        mine = self._put_aside(name) if self.alone else {}
         self.current = name
         tracer = blame.Tracer(self.trace, self._placed, self._hush)
         try:
@@ -93,6 +97,7 @@ class _Auditor:
             if self.trace:
                 tracer.stop()
             self.current = ""
+            _put_back(mine)
             for module in tuple(sys.modules)[count:]:
                 self.brought.setdefault(module, name)
             if blame.output_sizes() != output:
@@ -112,6 +117,18 @@ class _Auditor:
                         answer=cache.answer,
                     )
                     self._put(made)
+
+    def _put_aside(self, name: str) -> dict[str, ModuleType]:
+        """Take away what our own code has imported: its body is to be seen running.
+
+        Only of a module that is checked alone: two copies get into each other's way in
+        what comes after. The names below it are what it puts there itself (`typing`).
+        """
+        loader = getattr(sys.modules.get(name), "__loader__", None)
+        if name in self.cold or not isinstance(loader, SourceFileLoader):
+            return {}
+        mine = {n: m for n, m in sys.modules.items() if n.startswith(f"{name}.")}
+        return {**mine, name: sys.modules.pop(name)}
 
     def _placed(self, look: str, at: blame.Place) -> None:
         self.placed[_key(self.current, look)] = at
@@ -237,6 +254,14 @@ class _Auditor:
             self._put(finding, (file, lines(file).get(name, 0)))
 
 
+def _put_back(modules: Mapping[str, ModuleType]) -> None:
+    for name, module in modules.items():
+        sys.modules[name] = module
+        parent, _, child = name.rpartition(".")
+        if parent in sys.modules:
+            setattr(sys.modules[parent], child, module)
+
+
 def _file(module: str) -> str:
     return getattr(sys.modules[module], "__file__", None) or ""
 
@@ -328,7 +353,11 @@ def audit(cold: Cold, answer: int, told: Told) -> dict[str, object]:
     skipped = _become(told)
     sys.path += told.path
     possible = blame.looks()
-    auditor = _Auditor({name: possible[name] for name in told.trace})
+    auditor = _Auditor(
+        trace={name: possible[name] for name in told.trace},
+        cold=frozenset(pristine.modules),
+        alone=len(told.names) == 1,
+    )
     unheard = getenv.watch(auditor.reads_in_c)
     skipped += [unheard] if unheard else []
     sys.addaudithook(auditor.hears)

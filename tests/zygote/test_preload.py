@@ -152,6 +152,45 @@ PLANTED = {
         "import contextvars; contextvars.ContextVar('v').set(1)",
         "changed context variables",
     ),
+    "generator": ("import random\nrng = random.Random()", "keeps a random generator"),
+    "loop": ("import asyncio\nloop = asyncio.new_event_loop()", "keeps an event loop"),
+    "database": (
+        "import sqlite3\ndb = sqlite3.connect(':memory:')",
+        "keeps a database connection",
+    ),
+    "lock": (
+        "import threading\nlock = threading.Lock(); lock.acquire()",
+        "keeps a lock that is held",
+    ),
+    "displays": ("import sys; sys.displayhook = print", "changed other hooks"),
+    "built_in": ("import builtins; builtins._ = str", "changed names that are built"),
+    "limits": (
+        "import resource as r\n"
+        "r.setrlimit(r.RLIMIT_CORE, (0, r.getrlimit(r.RLIMIT_CORE)[1]))\n"
+        "r.setrlimit(r.RLIMIT_NOFILE, (99, r.getrlimit(r.RLIMIT_NOFILE)[1]))",
+        "changed resource limits",
+    ),
+    "nice": ("import os; os.nice(1)", "changed priority or processors"),
+    "root_logger": (
+        "import logging; logging.basicConfig()",
+        "changed handlers of the root logger",
+    ),
+    "precision": (
+        "import decimal; decimal.getcontext().prec = 5",
+        "changed decimal context",
+    ),
+    "death": (
+        "import ctypes; ctypes.CDLL(None).prctl(1, 15, 0, 0, 0)",
+        "changed what prctl keeps",
+    ),
+    "process_name": (
+        "import ctypes; ctypes.CDLL(None).prctl(15, b'other', 0, 0, 0)",
+        "changed name of the process",
+    ),
+    "replaces": (
+        "import sys, types; sys.modules['json'] = types.ModuleType('json')",
+        "changed modules of others",
+    ),
     "importer": (
         "import builtins; f = builtins.__import__\n"
         "builtins.__import__ = lambda *a, **k: f(*a, **k)",
