@@ -52,6 +52,9 @@ def place(frame: FrameType | None) -> Place:
 
 def _is_body(frame: FrameType | None) -> bool:
     """Whether a module's body is being executed, not our own limit of time."""
+    # An extension module is loaded by importlib, for a body that imports it.
+    while frame is not None and is_machinery(frame):
+        frame = frame.f_back
     while frame is not None and not is_machinery(frame):
         last, frame = frame, frame.f_back
         if last.f_code.co_name == "<module>":

@@ -137,15 +137,21 @@ def judge(names: Sequence[str], *, path: Sequence[str] = ()) -> Verdicts:
         one = _run(first, Told(names=tuple(names), path=tuple(path)))
         found = [Finding(**data) for data in one["findings"]]
         unplaced = {stable(f.text) for f in found if not f.line} & looks().keys()
-        other = _run(
-            _second(scratch, _variables(found)),
-            Told(names=tuple(names), path=tuple(path), trace=tuple(sorted(unplaced))),
-        )
+        told = Told(names=tuple(names), path=tuple(path), trace=tuple(sorted(unplaced)))
+        read = frozenset(_variables(found))
+        second = _second(scratch, read)
+        other = _run(second, told)
+        failing = _failing(one, other)
+        if failing:
+            # By the values of variables, it may be: what else there is shall be seen.
+            plain = {n: v for n, v in second.environment.items() if n not in read}
+            other = _run(replace(second, environment=plain), told)
         differing = _differing(one["globals"], other["globals"])
         again = {}
         if differing:
             again = _run(first, Told(names=tuple(names), path=tuple(path)))["globals"]
     merged = _merged(found, [Finding(**data) for data in other["findings"]])
+    merged += [f for f in failing if f not in merged]
     held = [t for t in one["traces"] if t in other["traces"]]
     # What is the identity's differs with it; many a constant is some process id.
     shared = () if os.geteuid() == 0 else ("host name", "home")
@@ -302,14 +308,28 @@ def _merged(one: list[Finding], other: list[Finding]) -> list[Finding]:
     known = {(f.entry, f.kind, f.file, f.line) for f in merged}
     stables = {(f.entry, stable(f.text)) for f in merged}
     merged += [
-        replace(f, text=f"under another identity: {f.text}")
-        if f.kind == "import"
-        else f
+        _elsewhere(f)
         for f in other
         if (f.entry, f.kind, f.file, f.line) not in known
         and (f.entry, stable(f.text)) not in stables
     ]
     return merged
+
+
+def _elsewhere(finding: Finding) -> Finding:
+    if finding.kind != "import":
+        return finding
+    return replace(finding, text=f"under another identity: {finding.text}")
+
+
+def _failing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[Finding]:
+    """Imports that end only in the other run."""
+    ended = {f["entry"] for f in one["findings"] if f["kind"] == "import"}
+    return [
+        _elsewhere(Finding(**data))
+        for data in other["findings"]
+        if data["kind"] == "import" and data["entry"] not in ended
+    ]
 
 
 def _of_globals(
