@@ -20,6 +20,8 @@ LIBRARY_START = ("LD_", "GLIBC_TUNABLES", "MALLOC_", "OPENSSL_", "SSLKEYLOGFILE"
 GLIB_START = (
     *("G_DEBUG", "G_SLICE", "GOBJECT_DEBUG", "GI_TYPELIB_PATH", "G_RANDOM_V"),
     *("G_MESSAGES_PREFIXED", "G_RESOURCE_OVERLAYS", "G_ENABLE_DIAGNOSTIC"),
+    # Of file names and messages: asked for once, if anything has to be converted.
+    *("CHARSET", "G_FILENAME_ENCODING", "G_BROKEN_FILENAMES"),
 )
 # The constructors of GDK, and of GnuTLS with what it uses; GdkPixbuf's list of formats.
 WINDOW_START = (

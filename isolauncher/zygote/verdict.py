@@ -25,6 +25,7 @@ from isolauncher.zygote.audit import Told
 from isolauncher.zygote.blame import looks
 from isolauncher.zygote.handover import stdlib_caches, sugar
 from isolauncher.zygote.hazards import CACHES, Finding, stable
+from isolauncher.zygote.variables import is_read_at_start
 
 _NOBODY = 65534
 _DEADLINE_S = 120
@@ -232,7 +233,9 @@ def _unused_uid() -> int:
 
 
 def _variables(found: Iterable[Finding]) -> Iterable[str]:
-    return (finding.variable for finding in found if finding.variable)
+    """Without those that no forked program is given."""
+    names = (finding.variable for finding in found if finding.variable)
+    return (name for name in names if not is_read_at_start(name))
 
 
 # Processes -------------------------------------------------------------------------
