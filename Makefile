@@ -77,7 +77,7 @@ demo: setup ## Opens Calculate in its sandbox, on a display of its own; shows th
 	$(call debian,$(DEMO_PACKAGES))
 	@$(PYTHON) integration/demo/calculate.py
 
-test: tools ## Runs every test but the long ones; as root, in a quarter of an hour.
+test: tools ## Runs every test but the long ones; as root, within ten minutes.
 	$(VENV)/bin/python3 -m pytest $(ARGS)
 
 test-long: tools ## Runs the tests that take minutes: machines, fuzzing, thousands of launches.

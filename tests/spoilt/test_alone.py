@@ -185,7 +185,7 @@ def test_whichever_call_is_refused_nothing_runs_and_nothing_is_left(
     alone: Alone,
 ) -> None:
     table = alone.record()
-    few = list(every(table, len(table) // 5))
+    few = list(every(table, len(table) // 3))
     faults = refuse(alone, few, errno.EPERM)
     assert not faults, "\n".join(faults)
 
@@ -252,7 +252,7 @@ def interrupt_all(alone: Alone, pairs: Sequence[tuple[Call, str]]) -> None:
 @pytest.mark.parametrize("victim", VICTIMS)
 def test_whoever_is_killed_nothing_is_left(alone: Alone, victim: str) -> None:
     table = alone.record()
-    interrupt_all(alone, [(c, victim) for c in every(table, len(table) // 3)])
+    interrupt_all(alone, [(c, victim) for c in every(table, len(table) // 2)])
 
 
 @pytest.mark.long

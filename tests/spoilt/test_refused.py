@@ -77,7 +77,7 @@ def _name(step: type) -> str:
 def test_whichever_call_is_refused_nothing_runs_and_nothing_is_left(
     full: Full, policy: str
 ) -> None:
-    table = some(record(full, policy), 4)
+    table = some(record(full, policy), 12)
     if policy == "same":
         # Where inside and outside are one uid, only how files are mapped differs.
         table = [
@@ -112,7 +112,7 @@ def test_the_command_says_in_one_line_which_step_and_why(full: Full) -> None:
 
 @pytest.mark.timeout(240)
 def test_it_matters_not_with_which_errno(full: Full) -> None:
-    table = list(every(record(full), 8))
+    table = list(every(record(full), 12))
     faults, tried = refuse(full, "every", table, [errno.ENOMEM, errno.ENOSYS])
     assert not faults, "\n".join(faults)
     assert tried == len(table) * 2

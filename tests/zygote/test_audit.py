@@ -7,10 +7,12 @@ The line to blame is the one that ends in ``#!``; without one, the module's file
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -440,19 +442,36 @@ def line_of(path: Path) -> int:
     return next((n for n, text in enumerate(lines, 1) if text.endswith(MARK)), 0)
 
 
-def judge(name: str, path: Path) -> verdict.Verdict:
-    (one,) = verdict.judge([name], path=[str(path)]).verdicts
-    return one
+Judged = dict[str, Future[verdict.Verdicts]]
+
+
+@pytest.fixture(scope="module")
+def judged(plantation: Path) -> Iterator[Judged]:
+    """All of them, as many at once as there are processors: each is a process's."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+
+        def begin(name: str, *path: str) -> Future[verdict.Verdicts]:
+            return pool.submit(verdict.judge, [name], path=path)
+
+        names = [n for n, p in PLANTED.items() if not (p.needs and installed(*p.needs))]
+        planted = {n: begin(MODULES.get(n, n), str(plantation)) for n in names}
+        yield planted | {name: begin(name) for name in CLEAN}
+
+
+MODULES = {"reads_below": "package"}
+"""Whose findings lie in a module below the one that is named."""
 
 
 @pytest.mark.parametrize("name", PLANTED)
-def test_a_planted_hazard_is_found_at_its_line(name: str, plantation: Path) -> None:
+def test_a_planted_hazard_is_found_at_its_line(
+    name: str, plantation: Path, judged: Judged
+) -> None:
     planted = PLANTED[name]
     need(installed(*planted.needs))
-    module, file = name, plantation / f"{name}.py"
-    if name == "reads_below":
-        module, file = "package", plantation / "package/below.py"
-    said = judge(module, plantation)
+    file = plantation / f"{name}.py"
+    if name in MODULES:
+        file = plantation / "package/below.py"
+    (said,) = judged[name].result().verdicts
     found = [f for f in said.findings if f.text.startswith(planted.text)]
     assert found, said.findings
     assert {(f.kind, f.hazard, f.answer) for f in found} == {
@@ -477,8 +496,8 @@ def test_every_hazard_that_an_import_can_make_is_planted() -> None:
 
 
 @pytest.mark.parametrize("name", CLEAN)
-def test_nothing_is_found_where_there_is_nothing(name: str) -> None:
-    (said,) = verdict.judge([name]).verdicts
+def test_nothing_is_found_where_there_is_nothing(name: str, judged: Judged) -> None:
+    (said,) = judged[name].result().verdicts
     assert said.findings == ()
     assert said.unfit == ()
     assert said.handover == ()
