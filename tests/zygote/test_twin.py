@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from isolauncher.zygote.sets import PYTHON
+
 from . import twins
 
 WITNESS = str(Path(__file__).resolve().parent / "twin" / "witness.py")
@@ -90,3 +92,56 @@ def test_a_zip_file_sees_what_a_cold_start_sees(tmp_path: Path) -> None:
 def test_sys_modules_is_a_cold_starts() -> None:
     cold, forked = (t.json()["sys.modules"] for t in twins.both(WITNESS))
     assert forked == cold
+
+
+NOISY = """\
+import logging, threading
+from multiprocessing.reduction import ForkingPickler
+
+LOG = logging.getLogger("another.name")
+# Kept nowhere but by its name.
+logging.getLogger(__name__).setLevel(7)
+
+
+class Thing:
+    pass
+
+
+def _reduce(thing):
+    return Thing, ()
+
+
+def _at_exit():
+    print("noisy ends")
+
+
+ForkingPickler.register(Thing, _reduce)
+threading._register_atexit(_at_exit)
+"""
+LISTENS = """\
+import logging, threading
+from multiprocessing.reduction import ForkingPickler
+
+def show():
+    known = logging.Logger.manager.loggerDict
+    print(sorted(known), [getattr(known[n], "level", None) for n in sorted(known)])
+    print([c.__name__ for c in ForkingPickler._extra_reducers])
+    print(len(threading._threading_atexits))
+
+show()
+import noisy
+show()
+print(noisy.LOG.parent, logging.getLogger("noisy").level)
+"""
+
+
+def test_what_a_module_leaves_with_others_comes_with_it(tmp_path: Path) -> None:
+    """Loggers, ways to pickle, exit calls: before its import there is none of it."""
+    (tmp_path / "noisy.py").write_text(NOISY)
+    script = tmp_path / "listens.py"
+    script.write_text(LISTENS)
+    cold = twins.cold(str(script))
+    forked = twins.forked(str(script), preload=[*PYTHON, "noisy"], path=[str(tmp_path)])
+    assert cold.err == forked.err == b""
+    assert forked.out == cold.out
+    assert b"noisy ends" in cold.out

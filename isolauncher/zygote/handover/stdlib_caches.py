@@ -18,7 +18,7 @@ import itertools
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -33,7 +33,7 @@ def settle(world: World) -> World:
         module = sys.modules.get(name)
         if module is not None:
             renew(module)
-    _exit_calls()
+    _exit_calls(world)
     _reducers()
     _names_of_importlib()
     _loggers(world)
@@ -156,18 +156,38 @@ RENEWED = frozenset(name for name, _ in _RENEW)
 """Modules whose values are put back, once, in the zygote."""
 
 
+def _also(name: str, renew: Callable[[Any], None]) -> None:
+    """One thing more for ``RENEW`` to do about a module that comes back."""
+    first = RENEW.get(name)
+
+    def both(module: Any) -> None:
+        if first is not None:
+            first(module)
+        renew(module)
+
+    RENEW[name] = both
+
+
 _exits: dict[str, list[Any]] = {}
 _importlib: dict[str, dict[str, object]] = {}
 
 
-def _exit_calls() -> None:
-    """What executors have `threading` call: only once they are imported."""
-    threads = sys.modules.get("threading")
-    for call in getattr(threads, "_threading_atexits", ()):
-        module = getattr(call, "func", call).__module__
-        _exits.setdefault(module, []).append(call)
-    if threads is not None:
-        threads._threading_atexits.clear()
+def _exit_calls(world: World) -> None:
+    """What executors have `threading` call: only once they are imported.
+
+    A call of a module that no program sees is not made; one that is nobody's, always.
+    """
+    threads: Any = sys.modules.get("threading")
+    calls = threads._threading_atexits if threads is not None else []
+    for call in tuple(calls):
+        owner = getattr(getattr(call, "func", call), "__module__", None)
+        if owner in world.shelved:
+            calls.remove(call)
+            _exits.setdefault(owner, []).append(call)
+        elif owner in sys.modules and owner not in world.visible:
+            calls.remove(call)
+    for name in _exits:
+        _also(name, _register_exits)
 
 
 def _register_exits(module: Any) -> None:
@@ -186,7 +206,8 @@ def _reducers() -> None:
         owner = reduce.__module__
         if owner != "multiprocessing.reduction":
             _kept_reducers.setdefault(owner, {})[kind] = known.pop(kind)
-            RENEW[owner] = _register_reducers
+    for name in _kept_reducers:
+        _also(name, _register_reducers)
 
 
 def _register_reducers(module: Any) -> None:
@@ -221,40 +242,59 @@ def _name_importlib(module: Any) -> None:
         vars(sys.modules[name]).update(named)
 
 
-def _loggers(world: World) -> None:
-    """Each is known again when the module comes back that keeps it.
-
-    What our own code has brought along (pyroute2 has thirty) is not.
-    """
-    logging = sys.modules.get("logging")
-    if logging is None:
-        return
-    logging.Logger.manager.loggerDict.clear()
-    for name in world.shelved:
-        kept = [
-            value
-            for value in vars(sys.modules.get(name, logging)).values()
-            if isinstance(value, logging.Logger) and value is not logging.root
-        ]
-        if kept and name != "logging":
-            _kept_loggers[name] = kept
-            RENEW[name] = _know_loggers
-
-
 _kept_loggers: dict[str, list[Any]] = {}
 
 
+def _loggers(world: World) -> None:
+    """Each is known again when the module comes back that keeps it, or has its name.
+
+    What our own code has brought along (pyroute2 has thirty) is not; one that is
+    nobody's stays.
+    """
+    logging: Any = sys.modules.get("logging")
+    if logging is None:
+        return
+    manager = logging.Logger.manager
+    known = [one for one in manager.loggerDict.values() if hasattr(one, "handlers")]
+    manager.loggerDict.clear()
+    ours = {n.partition(".")[0] for n in sys.modules if n not in world.visible}
+    owners: dict[int, list[str]] = {}
+    for name in world.shelved - {"logging"}:
+        for value in vars(sys.modules.get(name, logging)).values():
+            if isinstance(value, logging.Logger) and value is not logging.root:
+                owners.setdefault(id(value), []).append(name)
+    for logger in known:
+        named = next((n for n in _upwards(logger.name) if n in world.shelved), None)
+        found = owners.get(id(logger)) or ([named] if named else [])
+        for name in found:
+            _kept_loggers.setdefault(name, []).append(logger)
+        if not found and logger.name.partition(".")[0] not in ours:
+            _know(logger)
+    for name in _kept_loggers:
+        _also(name, _know_loggers)
+
+
+def _upwards(name: str) -> Iterator[str]:
+    while name:
+        yield name
+        name = name.rpartition(".")[0]
+
+
 def _know_loggers(module: Any) -> None:
-    """As getLogger does for a name that nobody has asked for."""
     for logger in _kept_loggers[module.__name__]:
-        manager = logger.manager
-        there = manager.loggerDict.get(logger.name)
-        if there is logger:
-            continue
-        manager.loggerDict[logger.name] = logger
-        if there is not None and hasattr(there, "loggerMap"):
-            manager._fixupChildren(there, logger)
-        manager._fixupParents(logger)
+        _know(logger)
+
+
+def _know(logger: Any) -> None:
+    """As getLogger does for a name that nobody has asked for."""
+    manager = logger.manager
+    there = manager.loggerDict.get(logger.name)
+    if there is logger:
+        return
+    manager.loggerDict[logger.name] = logger
+    if there is not None and hasattr(there, "loggerMap"):
+        manager._fixupChildren(there, logger)
+    manager._fixupParents(logger)
 
 
 def _paths_of_zones(module: Any) -> None:
@@ -264,7 +304,9 @@ def _paths_of_zones(module: Any) -> None:
 
 def _main_thread(module: Any) -> None:
     # Lost in a fork: `threading` makes the set anew, and knows it of no other thread.
-    module._shutdown_locks.add(module.main_thread()._tstate_lock)
+    # Python 3.13 has neither.
+    if hasattr(module, "_shutdown_locks"):
+        module._shutdown_locks.add(module.main_thread()._tstate_lock)
 
 
 def _start_of_logging(module: Any) -> None:
@@ -291,8 +333,6 @@ RENEW: dict[str, Callable[[Any], None]] = {
     "logging": _start_of_logging,
     "_sqlite3": _restart_sqlite,
     "threading": _main_thread,
-    "concurrent.futures.thread": _register_exits,
-    "concurrent.futures.process": _register_exits,
     "importlib": _name_importlib,
     "zoneinfo._tzpath": _paths_of_zones,
     "multiprocessing.util": _most_descriptors,
