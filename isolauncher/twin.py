@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,18 +159,35 @@ class _Stage:
         command = [sys.executable, "-m", "isolauncher", "run", *options]
         command += ["--tier", tier, "--report", report, "--", self._script, *arguments]
         environment = {**os.environ, "PYTHONPATH": os.path.dirname(paths.PACKAGE)}
-        done = subprocess.run(
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="surrogateescape",
-            timeout=_PATIENCE_S,
-            check=False,
-        )
-        with open(report, encoding="utf-8") as file:
-            said = json.load(file)
+        with suppress(FileNotFoundError):
+            # Else an earlier run's would be taken for this one's.
+            os.unlink(report)
+        try:
+            done = subprocess.run(
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="surrogateescape",
+                timeout=_PATIENCE_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise RequestError(
+                f"it has not ended within {_PATIENCE_S} s in the tier {tier}",
+                code="twin-hangs",
+                hint="a program that ends by itself can be compared",
+            ) from None
+        try:
+            with open(report, encoding="utf-8") as file:
+                said = json.load(file)
+        except (OSError, ValueError):
+            # No daemon, say: that is in the line that `run` has written.
+            last = done.stderr.strip().rpartition("\n")[2]
+            raise RequestError(
+                f"`isolauncher run` wrote no report: {last}", code="twin-no-report"
+            ) from None
         if "error" in said:
             raise RequestError(
                 f"it was not launched: {said['error']['message']}",
