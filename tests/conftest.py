@@ -34,13 +34,14 @@ def pytest_configure() -> None:
         private = ctypes.c_ulong(MS_REC | MS_PRIVATE)
         if libc.mount(None, b"/", None, private, None) != 0:
             raise OSError(ctypes.get_errno(), "the tests' mounts stay the machine's")
+        reach.open_to_all(HERE.parent)
         # A name that is in no path and no module: some look for it.
         socket.sethostname("isolauncher-tests")
 
 
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from support import powers  # noqa: E402 - found only now
+from support import powers, reach  # noqa: E402 - found only now
 from support.daemons import Service, service  # noqa: E402
 from support.desktop import Desktop, desktop, missing  # noqa: E402
 

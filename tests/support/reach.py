@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A checkout that only root can enter, as one below /root is, and others who need it.
+
+The demo and the tests start programs of other users from the checkout itself. Where a
+directory above it is closed to them, it is covered in a mount namespace of our own by
+an empty one that is open, with nothing in it but the way to the checkout. So every path
+stays what it was, and the machine's own directory as closed as it is.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+
+CLONE_NEWNS = 0x00020000
+MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 1 << 18
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def closed(top: Path) -> Path | None:
+    """The first directory above ``top`` that others may not pass through."""
+    above = reversed(top.resolve().parents)
+    return next((path for path in above if not path.stat().st_mode & 0o001), None)
+
+
+def own_mounts(more: int = 0) -> None:
+    """Mounts of this process and its children alone; ``more``: other namespaces."""
+    if _libc.unshare(CLONE_NEWNS | more) != 0:
+        raise OSError(ctypes.get_errno(), "no mount namespace of one's own")
+    _mount(None, "/", None, MS_REC | MS_PRIVATE)
+
+
+def open_to_all(top: Path) -> None:
+    """Let everybody reach ``top`` by its name. The mounts must be our own."""
+    top = top.resolve()
+    cover = closed(top)
+    if cover is None:
+        return
+    here = Path.cwd()
+    fd = os.open(top, os.O_PATH | os.O_DIRECTORY)
+    try:
+        _mount("tmpfs", str(cover), "tmpfs", 0, "mode=0755,size=64k")
+        top.mkdir(parents=True)
+        _mount(f"/proc/self/fd/{fd}", str(top), None, MS_BIND | MS_REC)
+    finally:
+        os.close(fd)
+    if here.is_relative_to(top):
+        os.chdir(here)
+
+
+def _mount(
+    source: str | None, target: str, kind: str | None, flags: int, data: str = ""
+) -> None:
+    words = [None if w is None else w.encode() for w in (source, target, kind)]
+    if _libc.mount(*words, ctypes.c_ulong(flags), data.encode() or None) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{os.strerror(number)}: mount {source} at {target}")
+
+
+__all__ = ["closed", "open_to_all", "own_mounts"]
