@@ -8,7 +8,6 @@ that no test harms serves the files that ask for ``daemon``, or by its configura
 
 from __future__ import annotations
 
-import ctypes
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -19,8 +18,7 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 
-CLONE_NEWNS, CLONE_NEWUTS = 0x00020000, 0x04000000
-MS_REC, MS_PRIVATE = 0x4000, 1 << 18
+CLONE_NEWUTS = 0x04000000
 
 
 def pytest_configure() -> None:
@@ -29,11 +27,7 @@ def pytest_configure() -> None:
     Some of them leave out a step of a launch on purpose. A pivot in the machine's own
     mount namespace would take its root away, from every process on it.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(CLONE_NEWNS | CLONE_NEWUTS) == 0:
-        private = ctypes.c_ulong(MS_REC | MS_PRIVATE)
-        if libc.mount(None, b"/", None, private, None) != 0:
-            raise OSError(ctypes.get_errno(), "the tests' mounts stay the machine's")
+    if reach.own_mounts(CLONE_NEWUTS):
         reach.open_to_all(HERE.parent)
         # A name that is in no path and no module: some look for it.
         socket.sethostname("isolauncher-tests")

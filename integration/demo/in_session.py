@@ -80,7 +80,8 @@ def session() -> Iterator[tuple[Desktop, Path]]:
     """The session, and the socket of its daemon."""
     if reach.closed(TOP) is not None:
         # Nobody but root could run what lies there.
-        reach.own_mounts()
+        if not reach.own_mounts():
+            raise SystemExit(f"{TOP} is closed to others, and stays so")
         reach.open_to_all(TOP)
     top = Path(tempfile.mkdtemp(prefix="isolauncher-session-"))
     top.chmod(0o755)

@@ -25,11 +25,15 @@ def closed(top: Path) -> Path | None:
     return next((path for path in above if not path.stat().st_mode & 0o001), None)
 
 
-def own_mounts(more: int = 0) -> None:
-    """Mounts of this process and its children alone; ``more``: other namespaces."""
+def own_mounts(more: int = 0) -> bool:
+    """Mounts of this process and its children alone; False: we may not.
+
+    ``more``: other namespaces. OSError if they are still the machine's after all.
+    """
     if _libc.unshare(CLONE_NEWNS | more) != 0:
-        raise OSError(ctypes.get_errno(), "no mount namespace of one's own")
+        return False
     _mount(None, "/", None, MS_REC | MS_PRIVATE)
+    return True
 
 
 def open_to_all(top: Path) -> None:
