@@ -12,13 +12,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
-from .. import paths
-from ..errors import RequestError, ZygoteError
+from ..errors import RequestError
+from ..zygote import fresh
 from ..zygote.sets import SETS
 from . import printable
 
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
     from .main import Parser
 
 UNFIT = 1
-_DEADLINE_S = 120
 _NO_HOME = "/nonexistent"
 
 # What the fresh interpreter runs. The first line must see sys.modules untouched.
@@ -131,37 +128,9 @@ def _judged(modules: tuple[str, ...]) -> dict[str, list[Any]]:
 
 
 def _measure(modules: tuple[str, ...]) -> dict[str, list[Any]]:
-    # The answer does not come by stdout, which a module may write to.
-    with open(os.memfd_create("isolauncher-preload"), "rb", closefd=True) as answer:
-        # Reopened by name in the child, which must not inherit a descriptor.
-        place = f"/proc/{os.getpid()}/fd/{answer.fileno()}"
-        top = os.path.dirname(paths.PACKAGE)
-        try:
-            result = subprocess.run(
-                ["/usr/bin/python3", "-c", _MEASURE, top, place, *modules],
-                cwd="/",
-                env={"LC_CTYPE": "C.UTF-8", "HOME": _NO_HOME},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                timeout=_DEADLINE_S,
-            )
-        except subprocess.TimeoutExpired:
-            raise ZygoteError(
-                f"importing took more than {_DEADLINE_S} s and could not be stopped",
-                code="preload-hangs",
-                hint="name the modules one by one to find which",
-            ) from None
-        data = answer.read()
-    if result.returncode or not data:
-        last = result.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
-        raise ZygoteError(
-            f"the interpreter that imports ended with status {result.returncode}"
-            f"{': ' + printable(last) if last else ''}",
-            code="preload-ended",
-            hint="name the modules one by one to find which ended it",
-        )
-    said: dict[str, list[Any]] = json.loads(data)
+    said: dict[str, list[Any]] = fresh.answer(
+        _MEASURE, *modules, environment={"LC_CTYPE": "C.UTF-8", "HOME": _NO_HOME}
+    )
     return said
 
 

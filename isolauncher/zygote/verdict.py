@@ -9,18 +9,14 @@ third, as the first, is asked only when the two differ: about what differs alway
 
 from __future__ import annotations
 
-import json
 import os
 import pwd
-import subprocess
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from isolauncher import paths
-from isolauncher.errors import ZygoteError
-from isolauncher.zygote import describe, handover, program
+from isolauncher.zygote import describe, fresh, handover, program
 from isolauncher.zygote.audit import Told
 from isolauncher.zygote.blame import looks
 from isolauncher.zygote.handover import stdlib_caches, sugar
@@ -28,7 +24,6 @@ from isolauncher.zygote.hazards import CACHES, Finding, stable
 from isolauncher.zygote.variables import is_read_at_start
 
 _NOBODY = 65534
-_DEADLINE_S = 120
 _HOST = "isolauncher-audit"
 # In all runs: in what order a set was gone through would differ.
 _SEED = {"PYTHONHASHSEED": "1"}
@@ -242,45 +237,12 @@ def _variables(found: Iterable[Finding]) -> Iterable[str]:
 
 
 def _run(who: _Identity, told: Told) -> dict[str, Any]:
-    # Files, so that what the child writes to its streams can be seen there.
-    with (
-        open(os.memfd_create("isolauncher-audit"), "rb") as answer,
-        open(os.memfd_create("isolauncher-audit-out"), "rb") as out,
-        open(os.memfd_create("isolauncher-audit-err"), "rb") as error,
-    ):
-        try:
-            result = subprocess.run(
-                [
-                    *("/usr/bin/python3", "-c", _AUDIT),
-                    os.path.dirname(paths.PACKAGE),
-                    # Reopened by name: the child is to inherit no descriptor.
-                    f"/proc/{os.getpid()}/fd/{answer.fileno()}",
-                    replace(told, uid=who.uid, host=who.host).to_text(),
-                ],
-                cwd=who.cwd,
-                env={**who.environment, **_SEED},
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=error,
-                timeout=_DEADLINE_S,
-            )
-        except subprocess.TimeoutExpired:
-            raise ZygoteError(
-                f"importing took more than {_DEADLINE_S} s and could not be stopped",
-                code="preload-hangs",
-                hint="name the modules one by one to find which",
-            ) from None
-        data = answer.read()
-        error.seek(0)
-        last = error.read().decode("utf-8", "replace").strip().rpartition("\n")[2]
-    if result.returncode or not data:
-        raise ZygoteError(
-            f"the interpreter that imports ended with status {result.returncode}"
-            f"{': ' + last if last else ''}",
-            code="preload-ended",
-            hint="name the modules one by one to find which ended it",
-        )
-    said: dict[str, Any] = json.loads(data)
+    said: dict[str, Any] = fresh.answer(
+        _AUDIT,
+        replace(told, uid=who.uid, host=who.host).to_text(),
+        environment={**who.environment, **_SEED},
+        cwd=who.cwd,
+    )
     return said
 
 
