@@ -75,6 +75,54 @@ def failure(error: BaseException, who: str) -> dict[str, object]:
 
 _T = TypeVar("_T", plan.Room, plan.Rest)
 
+# Something like the rest of a plan, for nobody.
+_LIKELY = plan.Rest(
+    id="0",
+    steps=tuple(
+        plan.Planned(actor="stem", step=step)
+        for step in (
+            plan.Stdio(),
+            plan.SetUmask(umask=0),
+            plan.ShowAs(argv=("",) * 2, environ=("",) * 16, name=""),
+            plan.WriteFile(path="/", data=b"", mode=0),
+            plan.Attach(path="/", descriptor="", kind="file", attributes=0),
+            plan.SealRoot(),
+            plan.LeavePrivileges(uid=0),
+            plan.Landlock(rules=(plan.LandlockRule(path="/", rights=0),)),
+            plan.CloseDescriptors(),
+            plan.Seccomp(name="", probe_number=0, probe_arguments=(), probe_errno=0),
+        )
+    ),
+    start=plan.Start(
+        program_kind="file",
+        path="/",
+        argv=("",) * 2,
+        environment=(("", ""),) * 16,
+        cwd="/",
+        tier="fork",
+        hostname="",
+        preload="",
+    ),
+)
+
+
+def rehearse() -> None:
+    """Receive a plan that is none, while nobody waits.
+
+    Init and the stem share their memory until they write, and reading writes too (a
+    reference count): what the kernel copies of it now, it need not when the rest comes.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    paper = os.memfd_create("isolauncher-rehearsal", os.MFD_CLOEXEC)
+    try:
+        os.write(paper, json.dumps(plan.pack(_LIKELY)).encode())
+        wire.send(ours, {"descriptors": ["plan"]}, [paper])
+        receive(theirs, plan.Rest)
+    finally:
+        os.close(paper)
+        ours.close()
+        theirs.close()
+
 
 def receive(channel: socket.socket, kind: type[_T]) -> tuple[_T, dict[str, int]]:
     """A part of the plan, in a memory file: it may be larger than a message."""
@@ -166,7 +214,7 @@ def main(channel: socket.socket, kernel: Kernel) -> Stem:
     except BaseException as e:
         _give_up(channel, e)
     try:
-        _accompany(channel, mine, room.steps[fork_at:], c)
+        _accompany(channel, mine, room.id, room.steps[fork_at:], c)
     except BaseException as e:
         _give_up(channel, e)
 
@@ -184,6 +232,7 @@ def _name(activity_id: str, kernel: Kernel) -> None:
 def _accompany(
     channel: socket.socket,
     baton: socket.socket,
+    room_id: str,
     steps: tuple[plan.Planned, ...],
     c: Context,
 ) -> NoReturn:
@@ -196,14 +245,16 @@ def _accompany(
         _pass(baton)
         walk("init", steps, c, baton)
         _tell("room", channel, c)
+        rehearse()
         rest, more = receive(channel, plan.Rest)
         record = more["record"]
-        _name(rest.id, c.kernel)
         c.descriptors |= more
         # Whoever waits at the other end of the second learns that all this has ended.
         c.keep |= {more[name] for name in ("record", "hold") if name in more}
         walk("init", rest.steps, c, baton)
         _tell("left", channel, c)
+        if rest.id != room_id:
+            _name(rest.id, c.kernel)
     except Gone:
         # The stem ended before its time and has said why; its status is next.
         pass

@@ -13,7 +13,6 @@ import asyncio
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -245,7 +244,7 @@ async def launch(
     if why_less:
         what = f"preload set {policy.preload.set}"
         skipped.append(plan.Skipped(what=what, why=f"{why_less}; it has {set_name}"))
-    activity.skipped = list(skipped)
+    activity.skipped = skipped
     daemon.add(activity)
     clock.lap("plan")
     program: opener.Program | None = None
@@ -253,19 +252,7 @@ async def launch(
         async with asyncio.timeout(daemon.config.limits.launch_ms / 1000):
             program = await _room(daemon, activity, made_from, fds.get("program"))
             clock.lap("fork")
-            try:
-                await _road(activity, daemon, wanted, program, clock)
-            except _Stale:
-                # Nothing of the activity has run. Once more, in a room of its own.
-                rooms.close_program(program)
-                program = None
-                await _leave_room(daemon, activity)
-                activity.skipped = list(skipped)
-                program = await rooms.prepare(
-                    daemon, activity.room, made_from, fds.get("program")
-                )
-                clock.lap("fork")
-                await _road(activity, daemon, wanted, program, clock)
+            await _road(activity, daemon, wanted, program, clock)
     except TimeoutError:
         await daemon.abandon(activity)
         raise StepError(
@@ -290,10 +277,6 @@ async def launch(
     return activity
 
 
-class _Stale(Exception):
-    """The room was right when it was made, and is not any more."""
-
-
 async def _room(
     daemon: Daemon,
     activity: Activity,
@@ -311,12 +294,14 @@ async def _room(
         activity.path = "pool"
     assert room.checker is not None  # noqa: S101 (for the type checker)
     assert room.leased_as is not None  # noqa: S101
-    found_program = None
     try:
-        if program is not None:
-            found_program = await room.checker.open_program(program)
+        same, found_program = await room.checker.open_again(program)
     except StepError:
         # Its opener was the caller's to end.
+        same, found_program = False, None
+    if not same:
+        # It was right when it was made, and is not any more.
+        rooms.close_program(found_program)
         await _leave_room(daemon, activity)
         return await rooms.prepare(daemon, activity.room, made_from, program)
     if room.leased_as != activity.id:
@@ -331,14 +316,6 @@ async def _room(
     return found_program
 
 
-async def _as_it_was(room: rooms.Room) -> bool:
-    """Whether its opener has found all it shows as it was when the room was made."""
-    assert room.checker is not None  # noqa: S101 (for the type checker)
-    with suppress(StepError):
-        return await room.checker.same()
-    return False
-
-
 async def _leave_room(daemon: Daemon, activity: Activity) -> None:
     """Give back a room that was prepared ahead, for another that is not there yet."""
     left = activity.room
@@ -351,8 +328,6 @@ async def _leave_room(daemon: Daemon, activity: Activity) -> None:
     except asyncio.CancelledError:
         await asyncio.wait((leaving,))
         raise
-    # Nothing is in force until the new one is.
-    activity.pid, activity.namespaces, activity.enforced = 0, {}, ()
     if activity.tier != "exec":
         activity.path = "demand"
 
@@ -471,10 +446,6 @@ async def _road(
         sandbox.tell_rest(rest, for_init, for_stem)
     finally:
         mounts.close()
-    if room.ahead and room.checker is not None:
-        # Beside what init and stem now do; before anything runs it must be answered.
-        with suppress(StepError):
-            room.checker.look_again()
     notes, probes = await sandbox.sealed()
     activity.skipped += notes
     clock.lap("apply")
@@ -492,10 +463,6 @@ async def _road(
     # Only now: of a launch that failed before, nothing was in force.
     activity.enforced = whole.enforced()
     activity.pid = sandbox.stem_pid
-    if room.ahead:
-        if not await _as_it_was(room):
-            raise _Stale
-        room.close_checker()
     record.append("forked", daemon.pids(activity))
     clock.lap("verify")
     ready = await sandbox.hand_over()
@@ -514,6 +481,8 @@ async def _road(
     # From here on it is nobody's but its own: a zygote's death does not end it.
     activity.state = "running"
     clock.spans["total"] = await sandbox.go() - clock.received
+    # Not before: its end, too, takes time.
+    room.close_checker()
 
 
 def _rest(

@@ -43,6 +43,8 @@ PATIENCE_S = 5
 MAX_LINKS = 40
 MAX_OPENED = 200
 MAX_STUCK = 32
+LEAVE_S = 1.0
+"""How long an opener that is no longer needed may take to end before it is killed."""
 MAX_CHECKED = 8
 
 Kind = Literal["own-directory", "readable-directory", "socket", "pipe"]
@@ -173,9 +175,11 @@ class Opener:
         question = {"wants": [[w.path, w.writable] for w in wants]}
         return _read_answer(await self._ask(question, _maybe(program)))
 
-    async def open_program(self, program: int) -> Program | None:
-        """The program alone, with nothing new to open."""
-        return _read_answer(await self._ask({"wants": []}, [program]))[1]
+    async def open_again(self, program: int | None) -> tuple[bool, Program | None]:
+        """Whether all that it opened would be opened just so now; and the program."""
+        answer = await self._ask({"wants": None}, _maybe(program))
+        found_program = _read_answer(answer)[1]
+        return answer.fields.get("same") is True, found_program
 
     async def check(self, wanted: tuple[tuple[str, Kind], ...], fds: list[int]) -> None:
         """RequestError unless each of ``fds`` is of its kind to the caller."""
@@ -206,14 +210,6 @@ class Opener:
             "python" if fields["kind"] == "python" else "executable"
         )
 
-    def look_again(self) -> None:
-        """Begin to look at all that was opened; `same` tells what came of it."""
-        self._send({"wants": None}, [])
-
-    async def same(self) -> bool:
-        """After `look_again`: whether all would be opened now just as it was then."""
-        return (await self._hear()).fields.get("same") is True
-
     async def _ask(
         self, question: Mapping[str, object], fds: list[int]
     ) -> wire.Message:
@@ -229,49 +225,49 @@ class Opener:
             self._sock = self._service.ask(caller)
             hello = await _message(self._sock)
             (self._pidfd,) = hello.fds
-        self._send(question, fds)
-        return await self._hear()
-
-    def _send(self, question: Mapping[str, object], fds: list[int]) -> None:
-        assert self._sock is not None  # noqa: S101 (for the type checker)
         try:
             wire.send(self._sock, question, fds)
         except WireError as e:
             raise _failed(e) from e
-
-    async def _hear(self) -> wire.Message:
-        assert self._sock is not None  # noqa: S101 (for the type checker)
         _stuck[self._pidfd] = self._caller.uid
         message = await _message(self._sock)
         del _stuck[self._pidfd]
         return message
 
     def close(self) -> None:
-        """End the child, in its own time: it may hang beyond SIGKILL."""
+        """End the child, in its own time: it may hang beyond SIGKILL.
+
+        One that owes no answer sees the end of its channel and goes when nobody else
+        has a use for the processor (see `_leave`); the caller can have stopped it.
+        """
         if self._sock is not None:
             leave(self._sock.fileno())
             self._sock.close()
             self._sock = None
         if self._pidfd >= 0:
             pidfd, self._pidfd = self._pidfd, -1
-            with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-            _forget_later(pidfd)
+            _forget_later(pidfd, 0 if pidfd in _stuck else LEAVE_S)
 
 
 def _maybe(fd: int | None) -> list[int]:
     return [] if fd is None else [fd]
 
 
-def _forget_later(pidfd: int) -> None:
+def _forget_later(pidfd: int, kill_after_s: float) -> None:
     """When it has ended, which takes the kernel a time no launch need wait for."""
     loop = asyncio.get_running_loop()
 
+    def kill() -> None:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+
     def forget() -> None:
+        killing.cancel()
         loop.remove_reader(pidfd)
         os.close(pidfd)
         _stuck.pop(pidfd, None)
 
+    killing = loop.call_later(kill_after_s, kill)
     loop.add_reader(pidfd, forget)
 
 
@@ -377,7 +373,10 @@ def _child(sock: socket.socket, ids: Mapping[str, object]) -> NoReturn:
         _LINUX.set_dumpable(dumpable=False)
         answers = _Answers()
         while True:
-            message = wire.recv(sock, max_fds=MAX_CHECKED)
+            try:
+                message = wire.recv(sock, max_fds=MAX_CHECKED)
+            except WireError:
+                _leave()
             signal.alarm(PATIENCE_S + 1)
             fds: list[int] = []
             try:
@@ -395,6 +394,16 @@ def _child(sock: socket.socket, ids: Mapping[str, object]) -> NoReturn:
         os._exit(0)
 
 
+def _leave() -> NoReturn:
+    """End when nobody else has a use for the processor (SCHED_IDLE, sched(7)).
+
+    To take a process down keeps the kernel busy for milliseconds, and a launch is under
+    way just then.
+    """
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    os._exit(0)
+
+
 class _Answers:
     """What one opener has opened, to be compared with later."""
 
@@ -407,13 +416,14 @@ class _Answers:
         if "bundle" in message.fields:
             return _bundle(message, fds)
         asked = message.fields["wants"]
+        told = []
+        same = False
         if asked is None:
             opened = _look(self._wants)
             wire.close_all(e.fd for e in opened if e.fd >= 0)
-            return {"same": [_without_fd(entry) for entry in opened] == self._before}
-        assert isinstance(asked, list)  # noqa: S101 (our own words)
-        told = []
-        if asked:
+            same = [_without_fd(entry) for entry in opened] == self._before
+        elif asked:
+            assert isinstance(asked, list)  # noqa: S101 (our own words)
             self._wants = tuple(Want(path=p, writable=w) for p, w in asked)
             opened = _look(self._wants)
             self._before = [_without_fd(entry) for entry in opened]
@@ -427,7 +437,7 @@ class _Answers:
                 _check(name, kind, fd)
             return {"opened": told, "program": []}
         programs = [_fields(_program(fd), fds) for fd in message.fds]
-        return {"opened": told, "program": programs}
+        return {"opened": told, "program": programs, "same": same}
 
 
 def _bundle(message: wire.Message, fds: list[int]) -> Mapping[str, object]:

@@ -66,9 +66,9 @@ class Sandbox:
     ) -> None:
         """Have the rest done."""
         with _paper(rest) as paper:
-            # The stem reads its copy while init does what comes first.
-            _hand_paper(self._stem(), paper, for_stem)
+            # Init first: the stem has to wait for what it does.
             _hand_paper(self.channel, paper, for_init)
+            _hand_paper(self._stem(), paper, for_stem)
 
     async def sealed(self) -> tuple[list[plan.Skipped], dict[str, int]]:
         """The rest is done: what was let pass, and the stem's answers to probes."""

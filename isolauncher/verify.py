@@ -15,6 +15,7 @@ import re
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import TypeVar
 
 from . import kernel, plan
@@ -68,8 +69,8 @@ class Sealed:
 def verify(whole: plan.Plan, sealed: Sealed) -> dict[str, str]:
     """The namespaces' names for the report; VerifyError with every difference."""
     try:
-        differences = list(_differences(whole, sealed))
         names = {n: os.readlink(f"/proc/{sealed.stem}/ns/{n}") for n in NAMESPACES}
+        differences = list(_differences(whole, sealed, names))
     except (FileNotFoundError, ProcessLookupError) as e:
         raise VerifyError(
             f"the sandbox ended while it was looked at: {e}", code="verify-gone"
@@ -83,11 +84,13 @@ def verify(whole: plan.Plan, sealed: Sealed) -> dict[str, str]:
     return names
 
 
-def _differences(whole: plan.Plan, sealed: Sealed) -> Iterator[str]:
+def _differences(
+    whole: plan.Plan, sealed: Sealed, names: Mapping[str, str]
+) -> Iterator[str]:
     steps = [p.step for p in whole.steps]
     yield from _proc()
     yield from _ids(steps, sealed)
-    yield from _namespaces(steps, sealed)
+    yield from _namespaces(steps, sealed, names)
     yield from _mounts(steps, sealed)
     yield from _directories(sealed)
     yield from _descriptors(sealed)
@@ -104,13 +107,25 @@ def _proc() -> Iterator[str]:
 
 
 def _read(pid: int, name: str) -> str:
-    with open(f"/proc/{pid}/{name}", "rb") as f:
-        return os.fsdecode(f.read())
+    return _text(f"/proc/{pid}/{name}")
+
+
+def _text(path: str) -> str:
+    """All of a file of the kernel's, which tells no size beforehand."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        data = b""
+        while block := os.read(fd, 1 << 16):
+            data += block
+    finally:
+        os.close(fd)
+    return os.fsdecode(data)
 
 
 def _status(pid: int) -> dict[str, str]:
-    lines = (line.partition(":") for line in _read(pid, "status").splitlines())
-    return {key: " ".join(value.split()) for key, _, value in lines}
+    """The lines of proc_pid_status(5) by name, the values as they stand there."""
+    lines = (line.partition(":\t") for line in _read(pid, "status").split("\n"))
+    return {key: value for key, _, value in lines}
 
 
 _NO_CAPABILITY = "0" * 16
@@ -154,7 +169,7 @@ def _ids(steps: list[plan.Step], sealed: Sealed) -> Iterator[str]:
         "gid_map": f"{identity.inner_gid} {identity.gid} 1",
         "setgroups": "deny",
     }
-    found = {n: " ".join(_read(sealed.stem, n).split()) for n in maps}
+    found = {n: _read(sealed.stem, n) for n in maps}
     yield from _compare("", found, maps)
 
 
@@ -162,15 +177,17 @@ def _compare(
     whose: str, found: Mapping[str, str], expected: Mapping[str, str]
 ) -> Iterator[str]:
     for name, value in expected.items():
-        if found.get(name) != value:
-            yield f"{whose}{name} is {found.get(name)!r}, not {value!r}"
+        given = " ".join(found[name].split()) if name in found else None
+        if given != value:
+            yield f"{whose}{name} is {given!r}, not {value!r}"
 
 
-def _namespaces(steps: list[plan.Step], sealed: Sealed) -> Iterator[str]:
+def _namespaces(
+    steps: list[plan.Step], sealed: Sealed, names: Mapping[str, str]
+) -> Iterator[str]:
     fresh = {"pid", "user", *_one(steps, plan.Unshare).namespaces}
-    for name in NAMESPACES:
+    for name, stem in names.items():
         own = os.readlink(f"/proc/self/ns/{name}")
-        stem = os.readlink(f"/proc/{sealed.stem}/ns/{name}")
         init = os.readlink(f"/proc/{sealed.init}/ns/{name}")
         if (stem != own) != (name in fresh):
             yield f"namespace {name} is {'shared' if stem == own else 'not shared'}"
@@ -187,14 +204,16 @@ def mounts_of(pid: int) -> list[Mount]:
     mounts = []
     for line in _read(pid, "mountinfo").splitlines():
         before, _, after = line.partition(" - ")
-        fields = before.split(" ")
+        _, _, _, root, path, options, *propagation = before.split(" ")
+        if "\\" in path:
+            path = _ESCAPE.sub(lambda m: chr(int(m[1], 8)), path)
         mounts.append(
             Mount(
-                path=_ESCAPE.sub(lambda m: chr(int(m[1], 8)), fields[4]),
-                root=fields[3],
-                options=frozenset(fields[5].split(",")),
-                propagation=tuple(fields[6:]),
-                kind=after.split(" ")[0],
+                path=path,
+                root=root,
+                options=frozenset(options.split(",")),
+                propagation=tuple(propagation),
+                kind=after.partition(" ")[0],
             )
         )
     return mounts
@@ -233,6 +252,7 @@ def _expected_mounts(
                 pass
 
 
+@cache
 def _options(attributes: int) -> frozenset[str]:
     names = {
         kernel.MOUNT_ATTR_NOSUID: "nosuid",
@@ -267,9 +287,14 @@ def _mounts(steps: list[plan.Step], sealed: Sealed) -> Iterator[str]:
         if not options <= mount.options:
             yield f"{mount.path} lacks {','.join(sorted(options - mount.options))}"
     yield from (f"nothing is mounted at {p}" for p in places if p not in seen)
-    for step in steps:
-        if isinstance(step, plan.Attach) and step.path in seen:
-            yield from _right_thing(step, sealed)
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+    root = os.open(f"/proc/{sealed.stem}/root", flags)
+    try:
+        for step in steps:
+            if isinstance(step, plan.Attach) and step.path in seen:
+                yield from _right_thing(step, root, sealed)
+    finally:
+        os.close(root)
 
 
 def _directories(sealed: Sealed) -> Iterator[str]:
@@ -283,8 +308,10 @@ def _directories(sealed: Sealed) -> Iterator[str]:
             yield f"{whose} working directory is not its root"
 
 
-def _right_thing(step: plan.Attach, sealed: Sealed) -> Iterator[str]:
-    inside = os.stat(f"/proc/{sealed.stem}/root{step.path}", follow_symlinks=False)
+def _right_thing(step: plan.Attach, root: int, sealed: Sealed) -> Iterator[str]:
+    # There is no link on the way: it was attached through none.
+    here = step.path.lstrip("/")
+    inside = os.stat(here, dir_fd=root, follow_symlinks=False)
     if step.kind == "device":
         number = plan.DEVICES[step.path.rpartition("/")[2]]
         found = (os.major(inside.st_rdev), os.minor(inside.st_rdev))
@@ -353,8 +380,7 @@ def _cgroup(steps: list[plan.Step], sealed: Sealed) -> Iterator[str]:
         if not isinstance(step, plan.JoinCgroup):
             continue
         for directory in step.directories:
-            with open(f"{directory.path}/cgroup.procs") as f:
-                members = f.read().split()
+            members = _text(f"{directory.path}/cgroup.procs").split()
             if not {str(sealed.init), str(sealed.stem)} <= set(members):
                 yield f"not in the cgroup {directory.path}"
             for name, value in directory.settings:
@@ -363,8 +389,7 @@ def _cgroup(steps: list[plan.Step], sealed: Sealed) -> Iterator[str]:
 
 def _setting(path: str, value: str) -> Iterator[str]:
     try:
-        with open(path) as f:
-            found = f.read().strip()
+        found = _text(path).strip()
     except FileNotFoundError:
         if not path.endswith(plan.SWAP_FILES):
             yield f"{path} is missing"

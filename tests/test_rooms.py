@@ -21,13 +21,15 @@ from types import SimpleNamespace
 import pytest
 from support.daemons import ROOMS_AHEAD, Finished, Leftovers, Service, service
 from support.peers import until, zygotes
-from support.powers import need, sandboxes
+from support.powers import need, root, sandboxes
 from support.spoiling import launch as spoiling_launch
 
 from isolauncher import launch as road
-from isolauncher import rooms
+from isolauncher import opener, rooms
+from isolauncher.channel import readable
 from isolauncher.errors import IdentityError, StepError
 from isolauncher.opener import Opened, Program
+from isolauncher.request import Caller
 
 CAROL = 12347
 ATTENTIVE = """
@@ -183,6 +185,25 @@ def test_a_room_whose_opener_its_caller_has_killed_is_not_used(daemon: Service) 
     for pid in _titled(daemon, f"opener({CAROL})"):
         os.kill(pid, signal.SIGKILL)
     assert way(launch(daemon, policy, uid=CAROL)) == "demand"
+
+
+def test_an_opener_that_its_caller_has_stopped_ends_all_the_same() -> None:
+    need(root())
+
+    async def check() -> None:
+        openers = opener.Service()
+        try:
+            one = opener.Opener(openers, Caller(uid=CAROL, gid=CAROL, groups=(), pid=0))
+            await one.open((), None)
+            pidfd = os.dup(one._pidfd)
+            signal.pidfd_send_signal(pidfd, signal.SIGSTOP)
+            one.close()
+            await asyncio.wait_for(readable(pidfd), 20 * opener.LEAVE_S)
+            os.close(pidfd)
+        finally:
+            openers.close()
+
+    asyncio.run(check())
 
 
 def test_a_service_of_openers_that_was_killed_is_started_again() -> None:
@@ -389,24 +410,6 @@ def test_an_end_told_while_a_stale_room_goes_is_that_of_the_next() -> None:
     asyncio.run(check())
 
 
-def test_of_a_room_that_was_left_nothing_is_in_force() -> None:
-    async def check() -> None:
-        activity = activity_in(rooms.Room(id="ahead"))
-        activity.pid, activity.enforced = 4711, ("seccomp",)
-        activity.namespaces = {"mnt": "mnt:[1]"}
-
-        def dissolve(room: rooms.Room) -> asyncio.Task[object]:
-            return asyncio.create_task(asyncio.sleep(0))
-
-        daemon = SimpleNamespace(rooms=SimpleNamespace(dissolve=dissolve))
-        await road._leave_room(daemon, activity)  # type: ignore[arg-type]
-        report = activity.report()
-        assert (report["enforced"], report["namespaces"]) == ([], {})
-        assert report["activity"]["pid"] is None  # type: ignore[index]
-
-    asyncio.run(check())
-
-
 def test_a_stale_room_is_waited_for_by_who_is_cut_short() -> None:
     async def check() -> None:
         activity = activity_in(rooms.Room(id="ahead"))
@@ -436,8 +439,8 @@ def test_a_room_that_cannot_be_renamed_keeps_no_program_open(tmp_path: Path) -> 
         async def take(self, made_from: object) -> rooms.Room:
             return rooms.Room(id="a", leased_as="a", checker=self, record=self)  # type: ignore[arg-type]
 
-        async def open_program(self, program: int) -> Program:
-            return Program(
+        async def open_again(self, program: int) -> tuple[bool, Program]:
+            return True, Program(
                 readable=True, executable=True, owner=0, public=True, fd=opened
             )
 

@@ -62,7 +62,10 @@ def main(
     waiting = _serve(channel, own_namespace, expected, linux)
     kernel.title(f"isolauncher: stem({name})")
     start = stem.prepare(waiting, lambda: rehearsal.touch(written))
-    return _hand_over(waiting.channel, start, world)
+    channel = waiting.channel
+    # The room's plan: given back while the daemon verifies, not after "go".
+    del waiting
+    return _hand_over(channel, start, world)
 
 
 def _take_channel() -> socket.socket:

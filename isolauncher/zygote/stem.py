@@ -50,6 +50,7 @@ def _prepare(stem: Stem, warm: Callable[[], None]) -> plan.Start:
     init.walk("stem", stem.room.steps[init.stem_begins(stem.room) :], c, stem.baton)
     _tell("room", stem.channel, c)
     warm()
+    init.rehearse()
     rest, c.descriptors = init.receive(stem.channel, plan.Rest)
     init.walk("stem", rest.steps, c, stem.baton)
     seccomp = next(p.step for p in rest.steps if isinstance(p.step, plan.Seccomp))

@@ -33,8 +33,13 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from importlib.machinery import BuiltinImporter, ExtensionFileLoader, FrozenImporter
+from collections.abc import Callable, Iterable, Mapping, Set
+from importlib.machinery import (
+    BuiltinImporter,
+    ExtensionFileLoader,
+    FileFinder,
+    FrozenImporter,
+)
 from importlib.machinery import PathFinder as Finder
 from typing import Any
 
@@ -98,16 +103,50 @@ def comes_first(top: str, found: tuple[str, str], known: frozenset[str]) -> bool
 
     ``known``: entries the zygote had, among which the order is the same.
     """
-    root, origin = found
-    for entry in sys.path:
-        if entry == root:
-            return False
-        if entry not in known:
-            spec = Finder.find_spec(top, [entry])
-            # A directory without __init__.py gives way to a module further down.
-            if spec is not None and spec.loader is not None:
-                return spec.origin != origin
-    return True
+    return Ahead(known).has(top, found)
+
+
+class Ahead:
+    """What the path has now besides ``known``, asked for one name after another.
+
+    For no longer than a moment: whether a directory has changed is looked at once.
+    """
+
+    def __init__(self, known: frozenset[str]) -> None:
+        self._known = known
+        self._held: dict[str, Callable[[str], bool]] = {}
+
+    def has(self, top: str, found: tuple[str, str]) -> bool:
+        """Whether ``top`` comes before where the preloaded one was ``found``."""
+        root, origin = found
+        entries: list[object] = list(sys.path)
+        for entry in entries:
+            if entry == root:
+                return False
+            # What is no string the interpreter passes over, too.
+            if isinstance(entry, str) and entry not in self._known:
+                holds = self._held.get(entry)
+                if holds is None:
+                    holds = self._held[entry] = _holds(entry)
+                spec = Finder.find_spec(top, [entry]) if holds(top) else None
+                # A directory without __init__.py gives way to a module further down.
+                if spec is not None and spec.loader is not None:
+                    return spec.origin != origin
+        return True
+
+
+def _holds(entry: str) -> Callable[[str], bool]:
+    """Whether it is worth to ask the finder of ``entry`` for a name.
+
+    It would call stat(2) for each; asked once, it has the names in its directory.
+    """
+    finder = Finder._path_importer_cache(entry)  # type: ignore[attr-defined]
+    if type(finder) is not FileFinder:
+        return lambda top: finder is not None
+    finder.find_spec("")
+    names: Set[str] = finder._path_cache  # type: ignore[attr-defined]
+    suffixes = [suffix for suffix, _ in finder._loaders]  # type: ignore[attr-defined]
+    return lambda top: top in names or any(top + s in names for s in suffixes)
 
 
 def _gathered(attribute: str) -> dict[str, list[Renewal]]:
@@ -202,7 +241,8 @@ class _Shelf:
         """Back into ``sys.modules``, if it is what an import would make now."""
         with self._lock:
             brings = self._brings[name]
-            others = [n for n in brings if self._is_another(n)]
+            ahead = Ahead(self._known)
+            others = [n for n in brings if self._is_another(n, ahead)]
             if others:
                 self._give_way(others)
             if name not in self.modules:
@@ -223,7 +263,7 @@ class _Shelf:
             package, child = self._package(name)
             package.__dict__.pop(child, None)
 
-    def _is_another(self, name: str) -> bool:
+    def _is_another(self, name: str, ahead: Ahead) -> bool:
         """Whether an import of ``name`` now would not come to the preloaded one."""
         there = sys.modules.get(name, _MISSING)
         if name not in self.modules:
@@ -232,7 +272,7 @@ class _Shelf:
         if there is not _MISSING:
             return True
         found = self._tops.get(name)
-        return found is not None and comes_first(name, found, self._known)
+        return found is not None and ahead.has(name, found)
 
     def _give_way(self, names: Iterable[str]) -> None:
         """They, and who was made with them, are the program's own to import."""
