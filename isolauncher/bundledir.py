@@ -72,6 +72,7 @@ def look(fd: int) -> Found:
         )
     if status.st_nlink == 0:
         raise BundleError(f"{path}: was deleted", code="bundle-deleted")
+    others = _not_the_systems(fd, path)
     info = _read(fd, path, INFO)
     if info is None:
         raise BundleError(
@@ -79,7 +80,6 @@ def look(fd: int) -> Found:
             code="bundle-no-info",
             hint="name the directory of a bundle, the one that has activity/ in it",
         )
-    others = _not_the_systems(fd, path)
     return Found(
         path=path,
         installed_by="user" if others else "system",

@@ -349,9 +349,39 @@ def _serve(sock: socket.socket) -> NoReturn:
         # own pipe, which the fork shares: a caller's SIGTERM would end the daemon.
         _LINUX.reset_signals()
         _LINUX.close_except(frozenset((2, sock.fileno())))
-        spares.serve(sock, "isolauncher: opener", _open_for)
+        # A bundle's launch takes one to look at the bundle, and the room for the next
+        # launch one more.
+        title = "isolauncher: opener"
+        spares.serve(sock, title, _open_for, rehearse=_rehearse, keep=2)
     finally:
         os._exit(0)
+
+
+def _rehearse() -> None:
+    """As an opener's work, at a place that is root's own: it is still root."""
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    usr = os.open("/usr", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        answers = _Answers()
+        for question, sent in (
+            ({"wants": [["/usr", False], ["/bin", False], ["/bin/sh", False]]}, []),
+            ({"wants": None}, []),
+            ({"wants": [], "check": [["root", "readable-directory"]]}, [usr]),
+            ({"bundle": ["sh", "/usr/bin"]}, [usr]),
+            ({"bundle": None}, [usr]),
+        ):
+            fds: list[int] = []
+            wire.send(ours, question, sent)
+            message = wire.recv(its, max_fds=MAX_CHECKED)
+            with suppress(IsolauncherError):  # it is no bundle
+                wire.send(its, answers.to(message, fds), fds)
+                wire.recv(ours, max_fds=MAX_OPENED).close()
+            wire.close_all(fds)
+            message.close()
+    finally:
+        os.close(usr)
+        ours.close()
+        its.close()
 
 
 def _open_for(message: wire.Message) -> None:

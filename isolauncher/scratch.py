@@ -23,6 +23,8 @@ from .request import Caller
 
 NAME = "scratch"
 MAX_INODES = 65536
+MAX_KNOWN = 64
+"""Of how many file systems it is remembered whether they can be id-mapped."""
 
 
 class Scratch:
@@ -37,6 +39,7 @@ class Scratch:
         self._userns = -1
         with suppress(OSError):
             self._userns = apply.user_namespace(linux, b"0 1 1\n", b"0 1 1\n")
+        self._known: dict[tuple[int, int], bool] = {}
 
     def mappable(self, fd: int) -> bool:
         """Whether the directory ``fd`` can be shown by an id-mapped mount.
@@ -45,6 +48,16 @@ class Scratch:
         """
         if self._userns < 0:
             return True
+        # A file system's answer is its kind's. To ask takes a mount, and for the end
+        # of one the kernel waits until every processor has noticed.
+        key = os.fstat(fd).st_dev, kernel.file_system(fd)
+        if key not in self._known:
+            if len(self._known) >= MAX_KNOWN:
+                self._known.clear()
+            self._known[key] = self._takes_a_map(fd)
+        return self._known[key]
+
+    def _takes_a_map(self, fd: int) -> bool:
         mount = self._linux.open_tree(fd, recursive=False)
         try:
             self._linux.mount_setattr(

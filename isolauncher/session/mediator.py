@@ -28,7 +28,7 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from gi.repository import Gio, GLib
@@ -86,6 +86,35 @@ def serve(wanted: Wanted, channel: socket.socket) -> None:
     made.run()
 
 
+def rehearse() -> None:
+    """As the beginning of `serve`, for nobody: in a directory that is gone at once."""
+    channel, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with tempfile.TemporaryDirectory(prefix="isolauncher-") as top, channel, its:
+        wanted = Wanted(
+            id="none",
+            bundle_id="none",
+            installed_by="system",
+            furniture=["data"],
+            root="",
+            profile=top,
+            runtime="",
+            address="",
+            documents="none",
+            object_id=None,
+            data=1 << 20,
+            file_size=0,
+            session_call=[],
+            session_own=[],
+            accessibility=False,
+            input_method=False,
+        )
+        wire.send(channel, asdict(wanted))
+        made = Mediator(from_fields(wire.recv(its).fields), its)
+        wire.recv(channel, max_fds=8).close()
+        made.end()
+        made.forget()
+
+
 class Mediator:
     def __init__(self, wanted: Wanted, channel: socket.socket) -> None:
         self.wanted = wanted
@@ -112,8 +141,6 @@ class Mediator:
             if "bus" in wanted.furniture and wanted.address:
                 self._bus()
             self._tell()
-            # It comes up while the sandbox is made; the first message waits for it.
-            self._start_filter()
         except BaseException:
             self.end()
             raise
@@ -282,7 +309,12 @@ class Mediator:
         return True
 
     def _no_longer_named(self) -> None:
-        """It runs, or never will: what is mounted needs no name out here."""
+        """It runs, or never will: what is mounted needs no name out here.
+
+        Its first message waits for the filter, which comes up while the program does,
+        not in the launch's way; if this is the end, that is noticed before.
+        """
+        GLib.idle_add(self._start_filter)
         for name in ("bus", "accessibility"):
             if name in self.bus_at:
                 with suppress(OSError):
@@ -336,6 +368,13 @@ class Mediator:
         if self.working_copy is not None:
             self.working_copy.copy_back()
         self.note.clear()
+
+    def forget(self) -> None:
+        """After `end`, in a process that goes on: all descriptors."""
+        GLib.source_remove(self.held)
+        os.close(self.hold)
+        if self.directories is not None:
+            wire.close_all(self.directories.fds.values())
 
 
 class Note:

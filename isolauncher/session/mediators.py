@@ -155,7 +155,7 @@ def _serve(sock: socket.socket) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.collect()
     gc.freeze()
-    spares.serve(sock, "isolauncher: mediators", _mediate)
+    spares.serve(sock, "isolauncher: mediators", _mediate, rehearse=mediator.rehearse)
 
 
 def _mediate(message: wire.Message) -> None:
