@@ -3,7 +3,7 @@
 
 A forked child shares the zygote's memory until it writes: then the kernel interrupts
 it and copies the page. A hand-over and the start of a program write to hundreds, always
-the same ones. So the zygote has a child that nobody waits for hand over to an empty
+the same ones. So the zygote has a child that nobody waits for hand over to a small
 program, compares the pages the child had of its own before and after (bit 56 of
 /proc/PID/pagemap: admin-guide/mm/pagemap.rst), and a stem in a room has those copied
 while it waits (MADV_POPULATE_WRITE, madvise(2), Linux 5.14). No content changes, none

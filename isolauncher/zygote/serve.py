@@ -54,7 +54,7 @@ def main(
         own_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         expected = (0, 1, 2, channel.fileno(), own_namespace)
         world = _preload(name, frozenset(left_out), cold, expected, channel)
-        written = () if name == BARE else _rehearse(world)
+        written = () if name == BARE else _rehearse(world, name)
         linux = make_kernel()
     except Exception as e:
         print(f"isolauncher zygote: {type(e).__name__}: {e}", file=sys.stderr)
@@ -127,8 +127,8 @@ def _preload(
     return world
 
 
-def _rehearse(world: World) -> rehearsal.Pages:
-    """The pages that every start of a program writes to."""
+def _rehearse(world: World, name: str) -> rehearsal.Pages:
+    """The pages that a start of a program writes to, and the imports of most."""
 
     def start() -> None:
         told = handover.Start(
@@ -139,12 +139,25 @@ def _rehearse(world: World) -> rehearsal.Pages:
             cwd="/",
         )
         handover.run(told, world)
-        empty = program.Prepared(
-            start=told, world=world, filename="/program.py", source=b"", module=None
+        typical = program.Prepared(
+            start=told,
+            world=world,
+            filename="/program.py",
+            source=_TYPICAL.format(sets.TYPICAL[name]).encode(),
+            module=None,
         )
-        program.load(empty)()
+        program.load(typical)()
 
     return rehearsal.pages(start, NOBODY)
+
+
+# Without a display or a home some of it fails, and what was done until then counts.
+_TYPICAL = """\
+try:
+    import {}
+except BaseException:
+    pass
+"""
 
 
 def _paper(data: bytes) -> int:

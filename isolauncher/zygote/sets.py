@@ -256,6 +256,13 @@ SETS: dict[str, tuple[str, ...]] = {"python": PYTHON, "gtk3": GTK3, "sugar3": SU
 LASTING = frozenset(_GTK3 + _SUGAR3)
 """What cannot be imported twice in a process, with all that it brings along."""
 
+TYPICAL: dict[str, str] = {
+    "python": "argparse, json, logging, pathlib, re, subprocess",
+    "gtk3": "json, logging, gi.repository.Gtk",
+    "sugar3": "json, logging, sugar3.activity.activity, sugar3.activity.widgets",
+}
+"""What programs of each set import at least; a waiting one has its memory ready."""
+
 NEEDS: dict[str, tuple[str, str]] = {
     "gtk3": ("gi.repository.Gtk", "python3-gi and gir1.2-gtk-3.0"),
     "sugar3": ("sugar3.activity.activity", "python3-sugar3 and gir1.2-telepathyglib"),

@@ -33,7 +33,6 @@ from spoilt.conftest import EVERY, PROGRAM, every
 from spoilt.test_killed import WAITS
 from spoilt.test_refused import BEST_EFFORT, OUTSIDE
 
-
 MAY_FAIL = ("stem", "", "unshare")
 """Of the child in which a daemon that starts tries whether ids can be mapped."""
 
