@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``isolauncher test-policy``: are these policies valid, and what do they come to?
+"""``isolauncher test-policy``: are these policies valid, and what do they open?
 
 Walks the road of a launch as far as the plan and stops: needs no root, touches
 nothing, and imports neither `apply` nor `init`. It therefore also takes policy files
 that belong to whoever calls it, which the daemon would not.
 
-Findings, exposure and ``--live`` are not there yet. What is asked of them is refused,
-and the report says that it holds none: an empty list must not read like a clean bill.
+``--live`` is not there yet. It is refused, and the report says that nothing was tried:
+an empty list must not read like a proof.
 """
 
 from __future__ import annotations
@@ -14,52 +14,30 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
+import platform
 import sys
+import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, NoReturn
 
+from .. import report
 from ..errors import IsolauncherError, Mistake, PolicyError
-from ..policy import choose
-from ..policy.load import ETC_DIRECTORY, PolicyStore, trusted_owners
+from ..policy import audit, choose
+from ..policy.load import ETC_DIRECTORY, PolicyStore
 from ..policy.model import Policy
-from . import complain, printable, tell
+from ..report import Outcome
+from . import complain, governing, printable, tell
 
 if TYPE_CHECKING:
     from .main import Parser
 
+FOUND = 1
 UNUSABLE = 2
 
 NOT_YET = (
-    "findings, exposure and live tests are not made by this version: "
-    "an empty list of findings says nothing about a policy"
+    "nothing was tried in a sandbox: live tests are not made by this version, and "
+    "[[expect]] is only checked"
 )
-AS_SYSTEM = "taken for a system bundle, because bundles are not looked at yet"
-
-_BUNDLE_ID = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """One input: a policy with its plan, or the mistakes that make it unusable."""
-
-    name: str
-    policy: Policy | None
-    plan: tuple[str, ...] = ()
-    errors: tuple[Mistake, ...] = ()
-    why: str = ""
-
-    def as_json(self) -> dict[str, object]:
-        return {
-            "name": self.name,
-            "files": list(self.policy.files if self.policy else ()),
-            "errors": [asdict(mistake) for mistake in self.errors],
-            "findings": [],
-            "exposure": None,
-            "live": [],
-            "plan": list(self.plan),
-        }
 
 
 class _NotYet(argparse.Action):
@@ -72,25 +50,25 @@ class _NotYet(argparse.Action):
         values: object,
         option_string: str | None = None,
     ) -> NoReturn:
-        refuse_option(option_string or self.dest)
-
-
-def refuse_option(option: str) -> NoReturn:
-    tell(
-        f"test-policy: {option} is understood, but this version checks validity and "
-        "shows plans only (leave it out)  [test-policy-not-yet]"
-    )
-    raise SystemExit(UNUSABLE)
+        tell(
+            f"test-policy: {option_string} is understood, but this version tries "
+            "nothing in a sandbox (leave it out)  [test-policy-not-yet]"
+        )
+        raise SystemExit(UNUSABLE)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
     parser = subparsers.add_parser(
         "test-policy",
-        description="Check policies, all mistakes at once, and show the plan that each "
-        "one comes to. Without arguments: every policy of the directory.",
-        epilog="exit status: 0; 2 when an input is unusable. "
-        "With a slash an argument is a file if it ends in .toml, else a bundle's "
-        "directory; without, a policy's name or a bundle id. " + NOT_YET + ".",
+        description="Check policies: all mistakes at once; what each one opens, with "
+        "the line that says so and what to write instead; how much that is, as a "
+        "figure to compare policies by; and its plan. Without arguments: every policy "
+        "of the directory.",
+        epilog="exit status: 0; 1 when a finding reaches the threshold; 2 when an "
+        "input is unusable. With a slash an argument is a file if it ends in .toml, "
+        "else a bundle's directory; without, a policy's name or a bundle id. Note: "
+        + NOT_YET
+        + ".",
         allow_abbrev=False,
     )
     parser.usage_status = UNUSABLE
@@ -99,7 +77,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
         "--json", action="store_true", help="one JSON object on standard output"
     )
     parser.add_argument(
-        "--format", choices=("text", "json", "junit"), help="junit: not yet"
+        "--format", choices=("text", "json", "junit"), help="text, unless given"
     )
     parser.add_argument(
         "--policy-dir",
@@ -109,20 +87,28 @@ def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
     )
     parser.add_argument("--live", nargs=0, action=_NotYet, help="not yet")
     parser.add_argument(
-        "--diff", nargs=2, metavar=("A", "B"), action=_NotYet, help="not yet"
+        "--diff",
+        nargs=2,
+        metavar=("A", "B"),
+        help="what differs between two of them, by effect",
     )
     parser.add_argument(
         "--threshold",
-        choices=("note", "open", "dangerous"),
-        action=_NotYet,
-        help="not yet",
+        choices=audit.SEVERITIES,
+        default="dangerous",
+        help="the least severity that makes the exit status 1 (default: dangerous)",
     )
     parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.format == "junit":
-        refuse_option("--format junit")
+    form = args.format or ("json" if args.json else "text")
+    if args.json and form != "json":
+        tell(f"test-policy: --json and --format {form} are two forms  [usage]")
+        return UNUSABLE
+    if args.diff and (args.what or form == "junit"):
+        tell("test-policy: --diff takes its two alone, as text or JSON  [usage]")
+        return UNUSABLE
     directory: str | None = args.policy_dir
     if directory is not None and not os.path.isdir(directory):
         tell(
@@ -130,22 +116,37 @@ def run(args: argparse.Namespace) -> int:
             "policies)  [policy-no-directory]"
         )
         return UNUSABLE
-    store = PolicyStore(
-        etc_dir=directory or ETC_DIRECTORY,
-        # Who only looks may look at their own.
-        owners=trusted_owners() | {os.getuid()},
-    )
-    words: list[str] = args.what
+    store = governing.store(directory or ETC_DIRECTORY)
+    words: list[str] = args.diff or args.what
     outcomes = (
         [_outcome(store, word) for word in words]
         if words
         else _everything(store, own_only=directory is not None)
     )
-    if args.json or args.format == "json":
-        _print_json(outcomes)
+    unusable = any(outcome.errors for outcome in outcomes)
+    apart = None
+    if args.diff and not unusable:
+        apart = report.difference(*outcomes)
+    if form == "json":
+        _print_json(outcomes, apart)
+    elif form == "junit":
+        at = time.strftime("%Y-%m-%dT%H:%M:%S")
+        host = platform.node() or "localhost"
+        sys.stdout.write(report.junit(outcomes, args.threshold, hostname=host, at=at))
+    elif apart is not None:
+        text = report.Text(colour=_on_terminal())
+        for line in text.difference(words[0], words[1], apart):
+            print(line)
     else:
         _print_text(outcomes)
-    return UNUSABLE if any(outcome.errors for outcome in outcomes) else 0
+    if unusable:
+        return UNUSABLE
+    worst = (audit.worst(outcome.remarks) for outcome in outcomes)
+    return FOUND if any(audit.reaches(w, args.threshold) for w in worst) else 0
+
+
+def _on_terminal() -> bool:
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
 def _everything(store: PolicyStore, *, own_only: bool) -> list[Outcome]:
@@ -179,12 +180,13 @@ def _outcome(store: PolicyStore, word: str) -> Outcome:
     from .. import plan
 
     try:
-        policy, why = _policy(store, word)
+        policy, why = governing.find(store, word)
         return Outcome(
             name=policy.name,
             policy=policy,
             plan=(*plan.describe_policy(policy), *_besides(policy)),
             why=why,
+            remarks=audit.remarks(policy),
         )
     except PolicyError as error:
         return Outcome(name=word, policy=None, errors=error.mistakes)
@@ -207,21 +209,6 @@ def _besides(policy: Policy) -> Iterator[str]:
     yield f"  Python programs: {policy.preload.tier} (set {policy.preload.set})"
 
 
-def _policy(store: PolicyStore, word: str) -> tuple[Policy, str]:
-    if "/" in word:
-        if word.endswith(".toml"):
-            return store.load_file(word), ""
-        raise IsolauncherError(
-            "is a bundle's directory, and bundles are not looked at yet",
-            code="test-policy-not-yet",
-            hint="give a bundle's id, a policy's name, or a file that ends in .toml",
-        )
-    if word not in store.names() and _BUNDLE_ID.fullmatch(word):
-        choice = choose.for_bundle(store, word, system=True)
-        return choice.policy, f"{choice.why} ({AS_SYSTEM})"
-    return store.get(word), ""
-
-
 def _unusable(word: str, error: IsolauncherError) -> Mistake:
     return Mistake(
         file=word,
@@ -234,40 +221,32 @@ def _unusable(word: str, error: IsolauncherError) -> Mistake:
     )
 
 
-def _print_json(outcomes: list[Outcome]) -> None:
-    report = {
+def _print_json(outcomes: list[Outcome], apart: report.Difference | None) -> None:
+    said = {
         "version": 1,
-        "policies": [outcome.as_json() for outcome in outcomes],
+        "policies": [outcome.as_data() for outcome in outcomes],
         "notes": [NOT_YET],
     }
-    json.dump(report, sys.stdout, indent=1)
+    if apart is not None:
+        said["diff"] = apart.as_data()
+    json.dump(said, sys.stdout, indent=1)
     print()
 
 
 def _print_text(outcomes: list[Outcome]) -> None:
+    text = report.Text(colour=_on_terminal())
     told: set[Mistake] = set()
     for outcome in outcomes:
-        policy = outcome.policy
-        if policy is None:
-            number = len(outcome.errors)
-            print(
-                f"{printable(outcome.name)}: unusable, "
-                f"{number} mistake{'s' if number > 1 else ''}"
-            )
-            sys.stdout.flush()
-            for mistake in outcome.errors:
-                if mistake in told:
-                    continue  # of a file that another policy stands on as well
-                told.add(mistake)
-                for line in mistake.text().split("\n"):
-                    complain(printable(line))
+        if outcome.policy is not None:
+            for line in text.valid(outcome):
+                print(line)
             continue
-        print(f"{policy.name}: valid")
-        if policy.description:
-            print(f"  {printable(policy.description)}")
-        if outcome.why:
-            print(f"  {printable(outcome.why)}")
-        print(f"  made from {printable(', '.join(policy.files))}")
-        for line in outcome.plan:
-            print(f"  {printable(line)}")
+        print(text.unusable(outcome))
+        sys.stdout.flush()
+        for mistake in outcome.errors:
+            if mistake in told:
+                continue  # of a file that another policy stands on as well
+            told.add(mistake)
+            for line in mistake.text().split("\n"):
+                complain(printable(line))
     complain(f"note: {NOT_YET}")

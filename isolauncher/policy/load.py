@@ -44,6 +44,7 @@ from isolauncher.policy.model import (
     Origin,
     Policy,
     Preload,
+    Said,
     Tier,
     UidMode,
     Value,
@@ -544,8 +545,13 @@ def _stack(name: str, chain: tuple[_Source, ...], broken: list[Mistake]) -> Poli
     values: dict[str, Value] = {}
     settings: dict[str, str] = {}
     origins: dict[str, Origin] = {}
+    history: dict[str, tuple[Said, ...]] = {}
     for layer in layers:
         for key, value in layer.values.items():
+            more = isinstance(value, Listed) and value.inherits
+            alone = value.own if isinstance(value, Listed) else value
+            said = Said(value=alone, origin=layer.origins[key], more=more)
+            history[key] = (*history.get(key, ()), said)
             if isinstance(value, Listed):
                 inherited = values.get(key, ()) if value.inherits else ()
                 before = inherited if isinstance(inherited, tuple) else ()
@@ -558,6 +564,9 @@ def _stack(name: str, chain: tuple[_Source, ...], broken: list[Mistake]) -> Poli
             origins[key] = layer.origins[key]
         for variable, setting in layer.settings.items():
             full = f"environment.set.{variable}"
+            if full in layer.origins:
+                said = Said(value=setting, origin=layer.origins[full])
+                history[full] = (*history.get(full, ()), said)
             if setting is None:
                 settings.pop(variable, None)
                 origins.pop(full, None)
@@ -589,7 +598,7 @@ def _stack(name: str, chain: tuple[_Source, ...], broken: list[Mistake]) -> Poli
         # What is never inherited is the top file's or nobody's.
         if not own.inherited and own.name not in top.origins:
             origins.pop(own.name, None)
-    return _policy(name, chain, values, settings, origins)
+    return _policy(name, chain, values, settings, origins, history)
 
 
 def _policy(
@@ -598,6 +607,7 @@ def _policy(
     values: Mapping[str, Value],
     settings: Mapping[str, str],
     origins: Mapping[str, Origin],
+    history: Mapping[str, tuple[Said, ...]],
 ) -> Policy:
     def text(key: str) -> str:
         return cast(str, values[key])
@@ -660,6 +670,7 @@ def _policy(
         ),
         preload=Preload(set=text("preload.set"), tier=cast(Tier, text("preload.tier"))),
         origin=MappingProxyType(dict(origins)),
+        history=MappingProxyType(dict(history)),
         expects=top.expects,
         digest=names.hexdigest(),
     )

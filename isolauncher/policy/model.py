@@ -16,6 +16,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+# A value as the loader has it after checking, before it is put into a `Policy`.
+Value = str | int | bool | tuple[str, ...]
+
 Access = Literal["none", "loopback", "host"]
 UidMode = Literal["instance", "bundle"]
 InnerUid = Literal["caller", "same"]
@@ -119,7 +122,8 @@ class Policy:
     """One policy, every key resolved. ``files`` lists what was read, base first.
 
     ``digest`` names the bytes of all those files: two policies with the same digest
-    and name were made from the same text. ``expects`` is never inherited: an
+    and name were made from the same text. ``history`` has what each file of it says of
+    a key, base first; the last counts. ``expects`` is never inherited: an
     expectation speaks about the file it stands in.
     """
 
@@ -138,8 +142,21 @@ class Policy:
     kernel: Kernel
     preload: Preload
     origin: Mapping[str, Origin] = field(default_factory=dict)
+    history: Mapping[str, tuple[Said, ...]] = field(default_factory=dict, compare=False)
     expects: tuple[Expect, ...] = ()
     digest: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """What one file says of a key. ``value`` None: it takes a variable away again.
+
+    ``more``: a list that stands after what was inherited.
+    """
+
+    value: Value | None
+    origin: Origin
+    more: bool = False
 
 
 Kind = Literal[
@@ -164,9 +181,6 @@ Kind = Literal[
     "settings",
     "grants",
 ]
-
-# A value as the loader has it after checking, before it is put into a `Policy`.
-Value = str | int | bool | tuple[str, ...]
 
 INT64_MAX = 2**63 - 1
 DEVICES = ("gpu", "sound", "microphone", "camera", "serial", "joystick")
@@ -518,3 +532,46 @@ KEYS: tuple[Key, ...] = (
         says="Every grant needs `because`.",
     ),
 )
+
+
+def values(policy: Policy) -> dict[str, Value]:
+    """Every inherited key's value in force, by its name in the language.
+
+    Variables of environment.set each have a name of their own.
+    """
+    view, bus, limits = policy.view, policy.bus, policy.limits
+    found: dict[str, Value] = {
+        "identity.uid": policy.identity.uid,
+        "identity.inner-uid": policy.identity.inner_uid,
+        "namespaces.hostname": policy.hostname,
+        "network.access": policy.network,
+        "network.allow": (),
+        "files.read": view.read,
+        "files.write": view.write,
+        "files.tmp": view.tmp,
+        "files.data": view.data,
+        "files.documents": view.documents,
+        "devices.allow": (),
+        "display.x11": policy.x11,
+        "bus.session-call": bus.session_call,
+        "bus.session-own": bus.session_own,
+        "bus.accessibility": bus.accessibility,
+        "bus.input-method": bus.input_method,
+        "limits.cgroup": limits.cgroup,
+        "limits.processes": limits.processes,
+        "limits.memory": limits.memory,
+        "limits.open-files": limits.open_files,
+        "limits.file-size": limits.file_size,
+        "limits.cpu-seconds": limits.cpu_seconds,
+        "limits.core": limits.core,
+        "limits.cpu-weight": limits.cpu_weight,
+        "limits.nice": limits.nice,
+        "environment.keep": policy.environment.keep,
+        "kernel.syscalls": policy.kernel.syscalls,
+        "kernel.landlock": policy.kernel.landlock,
+        "preload.set": policy.preload.set,
+        "preload.tier": policy.preload.tier,
+    }
+    for name, value in sorted(policy.environment.set.items()):
+        found[f"environment.set.{name}"] = value
+    return found

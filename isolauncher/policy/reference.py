@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import textwrap
 
-from isolauncher.policy import check, load, trust
+from isolauncher.policy import audit, check, load, trust
 from isolauncher.policy.environment import DANGEROUS
 from isolauncher.policy.model import KEYS, TABLES, Key
 
@@ -103,6 +103,22 @@ if a policy writes its name in full.
 """
 
 
+_FINDINGS = """\
+## What test-policy finds
+
+Each thing that a policy opens and that somebody should think about is a finding, with a
+severity: a `note` is worth knowing, `open` is a way to something that is not the
+activity's own, and with a `dangerous` one the sandbox does not hold what its name
+promises. No shipped policy has a dangerous one. `--threshold` says from which severity
+on the exit status is 1.
+
+Findings, and all that is too ordinary to be one, add points to the *exposure*, a
+figure to compare policies by: whatever weakens a policy raises it, by a line that
+names the key (`--json`, `exposure_lines`). Amounts count by their logarithm. The
+figure says nothing of a machine: what can be reached on it is not looked at.
+"""
+
+
 def reference() -> str:
     """The whole document."""
     parts = [_HEAD, "## Keys\n"]
@@ -115,6 +131,8 @@ def reference() -> str:
         if keys:
             parts.append("\n".join(_key(key) for key in keys) + "\n")
     parts.append(_EXPECT + "\n".join(f"  - `{form}`" for form in _forms()) + "\n")
+    kinds = (_finding(kind) for kind in audit.KINDS)
+    parts.append(_FINDINGS + "\n" + "\n".join(kinds) + "\n")
     parts.append(_ENVIRONMENT + "\n" + _wrap(", ".join(_code(DANGEROUS))) + "\n")
     return "\n".join(parts)
 
@@ -132,6 +150,14 @@ def _key(key: Key) -> str:
     if key.later:
         words = ", ".join(_code(key.later))
         text += f" *Not enforced yet: {words}.*"
+    return _wrap(text, "- ", "  ")
+
+
+def _finding(kind: audit.Kind) -> str:
+    says = kind.says.removeprefix("{item}: ").replace("{item}", "…")
+    says = says[:1].upper() + says[1:]
+    facts = f"{kind.severity}, {kind.points:g} point{'s' if kind.points != 1 else ''}"
+    text = f"`{kind.id}` ({facts}): {says} Instead: {kind.fix}. See {kind.see}."
     return _wrap(text, "- ", "  ")
 
 

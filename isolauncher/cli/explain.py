@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``isolauncher explain``: which file and line set each value of a policy.
+
+Reads policies as the daemon does and asks no daemon; runs as anyone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from .. import report
+from ..errors import RequestError
+from ..policy.load import ETC_DIRECTORY
+from ..policy.model import values
+from . import governing, printable
+
+if TYPE_CHECKING:
+    from .main import Parser
+
+
+def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
+    parser = subparsers.add_parser(
+        "explain",
+        description="Show the policy in force for a bundle, or a policy, and for each "
+        "value the file and line that set it and what it overrides.",
+        epilog="exit status: 0; 125 when there is no such policy, bundle or key.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("what", metavar="BUNDLE|POLICY")
+    parser.add_argument(
+        "key", metavar="KEY", nargs="?", help="one key or table, as limits.memory"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON object on standard output"
+    )
+    parser.add_argument(
+        "--policy-dir",
+        metavar="DIR",
+        default=ETC_DIRECTORY,
+        help=f"a directory that stands in for {ETC_DIRECTORY}",
+    )
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    policy, why = governing.find(governing.store(args.policy_dir), args.what)
+    wanted: str | None = args.key
+    known = values(policy)
+    tables = {key.rpartition(".")[0] for key in known} | {"environment"}
+    if wanted is not None and wanted not in known and wanted not in tables:
+        close = difflib.get_close_matches(wanted[:64], [*known, *tables], 1)
+        near = close[0] if close else ""
+        raise RequestError(
+            f"no policy has a value {wanted[:64]!a}",
+            code="explain-no-key",
+            hint=f"did you mean {near}?" if near else "see docs/policy.md",
+        )
+    if args.json:
+        said = {
+            "version": 1,
+            "policy": policy.name,
+            "why": why,
+            "files": list(policy.files),
+            "values": report.explained_data(policy, wanted),
+        }
+        json.dump(said, sys.stdout, indent=1)
+        print()
+        return 0
+    print(f"{policy.name}: {report.safe(policy.description)}")
+    if why:
+        print(f"  {printable(why)}")
+    for line in report.explained(policy, wanted):
+        print(line)
+    return 0

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which policy NAME|FILE|BUNDLE means, for the verbs that only look at policies.
+
+With a slash, a file if it ends in .toml, else a bundle's directory; without, the name
+of a policy, or else the id of a bundle: of the one that `launch` would take, if it is
+installed. A bundle is read as the daemon reads it, with the rights of whoever asks.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+from ..errors import BundleError
+from ..policy import choose
+from ..policy.load import PolicyStore, trusted_owners
+from ..policy.model import Policy
+
+_BUNDLE_ID = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+")
+AS_SYSTEM = "taken for a bundle of the system's, because none of this id is installed"
+
+
+def store(etc_dir: str) -> PolicyStore:
+    """With files of one's own too: who only looks may look at theirs."""
+    return PolicyStore(etc_dir=etc_dir, owners=trusted_owners() | {os.getuid()})
+
+
+def find(policies: PolicyStore, word: str) -> tuple[Policy, str]:
+    """The policy, and why it is this one if it governs a bundle.
+
+    PolicyError and BundleError for what cannot be used.
+    """
+    if "/" in word:
+        if word.endswith(".toml"):
+            return policies.load_file(word), ""
+        return _of_bundle(policies, word)
+    if word in policies.names() or not _BUNDLE_ID.fullmatch(word):
+        return policies.get(word), ""
+    # Not at the top: a policy's name needs none of it.
+    from ..session import installed
+
+    try:
+        path = installed.find(word, os.environ)
+    except BundleError:
+        choice = choose.for_bundle(policies, word, system=True)
+        return choice.policy, f"{choice.why} ({AS_SYSTEM})"
+    return _of_bundle(policies, path)
+
+
+def _of_bundle(policies: PolicyStore, path: str) -> tuple[Policy, str]:
+    from .. import bundle, bundledir
+
+    try:
+        fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise BundleError(
+            f"{path}: {error.strerror}",
+            code="bundle-not-found",
+            hint="name a bundle's directory, or a policy file that ends in .toml",
+        ) from None
+    try:
+        found = bundledir.look(fd)
+    finally:
+        os.close(fd)
+    read = bundle.parse(found)
+    system = read.installed_by == "system"
+    choice = choose.for_bundle(policies, read.bundle_id, system=system)
+    return choice.policy, f"{read.path}: {choice.why} ({read.why})"
