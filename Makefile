@@ -13,7 +13,7 @@ DEMO_PACKAGES := xvfb dbus-daemon python3-xlib python3-gi xdg-dbus-proxy \
 SUGAR_PACKAGES := sugar-log-activity sugar-memorize-activity sugar-terminal-activity \
 	gstreamer1.0-espeak gstreamer1.0-plugins-base gstreamer1.0-plugins-good
 TEST_PACKAGES := python3-pip python3-venv python3-setuptools python3-wheel \
-	python3-pytest python3-pytest-timeout python3-hypothesis \
+	python3-pytest python3-pytest-timeout python3-hypothesis python3-jsonschema \
 	libnss-systemd bubblewrap acl groff-base zsh locales x11-utils libglib2.0-bin \
 	at-spi2-core gir1.2-atspi-2.0 \
 	$(DEMO_PACKAGES) $(SUGAR_PACKAGES) xdotool

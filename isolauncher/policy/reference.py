@@ -24,6 +24,11 @@ A policy says what one kind of program may see, use and reach. It is a TOML file
 shows what it comes to, and all its mistakes at once. An edit takes effect at the next
 launch; what runs goes on under what it was started with.
 
+An editor that reads JSON schemas for TOML (Taplo, Even Better TOML) completes keys and
+shows what they mean if the first line of the file is
+`#:schema /usr/share/isolauncher/schema/policy.json`, or the path of
+`docs/schema/policy.json` in a checkout.
+
 ```toml
 version = 1
 description = "Drawing programs: like default, and they may write the drawings."
