@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""docs/first-policy.md, followed: each command prints what it says there."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.powers import need, root, sandboxes
+
+SHOWN = "/home/ana/isolauncher"
+BOOKS = Path("/srv/books")
+BLOCK = re.compile(r"^```(toml|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def books() -> Iterator[None]:
+    need(root(), sandboxes())
+    BOOKS.mkdir()
+    try:
+        (BOOKS / "tales.txt").write_text("Once upon a time\n")
+        yield
+    finally:
+        shutil.rmtree(BOOKS)
+
+
+def test_each_step_prints_what_the_tutorial_says(checkout: Path, books: None) -> None:
+    text = (checkout / "docs/first-policy.md").read_text(encoding="utf-8")
+    place = checkout / "my-policies"
+    place.mkdir()
+    try:
+        commands = 0
+        for kind, block in BLOCK.findall(text):
+            if kind == "toml":
+                (place / "reader.toml").write_text(block)
+                continue
+            for step in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+                command, _, expected = step.partition("\n")
+                assert printed(command, checkout) == expected, command
+                commands += 1
+        assert commands == 7
+    finally:
+        shutil.rmtree(place)
+
+
+def printed(command: str, checkout: Path) -> str:
+    done = subprocess.run(
+        ["/bin/sh", "-c", command.removeprefix("sudo ")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        cwd=checkout,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "LC_ALL": "C.UTF-8", "NO_COLOR": "1"},
+    )
+    return done.stdout.replace(str(checkout), SHOWN)
