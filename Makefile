@@ -16,10 +16,12 @@ TEST_PACKAGES := python3-pip python3-venv python3-setuptools python3-wheel \
 	python3-pytest python3-pytest-timeout python3-hypothesis python3-jsonschema \
 	libnss-systemd bubblewrap acl groff-base zsh locales x11-utils libglib2.0-bin \
 	at-spi2-core gir1.2-atspi-2.0 \
+	python3-jinja2 python3-psutil python3-simplejson python3-yaml \
 	$(DEMO_PACKAGES) $(SUGAR_PACKAGES) xdotool
 # Of the interpreter that is there by then: expanded only where it is used.
 TESTSUITE = libpython$(shell $(PYTHON) -c \
 	'import sys; print("%d.%d" % sys.version_info[:2])')-testsuite
+LONG_PACKAGES = $(shell sed -n '/^[^\#]/s/.* //p' tests/twins/packages.txt)
 BENCH_PACKAGES := bubblewrap $(DEMO_PACKAGES) $(SUGAR_PACKAGES)
 TOOLS := ruff==0.8.6 mypy==1.14.1
 
@@ -81,6 +83,7 @@ test: tools ## Runs every test but the long ones; as root, within ten minutes.
 	$(VENV)/bin/python3 -m pytest $(ARGS)
 
 test-long: tools ## Runs the tests that take minutes: machines, fuzzing, thousands of launches.
+	$(call debian,$(LONG_PACKAGES))
 	$(VENV)/bin/python3 -m pytest -m long --timeout 3600 $(ARGS)
 
 check: tools ## Looks without running: ruff, its formatting, mypy --strict.

@@ -35,8 +35,14 @@ def test_a_set_is_started_when_it_is_first_needed(daemon: Service) -> None:
     assert set(zygotes(daemon)) == {"bare", "python"}
     policy = daemon.policy("sugared", SUGAR)
     # A zygote that has just come rehearses in a child.
-    assert until(lambda: not Leftovers.now(daemon).processes)
     before = Leftovers.now(daemon)
+
+    def at_rest() -> bool:
+        nonlocal before
+        before = Leftovers.now(daemon)
+        return not before.processes
+
+    assert until(at_rest)
     done = daemon.run("--policy", policy, daemon.script("look.py", LOOK))
     assert (done.status, done.err) == (0, b"")
     assert done.out == b"False GLibProxyModule True\n"

@@ -27,10 +27,32 @@ bootstrap: Any = sys.modules["_frozen_importlib"]
 Brought = dict[str, dict[str, None]]
 """What each module asked for, in the order of its asking, there already or not."""
 
+Filters = dict[str, list[tuple[object, bool]]]
+"""What each module added to the interpreter's warning filters, and whether at the end
+of the list, in the order of its adding. Not what it added only for a while: that is in
+a list of its own (`warnings.catch_warnings`)."""
+
 _brought: Brought = {}
 _importing: list[str] = []
 _known: set[str] = set()
+_filters: Filters = {}
+_filtered: list[Any] = []
+_asking: set[str] = set()
+looked_at = False
+"""Whether an auditor looks at what is left, who finds that the host is remembered."""
 _real: list[Any] = []
+
+
+def globals_of(module: object) -> dict[str, Any]:
+    """A module's own; of what stands for one in ``sys.modules``, perhaps nothing.
+
+    Such a thing may have no globals, or do whatever it likes when it is asked.
+    """
+    try:
+        own = object.__getattribute__(module, "__dict__")
+    except AttributeError:
+        return {}
+    return own if isinstance(own, dict) else {}
 
 
 def begin() -> None:
@@ -49,6 +71,20 @@ def end() -> Brought:
         _give_back(_real[1])
         _real.clear()
     return _brought
+
+
+def filters() -> Filters:
+    """What was added, as far as it is still there."""
+    now = sys.modules["_warnings"].filters
+    return {
+        name: [one for one in added if one[0] in now]
+        for name, added in _filters.items()
+    }
+
+
+def asking() -> frozenset[str]:
+    """The modules whose bodies have asked `platform` on what machine they are."""
+    return frozenset(_asking)
 
 
 def _give_back(real: Any) -> None:
@@ -80,6 +116,7 @@ def find_and_load(name: str, import_: object) -> object:
         return _real[0](name, import_)
     finally:
         _look()
+        _look_into(sys.modules.get(name))
         _importing.pop()
 
 
@@ -100,18 +137,47 @@ def import_(
         for child in fromlist or ():
             there = sys.modules.get(f"{base}.{child}")
             # Not a function that is called as a module of its package.
-            if there is not None and package.__dict__.get(child) is there:
+            if there is not None and globals_of(package).get(child) is there:
                 _note(f"{base}.{child}")
     return module
 
 
 def _look() -> None:
-    """Some bodies put others there by hand, as that of `gi` and importlib's own do."""
+    """Some bodies put others there by hand, as that of `gi` and importlib's own do.
+
+    And some add warning filters, or have `platform` remember the host.
+    """
+    platform = globals_of(sys.modules.get("platform"))
+    if platform.get("_uname_cache") is not None:
+        if _importing:
+            _asking.add(_importing[-1])
+        if not looked_at:
+            platform["_uname_cache"] = None
+    now = sys.modules["_warnings"].filters
+    if now != _filtered:
+        if _importing:
+            added = [one for one in now if one not in _filtered]
+            last = now[-len(added) :] == added
+            own = _filters.setdefault(_importing[-1], [])
+            # The one at the front was added last.
+            own += [(one, last) for one in (added if last else reversed(added))]
+        _filtered[:] = now
     if len(sys.modules) != len(_known):
         for name in list(sys.modules):
             if name not in _known:
                 _known.add(name)
                 _note(name)
+
+
+def _look_into(module: object) -> None:
+    """C code finds what is there already without asking anybody, and keeps it."""
+    loader = getattr(globals_of(module).get("__spec__"), "loader", None)
+    if type(loader).__name__ == "ExtensionFileLoader":
+        for value in list(globals_of(module).values()):
+            if type(value) is type(sys):
+                name = str(globals_of(value).get("__name__"))
+                if sys.modules.get(name) is value:
+                    _note(name)
 
 
 def _note(name: str) -> None:

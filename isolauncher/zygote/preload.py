@@ -34,7 +34,7 @@ from types import FrameType, ModuleType
 from typing import Any, Protocol
 
 from isolauncher.errors import ZygoteError
-from isolauncher.zygote import kept, noting, sets, unseen
+from isolauncher.zygote import kept, noting, sets, unseen, variables
 from isolauncher.zygote.handover import Pristine, World
 from isolauncher.zygote.noting import Brought
 from isolauncher.zygote.quiet import quiet
@@ -112,14 +112,13 @@ class Report:
 ANSWERED = frozenset(
     {
         *("HOME", "LANG", "LANGUAGE", "SUGAR_SCALING"),
-        *("PY_SAX_PARSER", "DEB_PYTHON_INSTALL_LAYOUT"),
-        *("_PYTHON_PROJECT_BASE", "_PYTHON_SYSCONFIGDATA_NAME"),
     }
 )
 """Variables that may be read while importing, as all of PYTHON… and LC_… may.
 
-Locale, home and Sugar's scale are renewed by the hand-over; a program that is given
-one of the others gets a fresh interpreter (`program.needs_exec`).
+Locale, home and Sugar's scale are renewed by the hand-over. Those of
+`variables.is_of_a_module` may be read too: a program that is given one gets a fresh
+interpreter (`program.needs_exec`).
 """
 
 
@@ -420,7 +419,8 @@ def _noting_reads(note: Callable[[str], None]) -> Iterator[None]:
 
 
 def is_answered(variable: str) -> bool:
-    return variable in ANSWERED or variable.startswith(("PYTHON", "LC_"))
+    known = variable in ANSWERED or variable.startswith(("PYTHON", "LC_"))
+    return known or variables.is_of_a_module(variable)
 
 
 def _unanswered(reads: set[str]) -> list[str]:
@@ -520,6 +520,7 @@ def preload(
     entries = []
     own: set[str] | None = None
     noting.begin()
+    noting.looked_at = observer is not None
     for watching in (noting.import_, noting.find_and_load):
         # Else what warns at import would blame them for what its importer does.
         unseen.hide(watching)
@@ -531,7 +532,6 @@ def preload(
             entry, before = _measured(name, before, looks, time_limit_s, observer)
             entries.append(entry)
     meta_path, path_hooks = tuple(sys.meta_path), tuple(sys.path_hooks)
-    filters = tuple(_warnings.filters)
     sys.meta_path[:], sys.path_hooks[:] = finders, hooks
     needs = needed_modules(pristine, noting.end())
     loaded = set(sys.modules) - set(pristine.modules) - ours_first
@@ -548,6 +548,9 @@ def preload(
         first = [name for name in names if name not in sets.LASTING]
         again = own | reach(set(first) | (loaded & own), needs)
         lasting = shelved - again
+    added = {n: tuple(own) for n, own in noting.filters().items() if n in shelved}
+    later = {one for own in added.values() for one, _ in own}
+    later -= set(pristine.warning_filters)
     theirs = [f for f in meta_path if getattr(f, "__module__", None) in shelved]
     world = World(
         pristine=pristine,
@@ -556,7 +559,9 @@ def preload(
         exits=tuple(calls),
         meta_path=tuple(f for f in meta_path if f not in theirs),
         path_hooks=path_hooks,
-        warning_filters=filters,
+        warning_filters=tuple(f for f in _warnings.filters if f not in later),
+        filters=added,
+        asking=noting.asking() & shelved,
         shelved=shelved,
         lasting=lasting,
         finders={
@@ -884,7 +889,7 @@ def scan_identity(
         module = modules.get(module_name)
         if module is None or module_name in ("os", "posix", "sys"):
             continue
-        for name, value in tuple(vars(module).items()):
+        for name, value in tuple(noting.globals_of(module).items()):
             if name in ("__builtins__", "__doc__") or isinstance(value, ModuleType):
                 continue
             for item in _items(value):

@@ -175,7 +175,7 @@ def needs_exec(
     for name in environment:
         if name.startswith("PYTHON") and name not in variables.HARMLESS:
             return f"{name} is read only when the interpreter starts"
-        if name in variables.MODULE_START:
+        if variables.is_of_a_module(name):
             return f"{name} is read only when a module is imported"
         if name.startswith(variables.LIBRARY_START):
             return f"{name} is read only when a library is loaded"

@@ -15,6 +15,15 @@ MODULE_START = frozenset(
     {"PY_SAX_PARSER", "DEB_PYTHON_INSTALL_LAYOUT"}
     | {"_PYTHON_PROJECT_BASE", "_PYTHON_SYSCONFIGDATA_NAME"}
 )
+# Of packages that others have written and that an administrator may preload: which of
+# two implementations, what to warn of, how much to remember.
+PACKAGE_START = (
+    *("AIOHTTP_NO_EXTENSIONS", "FROZENLIST_NO_EXTENSIONS", "MULTIDICT_NO_EXTENSIONS"),
+    *("YARL_NO_EXTENSIONS", "APPENGINE_RUNTIME", "HTTPX_LOG_LEVEL"),
+    *("MSGPACK_PUREPYTHON", "PSUTIL_DEBUG", "PURE_PYTHON", "PYZMQ_BACKEND"),
+    *("GEVENT_", "GRPC_", "MPMATH_", "PANDAS_", "PILLOW_", "SAGE_ROOT", "SQLALCHEMY_"),
+    *("SYMPY_", "TORNADO_", "TRAVIS_BUILD_NUMBER", "ZOPE_INTERFACE_"),
+)
 LIBRARY_START = ("LD_", "GLIBC_TUNABLES", "MALLOC_", "OPENSSL_", "SSLKEYLOGFILE")
 # GLib's and GObject's constructors and first uses, and the repository of typelibs'.
 GLIB_START = (
@@ -38,4 +47,9 @@ DRAWING_START = (
 def is_read_at_start(variable: str) -> bool:
     """Whether a program that is given it gets a fresh interpreter (`needs_exec`)."""
     starts = (*LIBRARY_START, *GLIB_START, *WINDOW_START, *DRAWING_START)
-    return variable in MODULE_START or variable.startswith(starts)
+    return is_of_a_module(variable) or variable.startswith(starts)
+
+
+def is_of_a_module(variable: str) -> bool:
+    """Whether a module is known to read it when it is imported."""
+    return variable in MODULE_START or variable.startswith(PACKAGE_START)

@@ -114,6 +114,14 @@ def of_object(value: Any, named: str, depth: int, above: tuple[int, ...]) -> Any
     return found
 
 
+def _told(value: Any) -> Any:
+    """Its `shape`; a proxy may refuse to be asked for as much as its class."""
+    try:
+        return shape(value)
+    except Exception as error:
+        return ["cannot be looked at", type(error).__name__]
+
+
 def describe(names: list[str]) -> dict[str, Any]:
     """By module, in the order of ``names``, each global's `shape`."""
     state: dict[str, Any] = {"modules": names}
@@ -123,7 +131,7 @@ def describe(names: list[str]) -> dict[str, Any]:
             continue
         if isinstance(module, types.ModuleType):
             found = list(vars(module).items())
-            state[name] = {k: shape(v) for k, v in found if k not in UNSAID}
+            state[name] = {k: _told(v) for k, v in found if k not in UNSAID}
         else:
             state[name] = shape(module)
     return state

@@ -61,7 +61,11 @@ file-size = "300M"
 PATIENCE_S = 240
 TRIES = 3
 
-OUTCOME = re.compile(r"^(\w+) \(([\w.]+)\)\n?[^\n]*? \.\.\. (\w[^\n]*)", re.MULTILINE)
+BEGUN = re.compile(r"^(\w+) \(([\w.]+)\)\n?[^\n]*? \.\.\. ", re.MULTILINE)
+# What a test itself prints comes between.
+OUTCOME = re.compile(
+    r"(?:\A|^)(ok|FAIL|ERROR|skipped|expected|unexpected)\b", re.MULTILINE
+)
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +87,14 @@ def outcomes(daemon: Service, module: str, tier: str) -> dict[str, str]:
     except subprocess.TimeoutExpired:
         client.terminate()
         _, errors = client.communicate()
-    found = OUTCOME.finditer(errors.decode(errors="replace"))
-    return {f"{m[2]}:{m[1]}": m[3].split()[0] for m in found}
+    text = errors.decode(errors="replace")
+    begun = list(BEGUN.finditer(text))
+    ends = [*(m.start() for m in begun[1:]), len(text)]
+    found = {}
+    for m, end in zip(begun, ends, strict=True):
+        said = OUTCOME.search(text[m.end() : end])
+        found[f"{m[2]}:{m[1]}"] = said[1] if said else "nothing"
+    return found
 
 
 @dataclass

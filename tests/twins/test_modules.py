@@ -1,10 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A preloaded module is what a cold start would have made of it, value by value.
-
-The same program under the same policy, in the same environment, once in the tier exec
-and once forked. What two cold starts have not in common is nobody's promise: with
-another hash seed a set has another order.
-"""
+"""A preloaded module is what a cold start would have made of it, value by value."""
 
 from __future__ import annotations
 
@@ -12,12 +7,11 @@ import os
 import time
 from collections.abc import Iterator
 from itertools import product
-from typing import Any
 
 import pytest
 from support.daemons import Service, service
 from support.powers import need, sandboxes
-from support.spoiling import launch
+from support.states import ENVIRONMENTS, POLICIES, compared
 
 from isolauncher import twin
 from isolauncher.zygote.sets import PYTHON
@@ -34,49 +28,6 @@ MODULES = tuple(
     typing unittest urllib.request uuid xml.etree.ElementTree zipfile zoneinfo
     """.split()
 )
-
-ENVIRONMENTS: dict[str, dict[str, str]] = {
-    "plain": {},
-    "locale": {"LC_ALL": "C.utf8", "LANGUAGE": "de:fr"},
-    "zone": {"TZ": "Asia/Kathmandu"},
-    "home": {"HOME": "/var/tmp", "TMPDIR": "/var/tmp", "USER": "somebody"},
-    "directories": {
-        "XDG_DATA_HOME": "/x",
-        "XDG_CONFIG_HOME": "/y",
-        "XDG_DATA_DIRS": "/z",
-    },
-    "display": {
-        "DISPLAY": ":77",
-        "XAUTHORITY": "/nonexistent",
-        "http_proxy": "http://p:1",
-    },
-}
-
-_POLICY = """version = 1
-extends = "default"
-[match]
-callers = ["*"]
-[environment]
-keep = ["...", "HOME", "TMPDIR", "USER", "XDG_*", "DISPLAY", "XAUTHORITY", "http_proxy"]
-"""
-POLICIES = {
-    "plain": _POLICY,
-    "other": f"""{_POLICY}
-[identity]
-inner-uid = "same"
-[namespaces]
-hostname = "another"
-[network]
-access = "none"
-""",
-    "strict": f"""{_POLICY}
-[limits]
-open-files = 200
-processes = 30
-nice = 5
-memory = "300M"
-""",
-}
 
 
 @pytest.fixture(scope="module")
@@ -120,40 +71,3 @@ def test_the_table_is_of_sixty_preloaded_modules_and_three_exceptions() -> None:
     assert set(MODULES) <= {*PYTHON, *(n.rpartition(".")[0] for n in PYTHON)}
     assert len(list(product(ENVIRONMENTS, POLICIES))) == 18
     assert len(twin.ALLOWED) < 5
-
-
-def compared(
-    daemon: Service, module: str, environment: str, policy: str
-) -> Iterator[str]:
-    cold, again = (run(daemon, module, environment, policy, "exec") for _ in range(2))
-    forked = run(daemon, module, environment, policy, "fork")
-    assert module in forked["modules"]
-    for path, value in twin.unlike(cold, again, forked):
-        if not twin.is_allowed(path):
-            yield f"{module} ({environment}, {policy}): {path}: {value}"
-
-
-def run(
-    daemon: Service, module: str, environment: str, policy: str, tier: str
-) -> dict[str, Any]:
-    script = daemon.script("twin.py", twin.script(f"import {module}\n", "/twin.py"))
-    made = launch(
-        daemon,
-        script,
-        policy=policy,
-        tier=tier,
-        environment={"LANG": "C.UTF-8", **ENVIRONMENTS[environment]},
-    )
-    try:
-        printed = made.printed()
-        said = made.end()
-    finally:
-        made.close()
-    assert said is not None
-    assert said.get("status") == 0, said
-    report = said["report"]
-    assert isinstance(report, dict)
-    assert report["activity"]["tier"] == tier, report["skipped"]
-    _, state = twin.heard(printed.decode())
-    assert state is not None
-    return state

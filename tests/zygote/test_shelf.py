@@ -16,7 +16,7 @@ import pytest
 from isolauncher.zygote.handover import shelf
 
 KNOWN = frozenset(sys.path)
-FOUND = shelf.place(json)
+FOUND = shelf.place("json", json)
 
 
 def _package(top: Path) -> None:

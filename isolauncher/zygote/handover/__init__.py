@@ -104,6 +104,8 @@ class World:
     body imports, in this order. ``exits``: what preloaded modules registered with
     atexit while they were imported.
     ``finders``: what shelved ones added to ``sys.meta_path``, by the finder's module.
+    ``asking``: those whose bodies ask `platform` for the host.
+    ``filters``: what shelved ones added to the warning filters, and whether at the end.
     """
 
     pristine: Pristine
@@ -116,6 +118,8 @@ class World:
     shelved: frozenset[str] = frozenset()
     lasting: frozenset[str] = frozenset()
     finders: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
+    asking: frozenset[str] = frozenset()
+    filters: Mapping[str, tuple[tuple[Any, bool], ...]] = field(default_factory=dict)
     # What `settle` has found out, for `interpreter`, `modules` and `shelf`.
     site_index: int = 0
     tops: Mapping[str, tuple[str, str]] = field(default_factory=dict)

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 
 from isolauncher.zygote.handover import Fresh, Start, World
 from isolauncher.zygote.handover.shelf import comes_first, place
+from isolauncher.zygote.noting import globals_of
 
 
 def settle(world: World) -> World:
@@ -38,11 +39,11 @@ def apply(start: Start, world: World) -> None:
     for name in gone:
         world.kept.append(sys.modules.pop(name))
     for package, child in world.orphans:
-        vars(_of(package, world)).pop(child, None)
+        globals_of(_of(package, world)).pop(child, None)
 
 
 def _of(name: str, world: World) -> object:
-    return world.shelf.get(name) or sys.modules[name]
+    return world.shelf[name] if name in world.shelf else sys.modules[name]
 
 
 def _orphans(hidden: tuple[str, ...], world: World) -> Iterator[tuple[str, str]]:
@@ -50,7 +51,7 @@ def _orphans(hidden: tuple[str, ...], world: World) -> Iterator[tuple[str, str]]
     for name in hidden:
         package, _, child = name.rpartition(".")
         if package in world.visible:
-            known = vars(_of(package, world))
+            known = globals_of(_of(package, world))
             if known.get(child) is sys.modules[name]:
                 yield package, child
 
@@ -68,7 +69,7 @@ def _tops(world: World) -> dict[str, tuple[str, str]]:
         if name in world.shelf and name not in seen:
             seen.add(name)
             todo += (name.partition(".")[0], *world.needs.get(name, ()))
-    found = {name: place(world.shelf[name]) for name in seen if "." not in name}
+    found = {name: place(name, world.shelf[name]) for name in seen if "." not in name}
     return {name: where for name, where in found.items() if where is not None}
 
 

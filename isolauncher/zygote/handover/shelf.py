@@ -45,7 +45,7 @@ from typing import Any
 
 from isolauncher.zygote import unseen
 from isolauncher.zygote.handover import Start, World
-from isolauncher.zygote.noting import bootstrap
+from isolauncher.zygote.noting import bootstrap, globals_of
 
 _PACKAGE = "__init__.py"
 _MISSING = object()
@@ -84,9 +84,15 @@ def apply(start: Start, world: World) -> None:
         _shelf.leave_nothing()
 
 
-def place(module: object) -> tuple[str, str] | None:
-    """The entry of the path that it came from, and its file; None: from no file."""
+def place(name: str, module: object) -> tuple[str, str] | None:
+    """The entry of the path that ``name`` came from, and its file.
+
+    None: from no file, or it is another name of a module that was found by its own, as
+    cffi gives to what lies in a package.
+    """
     spec = getattr(module, "__spec__", None)
+    if not _was_found(name, module):
+        return None
     origin = getattr(spec, "origin", None)
     if getattr(spec, "loader", None) in (BuiltinImporter, FrozenImporter):
         # Found before any path.
@@ -96,6 +102,12 @@ def place(module: object) -> tuple[str, str] | None:
     directory, name = os.path.split(origin)
     # By the file, since `six` calls itself a package.
     return (os.path.dirname(directory) if name == _PACKAGE else directory), origin
+
+
+def _was_found(name: str, module: object) -> bool:
+    """Not if somebody has put it into ``sys.modules`` by hand, under that name."""
+    spec = getattr(module, "__spec__", None)
+    return getattr(spec, "name", None) == name
 
 
 def comes_first(top: str, found: tuple[str, str], known: frozenset[str]) -> bool:
@@ -181,7 +193,7 @@ class _Shelf:
         self._tops = {
             name: found
             for name, module in self._all.items()
-            if "." not in name and (found := place(module)) is not None
+            if "." not in name and (found := place(name, module)) is not None
         }
         self._brings = {name: self._closure(name, world.needs) for name in self._all}
         self._bound = self._take_out()
@@ -190,6 +202,7 @@ class _Shelf:
             module = str(getattr(one[0], "__module__", None))
             self._exits.setdefault(module, []).append(one)
         self._finders = world.finders
+        self._filters = world.filters
         # Two threads may import: the second must not go on before all is renewed.
         self._lock = threading.RLock()
 
@@ -209,7 +222,8 @@ class _Shelf:
                 done.append(one)
             elif one in self._all and one not in begun:
                 parent = one.rpartition(".")[0]
-                if parent in self._all and parent not in begun:
+                found = _was_found(one, self._all[one])
+                if found and parent in self._all and parent not in begun:
                     todo += ((one, False), (parent, False))
                     continue
                 begun.add(one)
@@ -227,15 +241,17 @@ class _Shelf:
         for name, module in self._all.items():
             del sys.modules[name]
             package, child = self._package(name)
-            if package is None or package.__dict__.get(child) is not module:
+            if package is None or globals_of(package).get(child) is not module:
                 continue
-            if name not in self._brings.get(name.rpartition(".")[0], ()):
+            brings = self._brings.get(name.rpartition(".")[0], ())
+            if name not in brings and _was_found(name, module):
                 bound.add(name)
         return frozenset(bound)
 
     def _package(self, name: str) -> tuple[object | None, str]:
         parent, _, child = name.rpartition(".")
-        return self._all.get(parent) or sys.modules.get(parent), child
+        there = self._all if parent in self._all else sys.modules
+        return there.get(parent), child
 
     def bring(self, name: str) -> None:
         """Back into ``sys.modules``, if it is what an import would make now."""
@@ -261,7 +277,7 @@ class _Shelf:
         for name in self._bound:
             # Else ``from package import child`` would find it without asking.
             package, child = self._package(name)
-            package.__dict__.pop(child, None)
+            globals_of(package).pop(child, None)
 
     def _is_another(self, name: str, ahead: Ahead) -> bool:
         """Whether an import of ``name`` now would not come to the preloaded one."""
@@ -301,5 +317,7 @@ class _Shelf:
             package, child = self._package(name)
             setattr(package, child, module)
         sys.meta_path.extend(self._finders.get(name, ()))  # type: ignore[arg-type]
+        for one, last in self._filters.get(name, ()):
+            warnings._add_filter(*one, append=last)  # type: ignore[attr-defined]
         for function, arguments, keywords in self._exits.get(name, ()):
             atexit.register(function, *arguments, **keywords)

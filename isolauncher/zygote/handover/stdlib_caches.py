@@ -23,6 +23,7 @@ from types import ModuleType
 from typing import Any
 
 from isolauncher.zygote.handover import Start, World
+from isolauncher.zygote.noting import globals_of
 
 _MAIN = "__mp_main__"
 _SQLITE_TEMP = ("SQLITE_TMPDIR", "TMPDIR")
@@ -35,8 +36,12 @@ def settle(world: World) -> World:
             renew(module)
     _exit_calls(world)
     _reducers()
-    _names_of_importlib()
+    if "importlib" not in world.pristine.modules:
+        # Else `site` has imported it (a .pth file did), in a cold start too.
+        _names_of_importlib()
     _loggers(world)
+    for name in world.asking:
+        _also(name, _asks_platform)
     # The zygote's own __main__, by the name that multiprocessing gives it.
     sys.modules.pop(_MAIN, None)
     return dataclasses.replace(world, shelved=world.shelved - {_MAIN})
@@ -220,7 +225,7 @@ def _most_descriptors(module: Any) -> None:
         module.MAXFD = os.sysconf("SC_OPEN_MAX")
 
 
-def _asked_by_uuid(module: Any) -> None:
+def _asks_platform(module: Any) -> None:
     # Its body asks, and so it is remembered: by the name of this host.
     sys.modules["platform"].system()
 
@@ -243,6 +248,7 @@ def _name_importlib(module: Any) -> None:
 
 
 _kept_loggers: dict[str, list[Any]] = {}
+_kept_handlers: dict[str, list[Any]] = {}
 
 
 def _loggers(world: World) -> None:
@@ -260,9 +266,12 @@ def _loggers(world: World) -> None:
     ours = {n.partition(".")[0] for n in sys.modules if n not in world.visible}
     owners: dict[int, list[str]] = {}
     for name in world.shelved - {"logging"}:
-        for value in vars(sys.modules.get(name, logging)).values():
-            if isinstance(value, logging.Logger) and value is not logging.root:
+        for value in globals_of(sys.modules.get(name, logging)).values():
+            kind = type(value)
+            if issubclass(kind, logging.Logger) and value is not logging.root:
                 owners.setdefault(id(value), []).append(name)
+            elif issubclass(kind, logging.Handler):
+                _kept_handlers.setdefault(name, []).append(value)
     for logger in known:
         named = next((n for n in _upwards(logger.name) if n in world.shelved), None)
         found = owners.get(id(logger)) or ([named] if named else [])
@@ -270,7 +279,7 @@ def _loggers(world: World) -> None:
             _kept_loggers.setdefault(name, []).append(logger)
         if not found and logger.name.partition(".")[0] not in ours:
             _know(logger)
-    for name in _kept_loggers:
+    for name in {**_kept_loggers, **_kept_handlers}:
         _also(name, _know_loggers)
 
 
@@ -281,8 +290,17 @@ def _upwards(name: str) -> Iterator[str]:
 
 
 def _know_loggers(module: Any) -> None:
-    for logger in _kept_loggers[module.__name__]:
+    logging: Any = sys.modules["logging"]
+    known = {ref() for ref in logging._handlerList}
+    kept = _kept_loggers.get(module.__name__, [])
+    own = [*_kept_handlers.get(module.__name__, [])]
+    for logger in kept:
         _know(logger)
+        own += logger.handlers
+    for handler in own:
+        if handler not in known:
+            known.add(handler)
+            logging._addHandlerRef(handler)
 
 
 def _know(logger: Any) -> None:
@@ -336,7 +354,6 @@ RENEW: dict[str, Callable[[Any], None]] = {
     "importlib": _name_importlib,
     "zoneinfo._tzpath": _paths_of_zones,
     "multiprocessing.util": _most_descriptors,
-    "uuid": _asked_by_uuid,
 }
 
 AHEAD = {"multiprocessing": _name_of_main}

@@ -19,18 +19,25 @@ noting.begin()
 from isolauncher.zygote import program, serve  # noqa: E402
 
 
+def listed(name):
+    """The words of a file beside what is planted, if there is one."""
+    import os
+
+    try:
+        with open(os.path.join(sys.argv[1], name)) as file:
+            return file.read().split()
+    except FileNotFoundError:
+        return []
+
+
 def plant():
     import os
 
     from isolauncher.zygote import preload, sets
 
     names = sorted(n[:-3] for n in os.listdir(sys.argv[1]) if n.endswith(".py"))
-    sets.SETS["python"] = (*sets.SETS["python"], *names)
-    place = os.path.join(sys.argv[1], "lacking")
-    hidden = []
-    if os.path.exists(place):
-        with open(place) as file:
-            hidden = file.read().split()
+    sets.SETS["python"] = (*sets.SETS["python"], *names, *listed("also"))
+    hidden = listed("lacking")
     really = preload._absent
 
     def absent(name):
