@@ -50,7 +50,10 @@ class Scratch:
             return True
         # A file system's answer is its kind's. To ask takes a mount, and for the end
         # of one the kernel waits until every processor has noticed.
-        key = os.fstat(fd).st_dev, kernel.file_system(fd)
+        try:
+            key = os.fstat(fd).st_dev, kernel.file_system(fd)
+        except OSError:
+            return self._takes_a_map(fd)  # it shows itself to its owner alone (FUSE)
         if key not in self._known:
             if len(self._known) >= MAX_KNOWN:
                 self._known.clear()

@@ -431,7 +431,8 @@ def _read(path: str) -> Remark:
     whole = _above(path, _HOMES) or path.rstrip("/") == IN_HOME.rstrip("/")
     if whole or (home and posixpath.dirname(path) in _HOMES):
         return _finds("reads-everything", key, path)
-    if _above(path, ("/run", "/var/run")) or _below(path, ("/run/user",)):
+    brought = _below(path, ("/run/media",))
+    if _above(path, ("/run",)) or (_below(path, ("/run", "/var/run")) and not brought):
         return _finds("reads-sockets", key, path)
     if posixpath.basename(path) == "machine-id":
         return _finds("reads-machine-id", key, path)

@@ -549,8 +549,8 @@ def preload(
         again = own | reach(set(first) | (loaded & own), needs)
         lasting = shelved - again
     added = {n: tuple(own) for n, own in noting.filters().items() if n in shelved}
-    later = {one for own in added.values() for one, _ in own}
-    later -= set(pristine.warning_filters)
+    first_ones = pristine.warning_filters
+    later = [f for own in added.values() for f, _ in own if f not in first_ones]
     theirs = [f for f in meta_path if getattr(f, "__module__", None) in shelved]
     world = World(
         pristine=pristine,

@@ -182,6 +182,8 @@ def test_no_shipped_policy_has_a_dangerous_finding() -> None:
         ('[network]\naccess = "host"', "network-host", "dangerous"),
         ('[files]\nread = ["/home"]', "reads-everything", "dangerous"),
         ('[files]\nread = ["/run"]', "reads-sockets", "dangerous"),
+        ('[files]\nread = ["/run/dbus"]', "reads-sockets", "dangerous"),
+        ('[files]\nread = ["/run/media"]', "reads-others", "open"),
         ('[files]\nread = ["{home}/Mail"]', "reads-home", "open"),
         ('[files]\nread = ["/var/log"]', "reads-others", "open"),
         ('[files]\nread = ["/etc/machine-id"]', "reads-machine-id", "note"),

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Prints the table of modules in docs/preload.md: what each costs, and the verdict.
+"""Prints a table of modules for docs/preload.md: what each costs, and the verdict.
 
     sudo python3 tests/support/module_table.py docs/preload.md
 
 Measured on this machine, as `isolauncher preload list` and `check` do it; the packages
 of tests/twins/test_packages.py too, each in an interpreter of its own, and whether one
-that is forked is what a cold start makes. Needs what `make test-long` installs.
+that is forked is what a cold start makes. Needs what `make test-long` installs, and
+some ten minutes; docs/preload.md does not have it yet.
 """
 
 from __future__ import annotations

@@ -145,3 +145,85 @@ def test_what_a_module_leaves_with_others_comes_with_it(tmp_path: Path) -> None:
     assert cold.err == forked.err == b""
     assert forked.out == cold.out
     assert b"noisy ends" in cold.out
+
+
+HANDLES = """\
+import logging, warnings
+
+LOG = logging.getLogger("quietly")
+LOG.addHandler(logging.NullHandler())
+SPARE = logging.StreamHandler()
+warnings.filterwarnings("ignore", message="of quietly")
+"""
+ASKS = """\
+import sys
+
+def show():
+    import logging, warnings
+    print([type(ref()).__name__ for ref in logging._handlerList])
+    print([str(one[1]) for one in warnings.filters])
+
+if sys.argv[1] == "before":
+    show()
+import quietly
+print("logging" in sys.modules)
+show()
+import quietly.inner
+show()
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_filters_and_handlers_come_with_the_module_that_made_them(
+    tmp_path: Path, when: str
+) -> None:
+    """Also where a package that has a logger's name does not import logging."""
+    package = tmp_path / "quietly"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "inner.py").write_text(HANDLES)
+    script = tmp_path / "asks.py"
+    script.write_text(ASKS)
+    cold = twins.cold(str(script), when)
+    forked = twins.forked(
+        str(script), when, preload=[*PYTHON, "quietly.inner"], path=[str(tmp_path)]
+    )
+    assert cold.err == forked.err == b""
+    assert forked.out == cold.out
+    assert b"of quietly" in cold.out.splitlines()[-1]
+    assert b"of quietly" not in cold.out.splitlines()[-3]
+
+
+TWO_NAMES = """\
+import sys, types
+
+class Lib:
+    __slots__ = ()
+    number = 5
+
+lib = Lib()
+sys.modules["_bare"] = sys.modules[__name__]
+sys.modules["_bare.lib"] = lib
+"""
+
+
+def test_a_module_of_two_names_and_what_has_no_globals_are_imported(
+    tmp_path: Path,
+) -> None:
+    """As cffi leaves an extension module that lies in a package."""
+    package = tmp_path / "outer"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "_bare.py").write_text(TWO_NAMES)
+    script = tmp_path / "uses.py"
+    script.write_text(
+        "import sys\nfrom outer._bare import lib\nimport _bare.lib\n"
+        "print(lib.number, _bare.lib is lib, list(sys.modules)[-4:])\n"
+    )
+    cold = twins.cold(str(script))
+    forked = twins.forked(
+        str(script), preload=[*PYTHON, "outer._bare"], path=[str(tmp_path)]
+    )
+    assert cold.err == forked.err == b""
+    assert forked.out == cold.out
+    assert cold.out.startswith(b"5 True ")

@@ -64,6 +64,8 @@ def _logging(module: ModuleType) -> None:
     root.filters.clear()
     module.disable(module.NOTSET)
     module.raiseExceptions = True  # type: ignore[attr-defined]
+    # Once, in the zygote: a child has none but that one yet.
+    _made_handlers[:] = _made_handlers or module._handlerList
     kept = module.lastResort
     module._handlerList[:] = [ref for ref in module._handlerList if ref() is kept]
 
@@ -227,7 +229,9 @@ def _most_descriptors(module: Any) -> None:
 
 def _asks_platform(module: Any) -> None:
     # Its body asks, and so it is remembered: by the name of this host.
-    sys.modules["platform"].system()
+    platform = sys.modules.get("platform")
+    if platform is not None:
+        platform.system()
 
 
 def _names_of_importlib() -> None:
@@ -249,6 +253,8 @@ def _name_importlib(module: Any) -> None:
 
 _kept_loggers: dict[str, list[Any]] = {}
 _kept_handlers: dict[str, list[Any]] = {}
+_kept_logging: list[Any] = []
+_made_handlers: list[Any] = []
 
 
 def _loggers(world: World) -> None:
@@ -260,13 +266,14 @@ def _loggers(world: World) -> None:
     logging: Any = sys.modules.get("logging")
     if logging is None:
         return
+    _kept_logging[:] = [logging]
     manager = logging.Logger.manager
     known = [one for one in manager.loggerDict.values() if hasattr(one, "handlers")]
     manager.loggerDict.clear()
     ours = {n.partition(".")[0] for n in sys.modules if n not in world.visible}
     owners: dict[int, list[str]] = {}
     for name in world.shelved - {"logging"}:
-        for value in globals_of(sys.modules.get(name, logging)).values():
+        for value in globals_of(sys.modules.get(name)).values():
             kind = type(value)
             if issubclass(kind, logging.Logger) and value is not logging.root:
                 owners.setdefault(id(value), []).append(name)
@@ -279,7 +286,13 @@ def _loggers(world: World) -> None:
             _kept_loggers.setdefault(name, []).append(logger)
         if not found and logger.name.partition(".")[0] not in ours:
             _know(logger)
-    for name in {**_kept_loggers, **_kept_handlers}:
+    for name, loggers in _kept_loggers.items():
+        own = _kept_handlers.setdefault(name, [])
+        own += (h for one in loggers for h in one.handlers if h not in own)
+    made = [ref() for ref in _made_handlers]
+    for name, own in _kept_handlers.items():
+        # In the order of their making, which logging keeps them in.
+        own.sort(key=lambda h: made.index(h) if h in made else len(made))
         _also(name, _know_loggers)
 
 
@@ -290,16 +303,13 @@ def _upwards(name: str) -> Iterator[str]:
 
 
 def _know_loggers(module: Any) -> None:
-    logging: Any = sys.modules["logging"]
+    # Perhaps not in sys.modules: a package need not import it to have its name.
+    (logging,) = _kept_logging
     known = {ref() for ref in logging._handlerList}
-    kept = _kept_loggers.get(module.__name__, [])
-    own = [*_kept_handlers.get(module.__name__, [])]
-    for logger in kept:
+    for logger in _kept_loggers.get(module.__name__, ()):
         _know(logger)
-        own += logger.handlers
-    for handler in own:
+    for handler in _kept_handlers.get(module.__name__, ()):
         if handler not in known:
-            known.add(handler)
             logging._addHandlerRef(handler)
 
 
