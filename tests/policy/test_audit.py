@@ -7,6 +7,7 @@ Every setting of every shipped policy is weakened, one at a time.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,6 @@ from isolauncher.errors import PolicyError
 from isolauncher.policy import audit
 from isolauncher.policy.load import PolicyStore, trusted_owners
 from isolauncher.policy.model import KEYS, Policy, Value, values
-
-NAMES = PolicyStore().names()
 
 # Key to what is written in its place, from harmless to careless. Of a list each is
 # one more item; of the rest, those after the one in force.
@@ -116,53 +115,56 @@ def _more(key: str, value: int) -> Iterator[int]:
         yield from (n for n in more if n <= limit.maximum)
 
 
-def store(place: Path, **texts: str) -> PolicyStore:
-    for name, text in texts.items():
-        (place / f"{name}.toml").write_text(text)
-    return PolicyStore(
-        etc_dir=str(place), owners=trusted_owners() | {place.stat().st_uid}
-    )
+def written(place: Path, name: str, **texts: str) -> Policy:
+    """``name`` of a directory that has these as well; PolicyError if it is none."""
+    for one, text in texts.items():
+        (place / f"{one}.toml").write_text(text)
+    owners = trusted_owners() | {place.stat().st_uid}
+    with closing(PolicyStore(etc_dir=str(place), owners=owners)) as policies:
+        return policies.get(name)
 
 
-def refused(policies: PolicyStore, name: str) -> set[str]:
-    """The keys of what is wrong with it."""
-    try:
-        policies.get(name)
-    except PolicyError as error:
-        return {mistake.key for mistake in error.mistakes}
-    return set()
+def shipped(name: str) -> Policy:
+    with closing(PolicyStore()) as policies:
+        return policies.get(name)
 
 
-@pytest.mark.parametrize("name", NAMES)
+def names() -> list[str]:
+    with closing(PolicyStore()) as policies:
+        return list(policies.names())
+
+
+@pytest.mark.parametrize("name", names())
 def test_every_weakening_is_seen_by_a_remark_that_names_its_key(
     name: str, tmp_path: Path
 ) -> None:
     head = f'version = 1\nextends = "{name}"\n'
-    before = store(tmp_path, mutant=head).get("mutant")
+    before = written(tmp_path, "mutant", mutant=head)
     plain = audit.remarks(before)
     seen = set()
     for number, (key, line) in enumerate(weaker(before)):
         table = key.partition(".")[0]
-        made = {f"m{number}": f"{head}[{table}]\n{line}\n"}
-        policies = store(tmp_path, **made)
-        if key in refused(policies, f"m{number}"):
-            # No policy may say that at all.
+        try:
+            text = f"{head}[{table}]\n{line}\n"
+            mutant = written(tmp_path, f"m{number}", **{f"m{number}": text})
+        except PolicyError as error:
+            if key not in {mistake.key for mistake in error.mistakes}:
+                raise
+            continue  # no policy may say that at all
+        finally:
             (tmp_path / f"m{number}.toml").unlink()
-            continue
-        found = audit.remarks(policies.get(f"m{number}"))
+        found = audit.remarks(mutant)
         assert audit.exposure(found) > audit.exposure(plain), f"{key}: {line}"
         # What the key comes to now is more than before, and a remark of it says so.
         assert points(found, key) > points(plain, key), f"{key}: {line}"
         seen.add(".".join(key.split(".")[:2]))
-        (tmp_path / f"m{number}.toml").unlink()
     already = {"preload.set", "preload.tier", "limits.cgroup", "display.x11"}
     every = {".".join(key.split(".")[:2]) for key in values(before)}
     assert every - seen - NOT_WEAKER <= already | {"limits.cpu-seconds", "limits.nice"}
 
 
 def test_there_are_hundreds_of_weakenings() -> None:
-    policies = PolicyStore()
-    assert sum(len(list(weaker(policies.get(name)))) for name in NAMES) > 300
+    assert sum(len(list(weaker(shipped(name)))) for name in names()) > 300
 
 
 def points(found: tuple[audit.Remark, ...], key: str) -> float:
@@ -170,9 +172,8 @@ def points(found: tuple[audit.Remark, ...], key: str) -> float:
 
 
 def test_no_shipped_policy_has_a_dangerous_finding() -> None:
-    policies = PolicyStore()
-    for name in NAMES:
-        worst = audit.worst(audit.remarks(policies.get(name)))
+    for name in names():
+        worst = audit.worst(audit.remarks(shipped(name)))
         assert not audit.reaches(worst, "dangerous"), name
 
 
@@ -212,7 +213,7 @@ def test_no_shipped_policy_has_a_dangerous_finding() -> None:
 def test_a_finding_names_the_line_and_what_to_write_instead(
     tmp_path: Path, text: str, id: str, severity: str
 ) -> None:
-    policy = store(tmp_path, one=f"version = 1\n{text}\n").get("one")
+    policy = written(tmp_path, "one", one=f"version = 1\n{text}\n")
     told = audit.findings(audit.remarks(policy))
     (found,) = [remark for remark in told if remark.id == id]
     assert found.severity == severity
@@ -226,12 +227,13 @@ def test_a_finding_names_the_line_and_what_to_write_instead(
 
 
 def test_of_a_list_the_file_that_added_an_item_is_named(tmp_path: Path) -> None:
-    policies = store(
+    policy = written(
         tmp_path,
+        "two",
         one='version = 1\n[files]\nread = ["/var/log"]\n',
         two='version = 1\nextends = "one"\n[files]\nread = ["...", "/srv"]\n',
     )
-    told = audit.findings(audit.remarks(policies.get("two")))
+    told = audit.findings(audit.remarks(policy))
     assert [(r.item, Path(r.file).name) for r in told] == [
         ("/var/log", "one.toml"),
         ("/srv", "two.toml"),
