@@ -25,8 +25,18 @@ from importlib.machinery import SourceFileLoader
 from types import ModuleType
 from typing import Any
 
-from isolauncher.zygote import blame, describe, getenv, hazards, kept, preload
+from isolauncher.zygote import (
+    blame,
+    describe,
+    elsewhere,
+    getenv,
+    hazards,
+    kept,
+    noting,
+    preload,
+)
 from isolauncher.zygote.handover import Pristine, World
+from isolauncher.zygote.handover.elsewhere import taken_back
 
 _CLONE_NEWUTS = 0x04000000
 _PR_SET_DUMPABLE = 4
@@ -217,6 +227,9 @@ class _Auditor:
                 # Those that were noted when they were made.
                 if fault.startswith(("read environment", "keeps ")):
                     continue
+                by_event = fault in (preload.USED_SOCKET, preload.RAN_PROGRAM)
+                if by_event and self._has(entry.name, kind):
+                    continue
                 made = hazards.Finding(
                     entry=entry.name,
                     kind=kind,
@@ -227,13 +240,38 @@ class _Auditor:
                 what = "import" if kind == "import" else hazards.stable(fault)
                 self._put(made, self.placed.get(_key(entry.name, what)))
 
+    def _has(self, entry: str, kind: str) -> bool:
+        return any((f.entry, f.kind) == (entry, kind) for f in self.findings)
+
+    def elsewhere(self, world: World) -> None:
+        """What was changed in other modules, and is told of: not within the library."""
+        told: set[tuple[str, str]] = set()
+        for change in taken_back(world):
+            text = f"{hazards.CHANGES}{change.name}"
+            if change.by not in self.brought or hazards.is_a_cache(change):
+                continue
+            if change.by.partition(".")[0] in sys.stdlib_module_names:
+                continue
+            entry = self.brought[change.by]
+            if (entry, text) not in told:
+                told.add((entry, text))
+                made = hazards.Finding(
+                    entry=entry,
+                    kind="elsewhere",
+                    text=text,
+                    hazard="H41",
+                    answer="elsewhere",
+                )
+                at = self.placed.get(_key(entry, hazards.stable(text)))
+                self._put(made, at or (_file(change.by), 0))
+
     def adopt(self, theirs: frozenset[str], names: Sequence[str], world: World) -> None:
         """What our own code had imported before counts as the first entry's to need it.
 
         How it was imported was not seen; what it holds is.
         """
         for name in names:
-            for module in preload.reach({name}, world.needs) & theirs:
+            for module in noting.reach({name}, world.needs) & theirs:
                 self.brought.setdefault(module, name)
         for module in theirs:
             self.brought.setdefault(module, names[-1])
@@ -352,9 +390,8 @@ def audit(cold: Cold, answer: int, told: Told) -> dict[str, object]:
     pristine = Pristine.capture(*cold)
     skipped = _become(told)
     sys.path += told.path
-    possible = blame.looks()
     auditor = _Auditor(
-        trace={name: possible[name] for name in told.trace},
+        trace={name: blame.look_for(name) for name in told.trace},
         cold=frozenset(pristine.modules),
         alone=len(told.names) == 1,
     )
@@ -373,9 +410,13 @@ def audit(cold: Cold, answer: int, told: Told) -> dict[str, object]:
     theirs = _theirs(report.world)
     auditor.adopt(theirs, told.names, report.world)
     auditor.faults(report)
+    auditor.elsewhere(report.world)
     auditor.keeps(theirs)
     traces = preload.scan_identity(preload.own_values(), report.world.visible)
     said = describe.globals_of(sorted(theirs))
+    # What is said now is said by means that they may have changed.
+    for change in reversed(report.world.changes):
+        elsewhere.undo(change)
     return {
         "entries": report.as_data(),
         "traces": [[t.module, t.name, t.what] for t in traces],

@@ -16,13 +16,17 @@ from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any
 
-from isolauncher.zygote import hazards, preload
+from isolauncher.zygote import hazards, noting, preload
 
 TRACE_S = 20
+_NOTHING = object()
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _IMPORTLIB = os.path.dirname(os.path.abspath(importlib.__file__)) + os.sep
-# Its frames lie between who asks and what is asked, not beyond.
-_STAND_INS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "audit.py")
+# Their frames lie between who asks and what is asked, not beyond.
+_STAND_INS = tuple(
+    os.path.join(os.path.dirname(os.path.abspath(__file__)), name)
+    for name in ("audit.py", "preload.py")
+)
 
 Place = tuple[str, int]
 """A file and a line of it; nothing and 0 where that is not known."""
@@ -38,7 +42,7 @@ def place(frame: FrameType | None) -> Place:
     while frame is not None:
         if not is_machinery(frame):
             chain.append(frame)
-        elif chain and frame.f_code.co_filename != _STAND_INS:
+        elif chain and frame.f_code.co_filename not in _STAND_INS:
             break
         frame = frame.f_back
     if not chain:
@@ -152,6 +156,35 @@ def looks() -> dict[str, Callable[[], object]]:
         hazards.CLOSED: preload.descriptors,
         hazards.OUTPUT: output_sizes,
     }
+
+
+def can_look_for(text: str) -> bool:
+    return text.startswith(hazards.CHANGES) or text in looks()
+
+
+def look_for(text: str) -> Callable[[], object]:
+    """What is to be looked at to see where a finding of these words was made."""
+    if not text.startswith(hazards.CHANGES):
+        return looks()[text]
+    name = text.removeprefix(hazards.CHANGES).partition("[")[0]
+    return lambda: _seen(name)
+
+
+def _seen(name: str) -> object:
+    """By what one sees that the global, attribute or container is another."""
+    modules = noting.everything()
+    parts = name.split(".")
+    for many in range(len(parts) - 1, 0, -1):
+        thing = modules.get(".".join(parts[:many]), _NOTHING)
+        if thing is not _NOTHING:
+            own: Any = noting.globals_of(thing)
+            for part in parts[many:]:
+                thing = own.get(part, _NOTHING)
+                own = vars(thing) if isinstance(thing, type) else {}
+            if type(thing) in (dict, list, set):
+                return id(thing), len(thing)  # type: ignore[arg-type]
+            return id(thing)
+    return None
 
 
 def output_sizes() -> tuple[int, int]:

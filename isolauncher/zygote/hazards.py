@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from isolauncher.zygote import variables
+from isolauncher.zygote.elsewhere import Change
 
 THREADS = "started threads"
 OPENED = "left descriptors open"
 CLOSED = "closed descriptors"
 READS = "reads the environment variable "
+CHANGES = "changes "
 OUTPUT = "wrote to standard output or error"
 
 
@@ -109,6 +111,8 @@ FAULTS: tuple[tuple[str, str, str, str], ...] = (
     ("changed exit handlers", "exit-handler", "H22", "shelf"),
     ("changed ", "interpreter", "H20", ""),
     ("read environment", "environment", "H19", ""),
+    ("used a socket", "socket", "H27", ""),
+    ("ran a program", "process", "H33", ""),
     ("keeps ", "kept", "", ""),
     ("", "import", "H40", ""),
 )
@@ -117,6 +121,16 @@ FAULTS: tuple[tuple[str, str, str, str], ...] = (
 def stable(fault: str) -> str:
     """Without the numbers that are others in another run."""
     return fault.partition(":")[0]
+
+
+def is_a_cache(change: Change) -> bool:
+    """Whether nothing depends on it but how soon a thing is found."""
+    known = (change.owner, change.place) in (("re", "_cache"), ("encodings", "_cache"))
+    return (
+        known
+        or change.place.endswith("._value2member_map_")
+        or change.key == "__warningregistry__"
+    )
 
 
 def file_hazard(path: object, mode: object = None, flags: object = 0) -> str:

@@ -40,6 +40,8 @@ from isolauncher.zygote.noting import Brought
 from isolauncher.zygote.quiet import quiet
 
 OURS = "isolauncher"
+USED_SOCKET = "used a socket"
+RAN_PROGRAM = "ran a program"
 TIME_LIMIT_S = 10.0
 FINGERPRINT_LIMIT = 4 << 20
 _CO_NEWLOCALS = 0x2
@@ -230,14 +232,14 @@ def _built_in() -> dict[str, int]:
 
 def _root_logger() -> object:
     # Absent, or half imported (`audit` looks while it is).
-    root = getattr(sys.modules.get("logging"), "root", None)
+    root = getattr(noting.everything().get("logging"), "root", None)
     if root is None or not hasattr(root, "manager"):
         return [], 30, 0
     return [id(h) for h in root.handlers], root.level, root.manager.disable
 
 
 def _decimal_context() -> object:
-    decimal: Any = sys.modules.get("_decimal")
+    decimal: Any = noting.everything().get("_decimal")
     if not hasattr(decimal, "Context"):
         return ""
     context = decimal.getcontext().copy()
@@ -329,7 +331,7 @@ LOOKS: dict[str, Callable[[], object]] = {
     "decimal context": lambda: _decimal_context(),
     "what prctl keeps": lambda: _prctl(),
     "name of the process": lambda: _comm(),
-    "modules of others": lambda: _Modules(sys.modules),
+    "modules of others": lambda: _Modules(noting.everything()),
 }
 
 # Changed by an import as a cold start's import would change it, and handed on so.
@@ -391,6 +393,23 @@ class Observer(Protocol):
 
 
 @contextlib.contextmanager
+def _noting_sockets(note: Callable[[], None]) -> Iterator[None]:
+    """Note that one was made: what came of it may be another in a sandbox."""
+    kind: Any = socket.socket
+    real = kind.__init__
+
+    def noting(self: object, *arguments: object, **keywords: object) -> None:
+        note()
+        real(self, *arguments, **keywords)
+
+    kind.__init__ = noting
+    try:
+        yield
+    finally:
+        kind.__init__ = real
+
+
+@contextlib.contextmanager
 def _noting_reads(note: Callable[[str], None]) -> Iterator[None]:
     """Note which variables are read: whatever is computed from them is the zygote's.
 
@@ -449,7 +468,7 @@ def _load(library: str) -> str:
 def _import_one(name: str, limit: float, observer: Observer | None) -> str:
     """Import ``name``; what went wrong in words, or nothing."""
     try:
-        with _time_limit(limit):
+        with noting.alone(), _time_limit(limit):
             module = importlib.import_module(name)
             if name.startswith(_NAMESPACES):
                 _wrap(module, name.removeprefix(_NAMESPACES))
@@ -521,11 +540,15 @@ def preload(
     own: set[str] | None = None
     noting.begin()
     noting.looked_at = observer is not None
-    for watching in (noting.import_, noting.find_and_load):
+    for watching in (
+        *(noting.import_, noting.find_and_load),
+        *(noting.create_dynamic, noting.exec_dynamic),
+    ):
         # Else what warns at import would blame them for what its importer does.
         unseen.hide(watching)
     with _noting_exits(calls), quiet():
         before = _state(looks)
+        noting.sharpen(ctypes.c_uint64.from_address)
         for name in names:
             if own is None and name in sets.LASTING:
                 own = set(sys.modules)
@@ -533,9 +556,10 @@ def preload(
             entries.append(entry)
     meta_path, path_hooks = tuple(sys.meta_path), tuple(sys.path_hooks)
     sys.meta_path[:], sys.path_hooks[:] = finders, hooks
+    changes = tuple(noting.changes())
     needs = needed_modules(pristine, noting.end())
     loaded = set(sys.modules) - set(pristine.modules) - ours_first
-    wanted = reach(set(names) | loaded, needs) & set(sys.modules)
+    wanted = noting.reach(set(names) | loaded, needs) & set(sys.modules)
     visible = frozenset(
         name
         for name in set(pristine.modules) | loaded | wanted
@@ -546,7 +570,7 @@ def preload(
     lasting = frozenset[str]()
     if own is not None:
         first = [name for name in names if name not in sets.LASTING]
-        again = own | reach(set(first) | (loaded & own), needs)
+        again = own | noting.reach(set(first) | (loaded & own), needs)
         lasting = shelved - again
     added = {n: tuple(own) for n, own in noting.filters().items() if n in shelved}
     first_ones = pristine.warning_filters
@@ -564,6 +588,8 @@ def preload(
         asking=noting.asking() & shelved,
         shelved=shelved,
         lasting=lasting,
+        changes=changes,
+        own_children=noting.own_children(),
         finders={
             name: tuple(f for f in theirs if getattr(f, "__module__", None) == name)
             for name in {str(getattr(f, "__module__", None)) for f in theirs}
@@ -581,6 +607,8 @@ def _measured(
 ) -> tuple[Entry, _State]:
     count, resident = len(sys.modules), _resident()
     reads: set[str] = set()
+    sockets: list[bool] = []
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
 
     def note(variable: str) -> None:
         reads.add(variable)
@@ -589,11 +617,15 @@ def _measured(
 
     start = time.perf_counter_ns()
     with observer.entry(name) if observer is not None else contextlib.nullcontext():
-        with _noting_reads(note):
+        with _noting_reads(note), _noting_sockets(lambda: sockets.append(True)):
             failure, absent = _bring(name, limit, observer)
     took = time.perf_counter_ns() - start
     after = _state(looks)
     faults = ([failure] if failure else []) + _faults(before, after)
+    if sockets:
+        faults.append(USED_SOCKET)
+    if resource.getrusage(resource.RUSAGE_CHILDREN) != ended:
+        faults.append(RAN_PROGRAM)
     unanswered = _unanswered(reads)
     if unanswered:
         faults.append(f"read environment variables: {', '.join(unanswered)}")
@@ -671,7 +703,7 @@ def needed_modules(pristine: Pristine, brought: Brought) -> dict[str, tuple[str,
     """For each loaded module the modules that its import asks for, in that order."""
     fixed = set(pristine.modules)
     needs: dict[str, tuple[str, ...]] = {
-        name: tuple(dict.fromkeys(up for one in ones for up in _upwards(one)))
+        name: tuple(ones)
         for name, ones in brought.items()
         if name in sys.modules and name not in fixed
     }
@@ -682,24 +714,6 @@ def needed_modules(pristine: Pristine, brought: Brought) -> dict[str, tuple[str,
         if isinstance(thing, type) and parent in sys.modules:
             needs[parent] = (*needs.get(parent, ()), name)
     return needs
-
-
-def _upwards(name: str) -> Iterator[str]:
-    while name:
-        yield name
-        name = name.rpartition(".")[0]
-
-
-def reach(names: set[str], needs: Mapping[str, tuple[str, ...]]) -> set[str]:
-    """``names``, the packages they are in, and all that these need."""
-    seen: set[str] = set()
-    todo = [up for name in names for up in _upwards(name)]
-    while todo:
-        name = todo.pop()
-        if name not in seen:
-            seen.add(name)
-            todo += needs.get(name, ())
-    return seen
 
 
 # Which files were loaded ----------------------------------------------------------

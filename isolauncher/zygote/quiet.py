@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 from isolauncher.zygote import sets, unseen
-from isolauncher.zygote.noting import bootstrap
+from isolauncher.zygote.noting import bootstrap, is_away
 
 _Undo = list[Callable[[], None]]
 
@@ -28,7 +28,7 @@ def quiet() -> Iterator[None]:
     undo: _Undo = []
 
     def find_and_load(name: str, import_: object) -> object:
-        if name not in sys.modules and name in _BEFORE:
+        if name in _BEFORE and not (name in sys.modules or is_away(name)):
             _BEFORE[name](undo)
         return real(name, import_)
 

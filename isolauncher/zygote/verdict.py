@@ -16,9 +16,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from isolauncher.zygote import describe, fresh, handover, program
+from isolauncher.zygote import describe, fresh, handover, preload, program
 from isolauncher.zygote.audit import Told
-from isolauncher.zygote.blame import looks
+from isolauncher.zygote.blame import can_look_for
 from isolauncher.zygote.handover import stdlib_caches, sugar
 from isolauncher.zygote.hazards import CACHES, Finding, stable
 from isolauncher.zygote.variables import is_read_at_start
@@ -105,10 +105,15 @@ class Verdict:
         }
 
 
+_ONE_WORD = {"socket": preload.USED_SOCKET, "process": preload.RAN_PROGRAM}
+
+
 def _is_said(finding: Finding, said: set[str]) -> bool:
     """Whether one of the faults in ``said`` is the same, seen from further away."""
     if finding.kind == "environment" and "read environment variables" in said:
         return True
+    if finding.kind in _ONE_WORD:
+        return _ONE_WORD[finding.kind] in said
     if finding.kind == "kept":
         return finding.text.partition(" in ")[0] in said
     return stable(finding.text) in said
@@ -132,7 +137,8 @@ def judge(names: Sequence[str], *, path: Sequence[str] = ()) -> Verdicts:
         first = _first()
         one = _run(first, Told(names=tuple(names), path=tuple(path)))
         found = [Finding(**data) for data in one["findings"]]
-        unplaced = {stable(f.text) for f in found if not f.line} & looks().keys()
+        unplaced = {stable(f.text) for f in found if not f.line}
+        unplaced = {text for text in unplaced if can_look_for(text)}
         told = Told(names=tuple(names), path=tuple(path), trace=tuple(sorted(unplaced)))
         read = frozenset(_variables(found))
         second = _second(scratch, read)

@@ -40,17 +40,12 @@ ALWAYS = ("jinja2", "psutil", "simplejson", "yaml")
 LEAST = 25
 """So many at least are kept by a zygote, and are the same."""
 
-_UNSEEN = "its C code imports what is loaded already, which nobody is asked for"
+_CODECS = "which codecs were looked up by then, C code remembers for itself"
 DIFFERS = {
     "OpenSSL": "the names of digests depend on what libcrypto has loaded by then",
-    "bs4": f"of lxml {_UNSEEN}",
-    "dateutil.parser": "six replaces its attributes as they are asked for, in turn",
-    "gevent": _UNSEEN,
+    "bs4": f"imports lxml: {_CODECS}",
     "gi.repository.Gst": "warns of versions once; see docs/preload.md",
-    "lxml.etree": _UNSEEN,
-    "requests": "puts names of urllib3's modules into sys.modules, in turn",
-    "uvloop": "concurrent.futures has its children in another order",
-    "zmq": _UNSEEN,
+    "lxml.etree": _CODECS,
 }
 """What is preloaded and is not the same, and why."""
 

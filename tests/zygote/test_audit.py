@@ -392,6 +392,33 @@ PLANTED = {
         *("H40", "import", "under another identity: raised ValueError"),
         "import os\nint(os.environ.get('LEVEL', '3'))\n",
     ),
+    "replaces_function": P(
+        *("H41", "elsewhere", "changes json.dumps"),
+        "import json\ndef patch():\n    json.dumps = len  #!\npatch()\n",
+        answer="elsewhere",
+    ),
+    "changes_class": P(
+        *("H41", "elsewhere", "changes json.encoder.JSONEncoder.item_separator"),
+        "import json\njson.JSONEncoder.item_separator = ';'  #!\n",
+        answer="elsewhere",
+    ),
+    "registers": P(
+        *("H41", "elsewhere", "changes copyreg.dispatch_table[<class"),
+        "import copyreg\nclass Mine: pass\ncopyreg.pickle(Mine, lambda one: '')  #!\n",
+        answer="elsewhere",
+    ),
+    "appends": P(
+        *("H41", "elsewhere", "changes urllib.parse.uses_netloc"),
+        "import urllib.parse\nurllib.parse.uses_netloc.append('mine')  #!\n",
+        answer="elsewhere",
+    ),
+    "counts_children": P(
+        *("H33", "process", "ran a program"),
+        "import ctypes, os\n"
+        "pid = ctypes.CDLL(None).fork()\n"
+        "if not pid: os._exit(0)\n"
+        "os.waitpid(pid, 0)\n",
+    ),
     "reads_below": P(
         # In a module that this one imports, and not where it is imported.
         *("H19", "environment", "reads the environment variable BELOW"),

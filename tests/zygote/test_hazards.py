@@ -277,6 +277,9 @@ ROWS = {
         "import atexit; atexit.register(print, 'mine')",
         plant="import atexit; atexit.register(print, 'of the zygote')",
     ),
+    "H41-registered-elsewhere": Row(
+        "elsewhere", "import copyreg; print(len(copyreg.dispatch_table))"
+    ),
     "H20-our-modules": Row(
         "modules",
         "import sys; print('isolauncher.zygote.handover' in sys.modules)",

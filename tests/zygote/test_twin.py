@@ -147,6 +147,94 @@ def test_what_a_module_leaves_with_others_comes_with_it(tmp_path: Path) -> None:
     assert b"noisy ends" in cold.out
 
 
+MEDDLES = """\
+import copyreg, csv, json, string, sys, urllib.parse
+
+class Mine:
+    pass
+
+class Loud(csv.excel):
+    delimiter = "!"
+
+copyreg.pickle(Mine, lambda one: (Mine, ()))
+urllib.parse.uses_netloc.append("mine")
+urllib.parse.uses_netloc.insert(0, "first")
+csv.register_dialect("loud", Loud)
+json.dumps = len
+json.JSONEncoder.item_separator = ";"
+del string.capwords
+sys.mine = Mine
+HAS = "fractions" in sys.modules
+"""
+UNDERGOES = """\
+import copyreg, csv, json, string, sys, urllib.parse
+
+def show():
+    print(sorted(kind.__qualname__ for kind in copyreg.dispatch_table))
+    print(urllib.parse.uses_netloc, csv.list_dialects())
+    print(json.dumps.__name__, json.JSONEncoder.item_separator)
+    print(hasattr(string, "capwords"), hasattr(sys, "mine"), list(vars(json)))
+
+show()
+if sys.argv[1] == "own":
+    json.dumps = print
+    urllib.parse.uses_netloc.append("own")
+import meddles
+show()
+print(meddles.HAS)
+"""
+
+
+@pytest.mark.parametrize("mode", ["plain", "own"])
+def test_h41_what_a_module_changes_in_others_comes_with_it(
+    tmp_path: Path, mode: str
+) -> None:
+    (tmp_path / "meddles.py").write_text(MEDDLES)
+    script = tmp_path / "undergoes.py"
+    script.write_text(UNDERGOES)
+    cold = twins.cold(str(script), mode)
+    names = [*PYTHON, "fractions", "meddles"]
+    forked = twins.forked(str(script), mode, preload=names, path=[str(tmp_path)])
+    assert cold.err == forked.err == b""
+    assert forked.out == cold.out
+    before, after = cold.out.split(b"\n")[:4], cold.out.split(b"\n")[4:8]
+    assert all(one != other for one, other in zip(before, after, strict=True))
+
+
+LAZY = """\
+import sys, types
+
+class Lazy(types.ModuleType):
+    pass
+
+class Finder:
+    @staticmethod
+    def find_spec(name, path, target=None):
+        from importlib.machinery import ModuleSpec
+        return ModuleSpec(name, Finder) if name == "lazy.moves" else None
+
+    create_module = staticmethod(lambda spec: moves)
+    exec_module = staticmethod(lambda module: None)
+
+moves = Lazy("lazy.moves")
+moves.there = 1
+__path__ = []
+sys.meta_path.append(Finder)
+"""
+
+
+def test_a_child_that_a_module_gives_itself_needs_no_import(tmp_path: Path) -> None:
+    """As `six` has it: ``import six`` is enough for ``six.moves``."""
+    (tmp_path / "lazy.py").write_text(LAZY)
+    script = tmp_path / "uses.py"
+    script.write_text("import lazy; print(lazy.moves.there, list(vars(lazy)))\n")
+    cold = twins.cold(str(script))
+    names = [*PYTHON, "lazy", "lazy.moves"]
+    forked = twins.forked(str(script), preload=names, path=[str(tmp_path)])
+    assert cold.err == forked.err == b""
+    assert forked.out == cold.out
+
+
 HANDLES = """\
 import logging, warnings
 

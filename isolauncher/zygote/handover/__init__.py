@@ -9,9 +9,10 @@ costs. `run` runs in each child and does what only the child can: ``apply``.
 What a program cannot see is not touched. What depends on the child but is made by a
 module's import is renewed when the program imports it: ``RENEW``, by `shelf`.
 
-The order: the environment comes first because time zone, locale and the search path
-are read from it; `modules` comes late because what it takes out of ``sys.modules`` the
-others still use. Everything here runs confined and without powers.
+The order: `elsewhere` comes first because others renew what it takes back; then the
+environment, because time zone, locale and the search path are read from it; `modules`
+comes late because what it takes out of ``sys.modules`` the others still use. Everything
+here runs confined and without powers.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 from isolauncher.errors import StepError
+from isolauncher.zygote.elsewhere import Change
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +108,9 @@ class World:
     ``finders``: what shelved ones added to ``sys.meta_path``, by the finder's module.
     ``asking``: those whose bodies ask `platform` for the host.
     ``filters``: what shelved ones added to the warning filters, and whether at the end.
+    ``changes``: what imports have changed in modules that were there before them.
+    ``own_children``: what packages have given themselves as attributes, importing it or
+    not.
     """
 
     pristine: Pristine
@@ -120,6 +125,8 @@ class World:
     finders: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
     asking: frozenset[str] = frozenset()
     filters: Mapping[str, tuple[tuple[Any, bool], ...]] = field(default_factory=dict)
+    changes: tuple[Change, ...] = ()
+    own_children: frozenset[str] = frozenset()
     # What `settle` has found out, for `interpreter`, `modules` and `shelf`.
     site_index: int = 0
     tops: Mapping[str, tuple[str, str]] = field(default_factory=dict)
@@ -140,6 +147,7 @@ class Fresh(Exception):
 from isolauncher.zygote.handover import (  # noqa: E402
     bytecode,
     dbus_python,
+    elsewhere,
     environment,
     exits,
     glib,
@@ -156,6 +164,7 @@ from isolauncher.zygote.handover import (  # noqa: E402
 )
 
 ORDER: tuple[ModuleType, ...] = (
+    elsewhere,
     environment,
     locale_time,
     signals,

@@ -196,7 +196,7 @@ class _Shelf:
             if "." not in name and (found := place(name, module)) is not None
         }
         self._brings = {name: self._closure(name, world.needs) for name in self._all}
-        self._bound = self._take_out()
+        self._bound = self._take_out() - world.own_children
         self._exits: dict[str, list[Any]] = {}
         for one in world.exits:
             module = str(getattr(one[0], "__module__", None))

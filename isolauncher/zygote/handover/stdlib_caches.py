@@ -34,8 +34,6 @@ def settle(world: World) -> World:
         module = sys.modules.get(name)
         if module is not None:
             renew(module)
-    _exit_calls(world)
-    _reducers()
     if "importlib" not in world.pristine.modules:
         # Else `site` has imported it (a .pth file did), in a cold start too.
         _names_of_importlib()
@@ -162,6 +160,16 @@ _RENEW = (
 RENEWED = frozenset(name for name, _ in _RENEW)
 """Modules whose values are put back, once, in the zygote."""
 
+CONTAINERS = frozenset(
+    {
+        *("inspect._filesbymodname", "inspect.modulesbyfile", "linecache.cache"),
+        *("logging._handlerList", "platform._platform_cache", "threading._active"),
+        *("urllib.request.ftpcache", "mimetypes.encodings_map", "mimetypes.types_map"),
+        *("mimetypes.suffix_map", "mimetypes.common_types"),
+    }
+)
+"""Globals that others may fill while they are imported, and are renewed here."""
+
 
 def _also(name: str, renew: Callable[[Any], None]) -> None:
     """One thing more for ``RENEW`` to do about a module that comes back."""
@@ -175,51 +183,7 @@ def _also(name: str, renew: Callable[[Any], None]) -> None:
     RENEW[name] = both
 
 
-_exits: dict[str, list[Any]] = {}
 _importlib: dict[str, dict[str, object]] = {}
-
-
-def _exit_calls(world: World) -> None:
-    """What executors have `threading` call: only once they are imported.
-
-    A call of a module that no program sees is not made; one that is nobody's, always.
-    """
-    threads: Any = sys.modules.get("threading")
-    calls = threads._threading_atexits if threads is not None else []
-    for call in tuple(calls):
-        owner = getattr(getattr(call, "func", call), "__module__", None)
-        if owner in world.shelved:
-            calls.remove(call)
-            _exits.setdefault(owner, []).append(call)
-        elif owner in sys.modules and owner not in world.visible:
-            calls.remove(call)
-    for name in _exits:
-        _also(name, _register_exits)
-
-
-def _register_exits(module: Any) -> None:
-    calls = _exits.get(module.__name__, ())
-    sys.modules["threading"]._threading_atexits.extend(calls)
-
-
-_kept_reducers: dict[str, dict[type, Any]] = {}
-
-
-def _reducers() -> None:
-    """How to pickle what other modules have: known once they are imported."""
-    reduction: Any = sys.modules.get("multiprocessing.reduction")
-    known = reduction.ForkingPickler._extra_reducers if reduction else {}
-    for kind, reduce in tuple(known.items()):
-        owner = reduce.__module__
-        if owner != "multiprocessing.reduction":
-            _kept_reducers.setdefault(owner, {})[kind] = known.pop(kind)
-    for name in _kept_reducers:
-        _also(name, _register_reducers)
-
-
-def _register_reducers(module: Any) -> None:
-    reduction: Any = sys.modules["multiprocessing.reduction"]
-    reduction.ForkingPickler._extra_reducers.update(_kept_reducers[module.__name__])
 
 
 def _most_descriptors(module: Any) -> None:
