@@ -25,7 +25,7 @@ from .host import TYPELIBS
 from .log import Log
 from .sandbox import Sandbox, pid_of
 from .zygote import sets
-from .zygote.preload import Fingerprint
+from .zygote.fingerprint import Fingerprint
 from .zygote.watch import Watch
 
 INTERPRETER = "/usr/bin/python3"

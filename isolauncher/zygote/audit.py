@@ -34,6 +34,7 @@ from isolauncher.zygote import (
     kept,
     noting,
     preload,
+    traces,
 )
 from isolauncher.zygote.handover import Pristine, World
 from isolauncher.zygote.handover.elsewhere import taken_back
@@ -56,14 +57,15 @@ _NAME_SERVICE = {
 class Told:
     """What the process is told: the list, and who to be while it imports.
 
-    ``uid`` and ``host`` None: as it is. ``trace``: faults to be placed by tracing.
+    ``uid`` and ``host`` None: as it is. ``trace``: for an entry the faults that are to
+    be placed by tracing.
     """
 
     names: tuple[str, ...]
     path: tuple[str, ...] = ()
     uid: int | None = None
     host: str | None = None
-    trace: tuple[str, ...] = ()
+    trace: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def to_text(self) -> str:
         return json.dumps(asdict(self))
@@ -71,7 +73,7 @@ class Told:
     @classmethod
     def from_text(cls, text: str) -> Told:
         data = json.loads(text)
-        for name in ("names", "path", "trace"):
+        for name in ("names", "path"):
             data[name] = tuple(data[name])
         return cls(**data)
 
@@ -80,7 +82,7 @@ class Told:
 class _Auditor:
     """Is there while entries are imported (`preload.Observer`) and takes notes."""
 
-    trace: Mapping[str, Callable[[], object]]
+    trace: Mapping[str, Sequence[str]]
     cold: frozenset[str]
     alone: bool
     findings: dict[hazards.Finding, None] = field(default_factory=dict)
@@ -98,13 +100,14 @@ class _Auditor:
         before = hazards.filled_caches()
         mine = self._put_aside(name) if self.alone else {}
         self.current = name
-        tracer = blame.Tracer(self.trace, self._placed, self._hush)
+        looks = {text: blame.look_for(text) for text in self.trace.get(name, ())}
+        tracer = blame.Tracer(looks, self._placed, self._hush)
         try:
-            if self.trace:
+            if looks:
                 tracer.start()
             yield
         finally:
-            if self.trace:
+            if looks:
                 tracer.stop()
             self.current = ""
             _put_back(mine)
@@ -391,7 +394,7 @@ def audit(cold: Cold, answer: int, told: Told) -> dict[str, object]:
     skipped = _become(told)
     sys.path += told.path
     auditor = _Auditor(
-        trace={name: blame.look_for(name) for name in told.trace},
+        trace=told.trace,
         cold=frozenset(pristine.modules),
         alone=len(told.names) == 1,
     )
@@ -412,14 +415,14 @@ def audit(cold: Cold, answer: int, told: Told) -> dict[str, object]:
     auditor.faults(report)
     auditor.elsewhere(report.world)
     auditor.keeps(theirs)
-    traces = preload.scan_identity(preload.own_values(), report.world.visible)
+    found = traces.scan_identity(traces.own_values(), report.world.visible)
     said = describe.globals_of(sorted(theirs))
     # What is said now is said by means that they may have changed.
     for change in reversed(report.world.changes):
         elsewhere.undo(change)
     return {
         "entries": report.as_data(),
-        "traces": [[t.module, t.name, t.what] for t in traces],
+        "traces": [[t.module, t.name, t.what] for t in found],
         "findings": [dataclasses.asdict(one) for one in auditor.findings],
         "globals": said,
         "brought": {name: auditor.brought.get(name, "") for name in theirs},

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any
 
-from isolauncher.zygote import hazards, noting, preload
+from isolauncher.zygote import hazards, noting, state
 
 TRACE_S = 20
 _NOTHING = object()
@@ -148,12 +148,12 @@ class Tracer:
 
 def looks() -> dict[str, Callable[[], object]]:
     """What can be traced, by the stable part of the fault's words."""
-    all_looks = {**preload.LOOKS, **preload.NOTED}
+    all_looks = {**state.LOOKS, **state.NOTED}
     return {
         **{f"changed {name}": look for name, look in all_looks.items()},
-        hazards.THREADS: preload.threads,
-        hazards.OPENED: preload.descriptors,
-        hazards.CLOSED: preload.descriptors,
+        hazards.THREADS: state.threads,
+        hazards.OPENED: state.descriptors,
+        hazards.CLOSED: state.descriptors,
         hazards.OUTPUT: output_sizes,
     }
 

@@ -25,12 +25,15 @@ from typing import NoReturn
 from isolauncher import init, kernel, netlink, plan, wire
 from isolauncher.errors import IsolauncherError
 from isolauncher.zygote import (
+    fingerprint,
     handover,
     preload,
     program,
     rehearsal,
     sets,
+    state,
     stem,
+    traces,
     unseen,
 )
 from isolauncher.zygote.handover import Pristine, World, signals, streams
@@ -94,11 +97,11 @@ def _preload(
         report = preload.preload(names, pristine=pristine, expected_fds=expected)
         world = handover.settle(report.world)
         unfit = {e.name: "; ".join(e.faults) for e in report.unfit}
-        traces = preload.scan_identity(
-            preload.own_values(), world.visible, shelf=world.shelf
+        named = traces.scan_identity(
+            traces.own_values(), world.visible, shelf=world.shelf
         )
     # As root again: our own files may lie where nobody may look.
-    files = preload.fingerprint(pristine, world.shelf).to_bytes()
+    files = fingerprint.fingerprint(pristine, world.shelf).to_bytes()
     streams.before_fork()
     # Init reaps its own; ours are reaped by the kernel.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -109,7 +112,7 @@ def _preload(
         "path": list(pristine.path),
         "entries": report.as_data(),
         "unfit": unfit,
-        "identity": [f"{t.module}.{t.name}: {t.what}" for t in traces],
+        "identity": [f"{t.module}.{t.name}: {t.what}" for t in named],
         "left_out": sorted(left_out),
         "modules": len(sys.modules),
     }
@@ -123,7 +126,7 @@ def _preload(
         os._exit(3)
     gc.collect()
     gc.freeze()
-    preload.prove_fit(expected)
+    state.prove_fit(expected)
     return world
 
 
@@ -180,7 +183,7 @@ def _serve(
             os._exit(0)
         try:
             # Its own descriptor is the one that is too many just now.
-            preload.prove_fit((*expected, fds[0]))
+            state.prove_fit((*expected, fds[0]))
             linux.unshare(kernel.CLONE_NEWPID)
             pid = os.fork()
         except (IsolauncherError, OSError) as e:

@@ -137,9 +137,7 @@ def judge(names: Sequence[str], *, path: Sequence[str] = ()) -> Verdicts:
         first = _first()
         one = _run(first, Told(names=tuple(names), path=tuple(path)))
         found = [Finding(**data) for data in one["findings"]]
-        unplaced = {stable(f.text) for f in found if not f.line}
-        unplaced = {text for text in unplaced if can_look_for(text)}
-        told = Told(names=tuple(names), path=tuple(path), trace=tuple(sorted(unplaced)))
+        told = Told(names=tuple(names), path=tuple(path), trace=_unplaced(found))
         read = frozenset(_variables(found))
         second = _second(scratch, read)
         other = _run(second, told)
@@ -166,6 +164,16 @@ def judge(names: Sequence[str], *, path: Sequence[str] = ()) -> Verdicts:
             dict.fromkeys((*one["skipped"], *other["skipped"], *_for_root_only()))
         ),
     )
+
+
+def _unplaced(found: Iterable[Finding]) -> dict[str, tuple[str, ...]]:
+    """For each entry what a trace is to find the line of."""
+    texts: dict[str, dict[str, None]] = {}
+    for finding in found:
+        text = stable(finding.text)
+        if not finding.line and can_look_for(text):
+            texts.setdefault(finding.entry, {})[text] = None
+    return {entry: tuple(own) for entry, own in texts.items()}
 
 
 def _for_root_only() -> tuple[str, ...]:

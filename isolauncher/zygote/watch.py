@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.machinery import all_suffixes
 
-from isolauncher.zygote.preload import File, Fingerprint
+from isolauncher.zygote.fingerprint import File, Fingerprint
 
 IN_ATTRIB = 0x4
 IN_CLOSE_WRITE = 0x8

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from isolauncher.errors import ZygoteError
-from isolauncher.zygote import preload
+from isolauncher.zygote import preload, state
 from isolauncher.zygote.handover import Pristine
 from isolauncher.zygote.sets import SETS
 
@@ -27,7 +27,7 @@ COLD = (tuple(sys.modules), tuple(sys.path[1:]), tuple(sys.path_importer_cache))
 sys.path[0] = sys.argv[1]
 import json, os
 from isolauncher.errors import ZygoteError
-from isolauncher.zygote import handover, preload
+from isolauncher.zygote import handover, preload, state, traces
 pristine = handover.Pristine.capture(*COLD)
 sys.path.append(sys.argv[2])
 out = os.dup(1); os.set_inheritable(out, False)
@@ -35,15 +35,15 @@ report = preload.preload(
     sys.argv[3:], pristine=pristine, expected_fds=(0, 1, 2, out), time_limit_s=1
 )
 try:
-    preload.prove_fit((0, 1, 2, out))
+    state.prove_fit((0, 1, 2, out))
     fit = ""
 except ZygoteError as error:
     fit = str(error)
-traces = preload.scan_identity(preload.own_values(), report.world.visible)
+found = traces.scan_identity(traces.own_values(), report.world.visible)
 os.write(out, json.dumps({
     "entries": report.as_data(),
     "fit": fit,
-    "traces": [[t.module, t.name, t.what] for t in traces],
+    "traces": [[t.module, t.name, t.what] for t in found],
     "exits": [getattr(f, "__module__", "") for f, _, _ in report.world.exits],
 }).encode())
 os._exit(0)
@@ -248,7 +248,7 @@ def test_looking_for_identity_leaves_none_behind(tmp_path: Path) -> None:
     script = tmp_path / "p.py"
     script.write_text("import platform; print(platform._uname_cache)")
     looks = (
-        "from isolauncher.zygote import preload as p\n"
+        "from isolauncher.zygote import traces as p\n"
         "import platform; platform._uname_cache = None\n"
         "p.scan_identity(p.own_values(), ())"
     )
@@ -296,23 +296,23 @@ def test_a_zygote_with_a_user_site_is_refused(tmp_path: Path) -> None:
     pristine = Pristine.capture(
         tuple(sys.modules), (*sys.path[1:], site.getusersitepackages()), ()
     )
-    expected = preload.descriptors()
+    expected = state.descriptors()
     with pytest.raises(ZygoteError) as caught:
         preload.preload([], pristine=pristine, expected_fds=expected)
     assert caught.value.code == "zygote-user-site"
 
 
 def test_prove_fit_accepts_what_is_expected_and_names_what_is_not() -> None:
-    expected = preload.descriptors()
-    preload.prove_fit(expected)
+    expected = state.descriptors()
+    state.prove_fit(expected)
     read, write = os.pipe()
     try:
         with pytest.raises(ZygoteError, match=f"{read} .pipe:"):
-            preload.prove_fit(expected)
+            state.prove_fit(expected)
     finally:
         os.close(read)
         os.close(write)
-    preload.prove_fit(expected)
+    state.prove_fit(expected)
 
 
 def test_the_command_line_lists_and_checks(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ import pytest
 
 from isolauncher import kernel
 from isolauncher.errors import ZygoteError
-from isolauncher.zygote import preload, watch
+from isolauncher.zygote import fingerprint, watch
+from isolauncher.zygote.fingerprint import File, Fingerprint
 from isolauncher.zygote.handover import Pristine
-from isolauncher.zygote.preload import File, Fingerprint
 
 
 @pytest.fixture
@@ -150,14 +150,14 @@ def test_overflow_counts_as_changed(tree: Path) -> None:
 def test_this_interpreters_own_files_are_watched_and_at_rest() -> None:
     import decimal  # noqa: F401 - a module with a library of its own
 
-    fingerprint = preload.fingerprint(
+    made = fingerprint.fingerprint(
         Pristine.capture(tuple(sys.modules), tuple(sys.path[1:]), ()), {}
     )
-    paths = {file.path for file in fingerprint.files}
+    paths = {file.path for file in made.files}
     assert os.__file__ in paths
     assert any("/_decimal." in path for path in paths)
     assert any(path.endswith("/libc.so.6") for path in paths)
-    w = start(fingerprint)
+    w = start(made)
     assert w.changed() == []
     w.close()
 
