@@ -16,7 +16,8 @@ from .errors import Mistake
 from .policy import audit
 from .policy.audit import Remark, Severity
 from .policy.check import shown
-from .policy.model import KEYS, Policy, Said, Value, values
+from .policy.model import KEYS, Policy, Said, Value, reasons, values
+from .policy.wishes import Answer
 
 _COLOURS: Mapping[str, str] = {
     "dangerous": "\x1b[1;31m",
@@ -147,6 +148,8 @@ class Text:
             name = self._in(severity, f"{severity:9}")
             yield f"  {name} {remark.key} ({place(remark)}) [{remark.id}]"
             yield f"            {safe(remark.message)}"
+            if remark.because:
+                yield f"            because: {safe(remark.because)}"
             if remark.fix:
                 yield f"            instead: {safe(remark.fix)} (see {remark.see})"
 
@@ -219,9 +222,13 @@ def written(value: Value | None, key: str = "") -> str:
 # ------------------------------------------------------------------------------- origin
 
 
+def _told(policy: Policy) -> dict[str, Value]:
+    return {**values(policy), **reasons(policy)}
+
+
 def explained(policy: Policy, wanted: str | None) -> Iterator[str]:
     """Each value in force, the place that set it, and what that took the place of."""
-    for key, value in values(policy).items():
+    for key, value in _told(policy).items():
         if wanted is not None and key != wanted and not key.startswith(f"{wanted}."):
             continue
         history = policy.history.get(key, ())
@@ -268,9 +275,18 @@ def _explained_list(
         yield f"    set in {safe(origin_.file)}:{origin_.line}"
 
 
+def answered(answers: Sequence[Answer]) -> Iterator[str]:
+    """What became of each line in which a bundle asks for something."""
+    if answers:
+        yield f"what the bundle asks for ({safe(answers[0].origin.file)}):"
+    for told in answers:
+        word = "granted" if told.granted else "not granted"
+        yield f"  line {told.origin.line}: {told.asked}: {word}: {safe(told.why)}"
+
+
 def explained_data(policy: Policy, wanted: str | None) -> dict[str, object]:
     found: dict[str, object] = {}
-    for key, value in values(policy).items():
+    for key, value in _told(policy).items():
         if wanted is not None and key != wanted and not key.startswith(f"{wanted}."):
             continue
         found[key] = {
@@ -352,6 +368,7 @@ __all__ = [
     "Difference",
     "Outcome",
     "Text",
+    "answered",
     "difference",
     "explained",
     "explained_data",

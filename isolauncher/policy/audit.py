@@ -27,9 +27,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from isolauncher.policy import environment
-from isolauncher.policy.check import IN_HOME
-from isolauncher.policy.model import Policy
+from isolauncher.policy import bitfrost, environment
+from isolauncher.policy.model import IN_HOME, Policy
 
 Severity = Literal["note", "open", "dangerous"]
 SEVERITIES: tuple[Severity, ...] = ("note", "open", "dangerous")
@@ -239,6 +238,14 @@ KINDS: tuple[Kind, ...] = (
         fix='landlock = "if-possible"',
         see="landlock(7)",
     ),
+    Kind(
+        id="grant-empty",
+        severity="note",
+        points=0,
+        says="The grant neither gives nor takes anything. {item}",
+        fix="leave it out",
+        see="docs/policy.md, grants",
+    ),
 )
 """Every finding that there is."""
 
@@ -250,7 +257,8 @@ class Remark:
     """One thing that a policy opens; ``severity`` None: it only counts.
 
     ``item`` is the one of a list that it is about. ``line`` is 0, and ``file`` the
-    policy's own, where no file says it.
+    policy's own, where no file says it. ``because`` is the reason of the grant that
+    gives it, empty where none does.
     """
 
     id: str
@@ -263,11 +271,15 @@ class Remark:
     item: str = ""
     file: str = ""
     line: int = 0
+    because: str = ""
 
     def finding(self) -> dict[str, object]:
         """As `test-policy --json` has it."""
         names = ("id", "severity", "key", "file", "line", "message", "fix")
-        return {name: getattr(self, name) for name in names}
+        told: dict[str, object] = {name: getattr(self, name) for name in names}
+        if self.because:
+            told["because"] = self.because
+        return told
 
     def exposed(self) -> dict[str, object]:
         names = ("key", "points", "message", "file", "line")
@@ -306,9 +318,21 @@ def _placed(policy: Policy, remark: Remark) -> Remark:
     for said in policy.history.get(remark.key, ()):
         if isinstance(said.value, tuple) and remark.item in said.value:
             origin = said.origin
+    because = _reason(policy, remark)
     if origin is None:
-        return replace(remark, file=policy.files[-1])
-    return replace(remark, file=origin.file, line=origin.line)
+        return replace(remark, file=policy.files[-1], because=because)
+    return replace(remark, file=origin.file, line=origin.line, because=because)
+
+
+def _reason(policy: Policy, remark: Remark) -> str:
+    """Why, if it is what a grant stands for."""
+    for grant in policy.grants:
+        name = bitfrost.find(grant.name)
+        for given in name.gives if name else ():
+            items = given.value if isinstance(given.value, tuple) else (remark.item,)
+            if given.key == remark.key and remark.item in items:
+                return grant.because
+    return ""
 
 
 def _remarks(policy: Policy) -> Iterator[Remark]:
@@ -322,6 +346,7 @@ def _remarks(policy: Policy) -> Iterator[Remark]:
     yield from _environment(policy)
     yield from _kernel(policy)
     yield from _preload(policy)
+    yield from _grants(policy)
     yield from _together(policy)
 
 
@@ -594,6 +619,13 @@ def _preload(policy: Policy) -> Iterator[Remark]:
             0.5,
             "it shares its address layout and hash seed with others of its zygote",
         )
+
+
+def _grants(policy: Policy) -> Iterator[Remark]:
+    for grant in policy.grants:
+        name = bitfrost.find(grant.name)
+        if name is not None and name.is_note:
+            yield _finds("grant-empty", f"grants.{grant.name}", name.says)
 
 
 # ------------------------------------------------------------------------ combinations

@@ -17,12 +17,14 @@ from dataclasses import dataclass, field
 from typing import Literal, cast
 
 from isolauncher.errors import Mistake
-from isolauncher.policy import environment, toml
+from isolauncher.policy import bitfrost, environment, toml
 from isolauncher.policy.model import (
     DEVICES,
+    IN_HOME,
     KEYS,
     TABLES,
     Expect,
+    Grant,
     Key,
     Match,
     Origin,
@@ -62,14 +64,10 @@ _BUS_RULE = re.compile(
     rf"(\*|{_MEMBER}(\.{_MEMBER})+|{_MEMBER}(\.{_MEMBER})+\.\*)"
     r"@(/|(/[A-Za-z0-9_]+)+(/\*)?|/\*)"
 )
-_GRANT = re.compile(r"P_[A-Z0-9]+(_[A-Z0-9]+)*")
 _HOST_PORT = re.compile(r"([A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):(\d{1,5})")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 
 _NOT_MATCH = {*TABLES, "expect", "description", "extends"} - {"", "match"}
-
-IN_HOME = "{home}/"
-"""How a path begins that lies in the person's home, wherever that is."""
 
 MADE_BY_US = ("/proc", "/sys", "/dev")
 _SYNTHESIZED = "it is written for each activity"
@@ -118,6 +116,7 @@ class Layer:
     origins: Mapping[str, Origin] = field(default_factory=dict)
     match: Match = field(default_factory=Match)
     match_is_known: bool = False
+    grants: Mapping[str, Grant] = field(default_factory=dict)
     expects: tuple[Expect, ...] = ()
     extends: str | None = None
     extends_at: toml.Place = field(default_factory=lambda: toml.Place(1, 1))
@@ -156,6 +155,7 @@ class _Checker:
         self.values: dict[str, Value | Listed] = {}
         self.settings: dict[str, str | None] = {}
         self.origins: dict[str, Origin] = {}
+        self.grants: dict[str, Grant] = {}
         self.expects: list[Expect] = []
         self.extends_at = toml.Place(1, 1)
         self.match_is_known = False
@@ -174,6 +174,7 @@ class _Checker:
                 callers=self._own("match.callers"),
             ),
             match_is_known=self.match_is_known,
+            grants=self.grants,
             expects=tuple(self.expects),
             extends=cast("str | None", self.values.get("extends")),
             extends_at=self.extends_at,
@@ -278,7 +279,7 @@ class _Checker:
             if name == "expect":
                 self._expects(entry)
             elif name == "grants":
-                self._grants(entry)
+                continue  # below: they are held against the other tables
             elif name in TABLES and name:
                 if isinstance(entry.node, toml.Table):
                     for inner, inner_entry in entry.node.entries.items():
@@ -295,6 +296,8 @@ class _Checker:
                 self._entry(name, entry)
             else:
                 self._unknown(name, entry, "")
+        if "grants" in root.entries:
+            self._grants(root.entries["grants"])
 
     def _entry(self, name: str, entry: toml.Entry) -> None:
         key = _KEYS.get(name)
@@ -855,41 +858,80 @@ class _Checker:
             )
             return
         for name, grant in entry.node.entries.items():
-            full = f"grants.{_safe(name)}"
-            inner = grant.node.entries if isinstance(grant.node, toml.Table) else {}
-            because = inner.get("because")
-            reason = because.node if because else None
-            if not _GRANT.fullmatch(name) or len(name) > 64:
-                self.mistake(
-                    grant.key,
-                    full,
-                    "policy-bad-grant",
-                    f"{shown(name)} is not one of Bitfrost's names",
-                    "such as P_MIC_CAM",
-                )
-            elif (
-                set(inner) != {"because"}
-                or not isinstance(reason, toml.Leaf)
-                or not isinstance(reason.value, str)
-                or not reason.value.strip()
-                or not reason.value.isprintable()
-                or len(reason.value) > MAX_TEXT
-            ):
-                self.mistake(
-                    grant.node.place,
-                    full,
-                    "policy-bad-grant",
-                    "a grant holds its reason and nothing else",
-                    f'write {name} = {{ because = "one sentence" }}',
-                )
-            else:
-                self.mistake(
-                    grant.key,
-                    full,
-                    "policy-not-enforced-yet",
-                    "grants are understood, but nothing enforces them yet",
-                    "leave it out",
-                )
+            self._grant(name, grant)
+
+    def _grant(self, name: str, entry: toml.Entry) -> None:
+        full = f"grants.{_safe(name)}"
+        known = bitfrost.find(name)
+        because = _reason(entry.node)
+        if known is None:
+            near = bitfrost.nearest(name)
+            self.mistake(
+                entry.key,
+                full,
+                "policy-bad-grant",
+                f"{shown(name)} is not one of Bitfrost's names",
+                f"did you mean {near}?" if near else "docs/policy.md lists them",
+            )
+        elif because is None:
+            self.mistake(
+                entry.node.place,
+                full,
+                "policy-bad-grant",
+                "a grant holds its reason and nothing else",
+                f'write {name} = {{ because = "one sentence" }}',
+            )
+        elif known.missing:
+            self.mistake(
+                entry.key,
+                full,
+                "policy-not-enforced-yet",
+                f"this grant is understood, but nothing enforces it yet: "
+                f"{known.missing}",
+                "leave it out",
+            )
+        else:
+            good = [self._given(full, entry, given) for given in known.gives]
+            if all(good):
+                origin = Origin(file=self.file, line=entry.key.line)
+                self.grants[name] = Grant(name=name, because=because, origin=origin)
+                self.origins[full] = origin
+
+    def _given(self, full: str, entry: toml.Entry, given: bitfrost.Gives) -> bool:
+        """Set what a grant stands for, unless the file says it itself."""
+        key, said = _KEYS[given.key], self.values.get(given.key)
+        wanted = given.value
+        meaning = written(wanted)
+        if wanted in key.later or key.only is not None:
+            self.mistake(
+                entry.key,
+                full,
+                "policy-not-enforced-yet",
+                f"it stands for {given.key} = {meaning}, which nothing enforces yet",
+                "leave it out",
+            )
+            return False
+        if isinstance(wanted, tuple):
+            own = said.own if isinstance(said, Listed) else ()
+            more = tuple(item for item in wanted if item not in own)
+            inherits = said.inherits if isinstance(said, Listed) else True
+            self.values[given.key] = Listed((*own, *more), inherits)
+        elif said is not None and not isinstance(said, Listed):
+            if given.covers(said):
+                return True
+            self.mistake(
+                entry.key,
+                full,
+                "policy-grant-contradicts",
+                f"it stands for {given.key} = {meaning}, and line "
+                f"{self.origins[given.key].line} says {written(said)}",
+                "take one of the two away",
+            )
+            return False
+        else:
+            self.values[given.key] = wanted
+        self.origins.setdefault(given.key, Origin(file=self.file, line=entry.key.line))
+        return True
 
     def _expects(self, entry: toml.Entry) -> None:
         node = entry.node
@@ -1104,6 +1146,26 @@ _JOURNAL = "/org/laptop/Journal"
 
 def _is_bus_name(name: str) -> bool:
     return len(name) <= 255 and _BUS_NAME.fullmatch(name) is not None
+
+
+def _reason(node: toml.Node) -> str | None:
+    """The sentence in ``{ because = "…" }``; None if anything else is there."""
+    if not isinstance(node, toml.Table) or {*node.entries} != {"because"}:
+        return None
+    reason = node.entries["because"].node
+    value = reason.value if isinstance(reason, toml.Leaf) else None
+    return value if isinstance(value, str) and _is_sentence(value) else None
+
+
+def _is_sentence(text: str) -> bool:
+    return bool(text.strip()) and text.isprintable() and len(text) <= MAX_TEXT
+
+
+def written(value: Value) -> str:
+    """As it would stand in a file; a text of the model's or checked already."""
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(written, value))}]"
+    return f'"{value}"' if isinstance(value, str) else str(value).lower()
 
 
 def _safe(name: str) -> str:

@@ -14,7 +14,7 @@ import json
 import sys
 from typing import Any
 
-from isolauncher.policy import check
+from isolauncher.policy import bitfrost, check
 from isolauncher.policy.model import KEYS, TABLES, Key
 
 _SIZE = {
@@ -23,6 +23,7 @@ _SIZE = {
         {"type": "string", "pattern": "^[0-9]{1,20}[KMG]?$"},
     ]
 }
+_SENTENCE = {"type": "string", "minLength": 1, "maxLength": check.MAX_TEXT}
 
 
 def schema() -> dict[str, Any]:
@@ -50,6 +51,7 @@ def schema() -> dict[str, Any]:
                 "additionalProperties": False,
                 "properties": keys,
             }
+    top["properties"]["grants"] = _grants()
     top["properties"]["expect"] = _expect()
     return top
 
@@ -99,6 +101,33 @@ def _type(key: Key) -> dict[str, Any]:
                 "items": {"type": "string"},
                 "maxItems": check.MAX_ITEMS,
             }
+
+
+def _grants() -> dict[str, Any]:
+    """Those that are accepted; P_BIOS_* is a pattern."""
+    keys = {key.name: key for key in KEYS}
+    found: dict[str, Any] = {
+        "description": TABLES["grants"],
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {},
+        "patternProperties": {},
+    }
+    for name in bitfrost.NAMES:
+        if name.missing or any(keys[g.key].only is not None for g in name.gives):
+            continue
+        grant = {
+            "description": name.says,
+            "type": "object",
+            "additionalProperties": False,
+            "required": ["because"],
+            "properties": {"because": _SENTENCE},
+        }
+        if name.name.endswith("*"):
+            found["patternProperties"][f"^{name.name[:-1]}[A-Z0-9_]+$"] = grant
+        else:
+            found["properties"][name.name] = grant
+    return found
 
 
 def _expect() -> dict[str, Any]:

@@ -56,11 +56,24 @@ def test_every_shipped_policy_keeps_to_the_schema(checkout: Path) -> None:
         "version = 1\n[display]\nx11 = true",
         "version = 1\n[[expect]]\nthat = 'x'\ntry = 'dance'\nresult = 'refused'",
         "version = 1\n[nonsense]\n",
+        "version = 1\n[grants]\nP_NET = {}",
+        "version = 1\n[grants]\nP_NET = { because = '' }",
+        "version = 1\n[grants]\nP_NONE = { because = 'x' }",
+        "version = 1\n[grants]\nP_MIC_CAM = { because = 'x' }",
+        "version = 1\n[grants]\n'P_BIOS_*' = { because = 'x' }",
     ],
 )
 def test_what_no_policy_may_say_does_not_keep_to_it(checkout: Path, text: str) -> None:
     policies = validator(checkout, "policy.json")
     assert list(policies.iter_errors(tomllib.loads(text)))
+
+
+def test_grants_keep_to_it(checkout: Path) -> None:
+    policies = validator(checkout, "policy.json")
+    text = "version = 1\n[grants]\n"
+    for name in ("P_NET", "P_X", "P_BIOS_CORE", "P_THEFT"):
+        text += f"{name} = {{ because = 'A reason.' }}\n"
+    assert list(policies.iter_errors(tomllib.loads(text))) == []
 
 
 @pytest.mark.parametrize("words", [(), ("--diff", "default", "sugar"), ("nosuch",)])
