@@ -15,12 +15,17 @@ makes the rest of the policy worth little. Amounts count by their logarithm: eac
 doubling weighs the same. Whatever weakens a policy adds points, by a remark that names
 its key: tests/policy/test_audit.py weakens every setting of every shipped policy.
 
+An administrator answers for a finding in ``[[accept]]``, through a day: it is told like
+every other, but reaches no threshold. An exception that has expired, or that nothing is
+left of, is a finding itself; so is a dangerous one for which nobody gives a reason.
+
 Reads nothing but the policy, and neither machine nor person: what a path or a service
 gives on one machine is for ``--live``.
 """
 
 from __future__ import annotations
 
+import datetime
 import math
 import posixpath
 from collections.abc import Iterator
@@ -28,7 +33,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from isolauncher.policy import bitfrost, environment
-from isolauncher.policy.model import IN_HOME, Policy
+from isolauncher.policy.model import IN_HOME, Accept, Policy
 
 Severity = Literal["note", "open", "dangerous"]
 SEVERITIES: tuple[Severity, ...] = ("note", "open", "dangerous")
@@ -246,8 +251,39 @@ KINDS: tuple[Kind, ...] = (
         fix="leave it out",
         see="docs/policy.md, grants",
     ),
+    Kind(
+        id="no-reason",
+        severity="note",
+        points=0,
+        says="{item}: that is dangerous, and nobody says why it must be.",
+        fix="add [[accept]] with finding, because and until",
+        see="docs/policy.md, accept",
+    ),
+    Kind(
+        id="accept-expired",
+        severity="open",
+        points=0,
+        says="{item}: what was accepted for a time counts again.",
+        fix="take away what it was for, or decide once more, until another day",
+        see="docs/policy.md, accept",
+    ),
+    Kind(
+        id="accept-unused",
+        severity="note",
+        points=0,
+        says="{item}: there is nothing of the kind to accept.",
+        fix="take the exception out",
+        see="docs/policy.md, accept",
+    ),
 )
 """Every finding that there is."""
+
+ACCEPTABLE: tuple[str, ...] = tuple(
+    kind.id
+    for kind in KINDS
+    if kind.id not in ("no-reason", "accept-expired", "accept-unused")
+)
+"""Those that an administrator can answer for: what a policy opens."""
 
 _KINDS = {kind.id: kind for kind in KINDS}
 
@@ -258,7 +294,7 @@ class Remark:
 
     ``item`` is the one of a list that it is about. ``line`` is 0, and ``file`` the
     policy's own, where no file says it. ``because`` is the reason of the grant that
-    gives it, empty where none does.
+    gives it, empty where none does. ``accepted``: by what it reaches no threshold.
     """
 
     id: str
@@ -272,6 +308,7 @@ class Remark:
     file: str = ""
     line: int = 0
     because: str = ""
+    accepted: Accept | None = None
 
     def finding(self) -> dict[str, object]:
         """As `test-policy --json` has it."""
@@ -279,6 +316,13 @@ class Remark:
         told: dict[str, object] = {name: getattr(self, name) for name in names}
         if self.because:
             told["because"] = self.because
+        if self.accepted is not None:
+            told["accepted"] = {
+                "because": self.accepted.because,
+                "until": self.accepted.until.isoformat(),
+                "file": self.accepted.origin.file,
+                "line": self.accepted.origin.line,
+            }
         return told
 
     def exposed(self) -> dict[str, object]:
@@ -286,15 +330,23 @@ class Remark:
         return {name: getattr(self, name) for name in names}
 
 
-def remarks(policy: Policy) -> tuple[Remark, ...]:
-    """All of them, in the order of the language's tables."""
-    return tuple(_placed(policy, remark) for remark in _remarks(policy))
+def remarks(
+    policy: Policy, *, today: datetime.date | None = None
+) -> tuple[Remark, ...]:
+    """All of them, in the order of the language's tables, as of ``today``."""
+    found = tuple(_placed(policy, remark) for remark in _remarks(policy))
+    return tuple(_judged(policy, found, today or datetime.date.today()))
 
 
 def findings(found: tuple[Remark, ...]) -> tuple[Remark, ...]:
-    """Those with a severity, the worst first."""
+    """Those with a severity, the worst first, what is accepted at the end."""
+
+    def place(remark: Remark) -> tuple[bool, int]:
+        severity = SEVERITIES.index(remark.severity or "note")
+        return remark.accepted is not None, -severity
+
     told = [remark for remark in found if remark.severity is not None]
-    return tuple(sorted(told, key=lambda r: -SEVERITIES.index(r.severity or "note")))
+    return tuple(sorted(told, key=place))
 
 
 def exposure(found: tuple[Remark, ...]) -> float:
@@ -302,13 +354,50 @@ def exposure(found: tuple[Remark, ...]) -> float:
 
 
 def worst(found: tuple[Remark, ...]) -> Severity | None:
-    told = findings(found)
+    """Of the findings that nobody answers for."""
+    told = [remark for remark in findings(found) if remark.accepted is None]
     return told[0].severity if told else None
 
 
 def reaches(severity: Severity | None, threshold: Severity) -> bool:
     return severity is not None and (
         SEVERITIES.index(severity) >= SEVERITIES.index(threshold)
+    )
+
+
+def _judged(
+    policy: Policy, found: tuple[Remark, ...], today: datetime.date
+) -> Iterator[Remark]:
+    """With what is accepted of it, and what there is to say of the exceptions."""
+    for remark in found:
+        answered = [one for one in policy.accepts if _covers(one, remark)]
+        last = max(answered, key=lambda one: one.until, default=None)
+        if last is not None and last.until >= today:
+            yield replace(remark, accepted=last)
+            continue
+        yield remark
+        if remark.severity == "dangerous" and not remark.because and last is None:
+            what = f"{remark.id} {remark.item}".strip()
+            told = _finds("no-reason", remark.key, what)
+            yield replace(told, file=remark.file, line=remark.line)
+    for one in policy.accepts:
+        what = f"{one.finding} {one.item or one.key}".strip()
+        if not any(_covers(one, remark) for remark in found):
+            told = _finds("accept-unused", "accept", what)
+        elif one.until < today:
+            told = _finds("accept-expired", "accept", f"{what}, {one.until}")
+        else:
+            continue
+        place = one.origin
+        yield replace(told, file=place.file, line=place.line, because=one.because)
+
+
+def _covers(accept: Accept, remark: Remark) -> bool:
+    return (
+        remark.severity is not None
+        and remark.id == accept.finding
+        and accept.key in ("", remark.key)
+        and accept.item in ("", remark.item)
     )
 
 
@@ -625,7 +714,8 @@ def _grants(policy: Policy) -> Iterator[Remark]:
     for grant in policy.grants:
         name = bitfrost.find(grant.name)
         if name is not None and name.is_note:
-            yield _finds("grant-empty", f"grants.{grant.name}", name.says)
+            told = _finds("grant-empty", f"grants.{grant.name}", name.says)
+            yield replace(told, item="")
 
 
 # ------------------------------------------------------------------------ combinations
@@ -644,6 +734,8 @@ def _together(policy: Policy) -> Iterator[Remark]:
 
 
 __all__ = [
+    "ACCEPTABLE",
+    "KINDS",
     "SEVERITIES",
     "Remark",
     "Severity",

@@ -8,6 +8,7 @@ machine nor other policies, so a file means the same wherever it is checked.
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import math
 import posixpath
@@ -17,12 +18,13 @@ from dataclasses import dataclass, field
 from typing import Literal, cast
 
 from isolauncher.errors import Mistake
-from isolauncher.policy import bitfrost, environment, toml
+from isolauncher.policy import audit, bitfrost, environment, toml
 from isolauncher.policy.model import (
     DEVICES,
     IN_HOME,
     KEYS,
     TABLES,
+    Accept,
     Expect,
     Grant,
     Key,
@@ -67,7 +69,7 @@ _BUS_RULE = re.compile(
 _HOST_PORT = re.compile(r"([A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):(\d{1,5})")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 
-_NOT_MATCH = {*TABLES, "expect", "description", "extends"} - {"", "match"}
+_NOT_MATCH = {*TABLES, "expect", "accept", "description", "extends"} - {"", "match"}
 
 MADE_BY_US = ("/proc", "/sys", "/dev")
 _SYNTHESIZED = "it is written for each activity"
@@ -118,6 +120,7 @@ class Layer:
     match_is_known: bool = False
     grants: Mapping[str, Grant] = field(default_factory=dict)
     expects: tuple[Expect, ...] = ()
+    accepts: tuple[Accept, ...] = ()
     extends: str | None = None
     extends_at: toml.Place = field(default_factory=lambda: toml.Place(1, 1))
     description: str = ""
@@ -157,6 +160,7 @@ class _Checker:
         self.origins: dict[str, Origin] = {}
         self.grants: dict[str, Grant] = {}
         self.expects: list[Expect] = []
+        self.accepts: list[Accept] = []
         self.extends_at = toml.Place(1, 1)
         self.match_is_known = False
 
@@ -176,6 +180,7 @@ class _Checker:
             match_is_known=self.match_is_known,
             grants=self.grants,
             expects=tuple(self.expects),
+            accepts=tuple(self.accepts),
             extends=cast("str | None", self.values.get("extends")),
             extends_at=self.extends_at,
             description=str(self.values.get("description", "")),
@@ -277,7 +282,9 @@ class _Checker:
     def _tables(self, root: toml.Table) -> None:
         for name, entry in root.entries.items():
             if name == "expect":
-                self._expects(entry)
+                self._each(entry, "expect", "an expectation", self._expect)
+            elif name == "accept":
+                self._each(entry, "accept", "an exception", self._accept)
             elif name == "grants":
                 continue  # below: they are held against the other tables
             elif name in TABLES and name:
@@ -933,107 +940,210 @@ class _Checker:
         self.origins.setdefault(given.key, Origin(file=self.file, line=entry.key.line))
         return True
 
-    def _expects(self, entry: toml.Entry) -> None:
+    def _each(
+        self,
+        entry: toml.Entry,
+        name: str,
+        what: str,
+        one: Callable[[toml.Table], None],
+    ) -> None:
+        """The tables of a list of them, each by ``one``."""
         node = entry.node
         if not isinstance(node, toml.Array) or not (node.of_tables or not node.items):
             self.mistake(
                 entry.key,
-                "expect",
+                name,
                 "policy-wrong-type",
-                "an expectation is an item of a list of tables",
-                "write [[expect]] on a line of its own",
+                f"{what} is an item of a list of tables",
+                f"write [[{name}]] on a line of its own",
             )
             return
         for item in node.items[:MAX_ITEMS]:
             if isinstance(item, toml.Table):
-                self._expect(item)
+                one(item)
         if len(node.items) > MAX_ITEMS:
             self.mistake(
                 node.items[MAX_ITEMS].place,
-                "expect",
+                name,
                 "policy-too-many-items",
-                f"more than {MAX_ITEMS} expectations",
+                f"more than {MAX_ITEMS} of [[{name}]]",
             )
 
-    def _expect(self, table: toml.Table) -> None:
-        words: dict[str, str] = {}
+    def _words(
+        self,
+        table: toml.Table,
+        name: str,
+        words: Mapping[str, str],
+        needed: tuple[str, ...],
+    ) -> dict[str, toml.Leaf] | None:
+        """The values of one such table; ``words`` has an example of each key.
+
+        None after a mistake: a key that is not known, or one that is missing.
+        """
+        found: dict[str, toml.Leaf] = {}
         good = True
-        for name, entry in table.entries.items():
-            value = entry.node.value if isinstance(entry.node, toml.Leaf) else None
-            if name not in ("that", "try", "result"):
-                near = difflib.get_close_matches(
-                    name[:64], ("that", "try", "result"), 1
-                )
+        for key, entry in table.entries.items():
+            if key not in words:
+                near = difflib.get_close_matches(key[:64], words, 1)
+                known = ", ".join(words)
                 self.mistake(
                     entry.key,
-                    f"expect.{_safe(name)}",
+                    f"{name}.{_safe(key)}",
                     "policy-unknown-key",
-                    f"there is no key {shown(name)} in [[expect]]",
-                    f"did you mean {near[0]}?" if near else "that, try and result",
+                    f"there is no key {shown(key)} in [[{name}]]",
+                    f"did you mean {near[0]}?" if near else f"it has {known}",
                 )
                 good = False
-            elif (
-                not isinstance(value, str)
-                or not value.strip()
-                or not value.isprintable()
-                or len(value) > MAX_PATH
-            ):
+            elif isinstance(entry.node, toml.Leaf):
+                found[key] = entry.node
+            else:
                 self.mistake(
                     entry.node.place,
-                    f"expect.{name}",
+                    f"{name}.{key}",
                     "policy-wrong-type",
-                    "a line of text in quotes is expected",
-                    'such as that = "the network is closed"',
+                    f"{_kind_of(entry.node)} stands where one value is expected",
+                    f"such as {key} = {words[key]}",
                 )
                 good = False
-            else:
-                words[name] = value
-        for name in ("that", "try", "result"):
-            if name not in table.entries:
+        for key in needed:
+            if key not in table.entries:
                 self.mistake(
                     table.place,
-                    f"expect.{name}",
+                    f"{name}.{key}",
                     "policy-missing-key",
-                    "this expectation is not complete",
-                    "an expectation has that, try and result",
+                    f"this [[{name}]] is not complete",
+                    f"it needs {', '.join(needed)}",
                 )
                 good = False
-        if "result" in words and words["result"] not in (
-            "allowed",
-            "refused",
-            "absent",
+        return found if good else None
+
+    def _line(self, leaf: toml.Leaf, key: str, example: str, most: int) -> str | None:
+        """A line of text that somebody else reads, or a mistake and None."""
+        value = leaf.value
+        if (
+            isinstance(value, str)
+            and value.strip()
+            and value.isprintable()
+            and len(value) <= most
         ):
+            return value
+        self.mistake(
+            leaf.place,
+            key,
+            "policy-wrong-type",
+            "a line of text in quotes is expected",
+            f"such as {key.rpartition('.')[2]} = {example}",
+        )
+        return None
+
+    def _expect(self, table: toml.Table) -> None:
+        found = self._words(table, "expect", EXPECT, tuple(EXPECT))
+        if found is None:
+            return
+        words = {
+            key: self._line(leaf, f"expect.{key}", EXPECT[key], MAX_PATH)
+            for key, leaf in found.items()
+        }
+        that, attempt, result = (words[key] for key in EXPECT)
+        if result is not None and result not in RESULTS:
             self.mistake(
-                table.entries["result"].node.place,
+                found["result"].place,
                 "expect.result",
                 "policy-bad-choice",
-                f"{shown(words['result'])} is not a choice here",
-                "one of: allowed, refused, absent",
+                f"{shown(result)} is not a choice here",
+                "one of: " + ", ".join(RESULTS),
             )
-            good = False
-        if "try" in words and not _is_attempt(words["try"].split()):
-            verb = words["try"].split()[0]
+            result = None
+        if attempt is not None and not _is_attempt(attempt.split()):
+            verb = attempt.split()[0]
             self.mistake(
-                table.entries["try"].node.place,
+                found["try"].place,
                 "expect.try",
                 "policy-bad-expect",
-                f"{shown(words['try'])} cannot be tried",
+                f"{shown(attempt)} cannot be tried",
                 ATTEMPTS.get(verb, "begin with one of: " + ", ".join(ATTEMPTS)),
             )
-            good = False
-        if good:
-            verb, *argument = words["try"].split()
-            self.expects.append(
-                Expect(
-                    that=words["that"],
-                    verb=verb,
-                    argument=tuple(argument),
-                    result=cast(
-                        Literal["allowed", "refused", "absent"], words["result"]
-                    ),
+            attempt = None
+        if that is None or attempt is None or result is None:
+            return
+        verb, *argument = attempt.split()
+        self.expects.append(
+            Expect(
+                that=that,
+                verb=verb,
+                argument=tuple(argument),
+                result=cast(Literal["allowed", "refused", "absent"], result),
+                origin=Origin(file=self.file, line=table.place.line),
+            )
+        )
+
+    def _accept(self, table: toml.Table) -> None:
+        found = self._words(table, "accept", ACCEPT, ("finding", "because", "until"))
+        if found is None:
+            return
+        words = {
+            key: self._line(
+                leaf,
+                f"accept.{key}",
+                ACCEPT[key],
+                MAX_PATH if key == "item" else MAX_TEXT,
+            )
+            for key, leaf in found.items()
+            if key != "until"
+        }
+        finding = words["finding"]
+        if finding is not None and finding not in audit.ACCEPTABLE:
+            near = difflib.get_close_matches(finding[:64], audit.ACCEPTABLE, 1)
+            self.mistake(
+                found["finding"].place,
+                "accept.finding",
+                "policy-bad-choice",
+                f"{shown(finding)} is no finding that can be accepted",
+                f"did you mean {near[0]}?" if near else "docs/policy.md lists them",
+            )
+            finding = None
+        key = words.get("key", "")
+        if key and not _is_key(key):
+            near_key = _nearest(key, "")
+            self.mistake(
+                found["key"].place,
+                "accept.key",
+                "policy-bad-choice",
+                f"there is no key {shown(key)}",
+                f"did you mean {near_key}?" if near_key else 'such as "files.read"',
+            )
+            key = None
+        until = self._day(found["until"])
+        because, item = words["because"], words.get("item", "")
+        if finding and because and until and key is not None and item is not None:
+            self.accepts.append(
+                Accept(
+                    finding=finding,
+                    key=key,
+                    item=item,
+                    because=because,
+                    until=until,
                     origin=Origin(file=self.file, line=table.place.line),
                 )
             )
+
+    def _day(self, leaf: toml.Leaf) -> datetime.date | None:
+        value = leaf.value
+        if isinstance(value, datetime.date) and not isinstance(
+            value, datetime.datetime
+        ):
+            return value
+        what = _kind_of(leaf)
+        if isinstance(value, datetime.datetime | datetime.time):
+            what = "a time"
+        self.mistake(
+            leaf.place,
+            "accept.until",
+            "policy-wrong-type",
+            f"{what} stands where a day is expected",
+            "write until = 2027-06-30, without quotes and without a time",
+        )
+        return None
 
 
 _VALUES: Mapping[str, Callable[[_Checker, Key, toml.Node], Value | Listed | None]] = {
@@ -1057,6 +1167,24 @@ _VALUES: Mapping[str, Callable[[_Checker, Key, toml.Node], Value | Listed | None
     "variables": _Checker.variables,
     "settings": _Checker.settings_,
 }
+
+EXPECT: Mapping[str, str] = {
+    "that": '"the network is closed"',
+    "try": '"connect tcp 127.0.0.1:22"',
+    "result": '"refused"',
+}
+"""The keys of [[expect]], with an example of each."""
+
+ACCEPT: Mapping[str, str] = {
+    "finding": '"reads-others"',
+    "key": '"files.read"',
+    "item": '"/srv/atlas"',
+    "because": '"All classes use the maps there."',
+    "until": "2027-06-30",
+}
+"""The keys of [[accept]], with an example of each."""
+
+RESULTS = ("allowed", "refused", "absent")
 
 ATTEMPTS: Mapping[str, str] = {
     "read": "read PATH",
@@ -1168,6 +1296,11 @@ def written(value: Value) -> str:
     return f'"{value}"' if isinstance(value, str) else str(value).lower()
 
 
+def _is_key(name: str) -> bool:
+    """Of an origin: environment.set and grants have one for each of their names."""
+    return name in _KEYS or name.startswith(("environment.set.", "grants."))
+
+
 def _safe(name: str) -> str:
     """A key as it may be printed without quotes."""
     plain = re.fullmatch(r"[A-Za-z0-9._*-]{1,64}", name)
@@ -1214,7 +1347,7 @@ def _nearest(name: str, table: str) -> str:
     here = {key.name.rpartition(".")[2]: key.name for key in KEYS if key.table == table}
     if not table:
         here |= {other: f"[{other}]" for other in TABLES if other}
-        here["expect"] = "[[expect]]"
+        here |= {name: f"[[{name}]]" for name in ("expect", "accept")}
     if near := difflib.get_close_matches(name, here, 1, 0.6):
         return here[near[0]]
     last = {key.name.rpartition(".")[2]: key.name for key in KEYS}

@@ -613,6 +613,7 @@ def _stack(name: str, chain: tuple[_Source, ...], broken: list[Mistake]) -> Poli
     if mistakes:
         raise PolicyError(tuple(mistakes))
 
+    origins |= {f"grants.{name_}": grant.origin for name_, grant in held.items()}
     for own in KEYS:
         # What is never inherited is the top file's or nobody's.
         if not own.inherited and own.name not in top.origins:
@@ -693,5 +694,6 @@ def _policy(
         history=MappingProxyType(dict(history)),
         grants=tuple(grants.values()),
         expects=top.expects,
+        accepts=top.accepts,
         digest=names.hexdigest(),
     )

@@ -59,7 +59,7 @@ memory = "2G"
   what it names.
 - Lists replace. With `"..."` as their first element they keep what is inherited and
   add to it. `environment.set` and `[grants]` are merged by name.
-- `[match]`, `description` and `[[expect]]` are never inherited.
+- `[match]`, `description`, `[[expect]]` and `[[accept]]` are never inherited.
 
 ## Values
 
@@ -101,6 +101,38 @@ result = "refused"
 - `that`: a sentence for the report.
 - `result`: `allowed`, `refused` or `absent`.
 - `try`: one of
+"""
+
+_ACCEPT = """\
+## [[accept]]
+
+What `test-policy` finds, and an administrator answers for until a certain day.
+
+```toml
+[files]
+read = ["...", "/srv/atlas"]
+
+[[accept]]
+finding = "reads-others"
+item = "/srv/atlas"
+because = "All classes use the maps there."
+until = 2027-06-30
+```
+
+- `finding`: the name of a finding, below.
+- `key`, `item`: the key, and of a list the item, that it must be about; left out:
+  whatever it is about.
+- `because`: a sentence. Who writes nothing has not decided.
+- `until`: the last day on which it holds, on the clock of whoever asks.
+
+What is accepted is listed all the same, with its reason and its day, and reaches no
+threshold; it opens as much as before, and its points count. After that day it counts
+again, and `accept-expired` says so. What accepts nothing is found too. An exception
+speaks of the file that it stands in: a policy that extends that file decides anew.
+A launch never looks at it.
+
+This is also how a dangerous setting says why it must be: `no-reason` is found where
+neither an exception nor a grant does.
 """
 
 _BUNDLES = f"""\
@@ -156,6 +188,7 @@ def reference() -> str:
         if keys:
             parts.append("\n".join(_key(key) for key in keys) + "\n")
     parts.append(_EXPECT + "\n".join(f"  - `{form}`" for form in _forms()) + "\n")
+    parts.append(_ACCEPT)
     parts.append(
         _BUNDLES + "\n".join(_limit(*pair) for pair in wishes.LIMITS.items()) + "\n"
     )

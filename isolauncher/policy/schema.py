@@ -14,7 +14,7 @@ import json
 import sys
 from typing import Any
 
-from isolauncher.policy import bitfrost, check
+from isolauncher.policy import audit, bitfrost, check
 from isolauncher.policy.model import KEYS, TABLES, Key
 
 _SIZE = {
@@ -53,6 +53,7 @@ def schema() -> dict[str, Any]:
             }
     top["properties"]["grants"] = _grants()
     top["properties"]["expect"] = _expect()
+    top["properties"]["accept"] = _accept()
     return top
 
 
@@ -148,6 +149,32 @@ def _expect() -> dict[str, Any]:
             "type": "object",
             "additionalProperties": False,
             "required": list(words),
+            "properties": words,
+        },
+    }
+
+
+def _accept() -> dict[str, Any]:
+    words = {
+        "finding": {"enum": list(audit.ACCEPTABLE)},
+        "key": {"type": "string", "description": "The key that it must be about."},
+        "item": {"type": "string", "description": "The item that it must be about."},
+        "because": _SENTENCE,
+        "until": {
+            "type": "string",
+            "format": "date",
+            "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}$",
+            "description": "The last day on which it holds, a date without quotes.",
+        },
+    }
+    return {
+        "description": "Findings that an administrator answers for until some day.",
+        "type": "array",
+        "maxItems": check.MAX_ITEMS,
+        "items": {
+            "type": "object",
+            "additionalProperties": False,
+            "required": ["finding", "because", "until"],
             "properties": words,
         },
     }

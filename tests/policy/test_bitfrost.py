@@ -50,7 +50,7 @@ def test_each_of_the_names_gives_is_refused_or_means_nothing(
     given = {one.key: one.value for one in found.gives}
     assert {**before, **given} == after
     told = [r for r in audit.findings(audit.remarks(policy)) if r.id == "grant-empty"]
-    assert [r.key for r in told] == ([] if given else [f"grants.{name}"])
+    assert [(r.key, r.line) for r in told] == ([] if given else [(f"grants.{name}", 3)])
 
 
 def test_the_reason_goes_where_what_it_gives_is_found(shelf: Shelf) -> None:
