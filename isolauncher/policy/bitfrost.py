@@ -138,7 +138,8 @@ def find(name: str) -> Name | None:
 
 
 def nearest(name: str) -> str:
-    near = difflib.get_close_matches(name[:MAX_NAME].upper(), _NAMES, 1)
+    known = [one for one in _NAMES if one != _BIOS_NAMES]
+    near = difflib.get_close_matches(name[:MAX_NAME].upper(), known, 1)
     return near[0] if near else ""
 
 

@@ -838,7 +838,9 @@ class _Checker:
                     key.name,
                     "policy-forbidden-path",
                     f"{shown(value)} lies in {ours}, which every activity has anew",
-                    "devices are granted by [devices]",
+                    "devices are granted by [devices]"
+                    if ours == "/dev"
+                    else "leave it out",
                 )
                 return False
         if value in MADE_PATHS:
