@@ -72,7 +72,8 @@ def run(args: argparse.Namespace) -> int:
         json.dump(said, sys.stdout, indent=1)
         print()
         return 0
-    print(f"{policy.name}: {report.safe(policy.description)}")
+    says = f": {report.safe(policy.description)}" if policy.description else ""
+    print(f"{policy.name}{says}")
     if found.why:
         print(f"  {printable(found.why)}")
     for line in report.explained(policy, wanted):
