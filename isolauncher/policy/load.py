@@ -569,6 +569,8 @@ def _stack(name: str, chain: tuple[_Source, ...], broken: list[Mistake]) -> Poli
             else:
                 values[key] = value
             origins[key] = layer.origins[key]
+        # One that this file has taken away does not come back with another's value.
+        grants = {n: g for n, g in grants.items() if bitfrost.holds(n, values)}
         for variable, setting in layer.settings.items():
             full = f"environment.set.{variable}"
             if full in layer.origins:
@@ -598,8 +600,7 @@ def _stack(name: str, chain: tuple[_Source, ...], broken: list[Mistake]) -> Poli
                     )
                 )
     top = chain[0].layer
-    held = {g.name: g for g in grants.values() if bitfrost.holds(g.name, values)}
-    if lacks := bitfrost.without_reason(values, frozenset(held)):
+    if lacks := bitfrost.without_reason(values, frozenset(grants)):
         mistakes.append(
             _mistake(
                 top.file,
@@ -613,12 +614,12 @@ def _stack(name: str, chain: tuple[_Source, ...], broken: list[Mistake]) -> Poli
     if mistakes:
         raise PolicyError(tuple(mistakes))
 
-    origins |= {f"grants.{name_}": grant.origin for name_, grant in held.items()}
+    origins |= {f"grants.{grant.name}": grant.origin for grant in grants.values()}
     for own in KEYS:
         # What is never inherited is the top file's or nobody's.
         if not own.inherited and own.name not in top.origins:
             origins.pop(own.name, None)
-    return _policy(name, chain, values, settings, held, origins, history)
+    return _policy(name, chain, values, settings, grants, origins, history)
 
 
 def _policy(

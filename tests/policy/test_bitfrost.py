@@ -100,6 +100,10 @@ def test_who_stands_on_a_grant_inherits_it_until_he_says_otherwise(
     closed = made(shelf, 'extends = "base"\n[network]\naccess = "none"\n')
     assert [grant.name for grant in closed.grants] == ["P_RTC"]
     assert closed.network == "none"
+    # What was taken away does not come back as the reason of who opens it again.
+    made(shelf, 'extends = "base"\n[network]\naccess = "none"\n', "closed")
+    again = made(shelf, 'extends = "closed"\n[network]\naccess = "host"\n')
+    assert [grant.name for grant in again.grants] == ["P_RTC"]
     other = 'extends = "base"\n[grants]\nP_NET = { because = "Another." }\n'
     assert [g.because for g in made(shelf, other).grants] == ["Another.", "A reason."]
 
