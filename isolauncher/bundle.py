@@ -78,7 +78,8 @@ class Bundle:
 
     ``exec`` is as written: `words` splits it. ``icon`` is a name without its suffix.
     ``mime_types`` and ``tags`` have the empty texts that Sugar makes of nothing.
-    ``max_participants`` 0: not shared.
+    ``max_participants`` 0: not shared. ``permissions`` is the path of the file that
+    has the ``wishes``, there or not.
     """
 
     bundle_id: str
@@ -95,6 +96,7 @@ class Bundle:
     single_instance: bool
     max_participants: int
     wishes: tuple[Wish, ...]
+    permissions: str
     path: str
     installed_by: Installer
     why: str
@@ -134,6 +136,7 @@ def parse(found: Found) -> Bundle:
         single_instance=info.value("single_instance", MAX_SHORT) == "yes",
         max_participants=info.max_participants(),
         wishes=_wishes(found),
+        permissions=posixpath.join(found.path, PERMISSIONS),
         path=found.path,
         installed_by=found.installed_by,
         why=found.why,

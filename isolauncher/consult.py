@@ -9,14 +9,14 @@ governs both the sandbox and the caller's own processes around it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from . import bundle, furniture, rooms
+from . import bundle, furniture, plan, rooms
 from .launch import Wanted, not_kept
 from .opener import Opener
-from .policy import choose, environment
+from .policy import choose, environment, wishes
 from .policy.model import Policy
 from .request import Caller, Furnish, Launch
 
@@ -26,13 +26,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Consulted:
-    """What a caller may furnish: a bundle under the policy that governs it."""
+    """What a caller may furnish: a bundle under the policy that governs it.
+
+    ``policy`` is lowered by what the bundle asks for, ``answers`` say by what.
+    """
 
     asked: Launch
     fds: Mapping[str, int]
     bundle: bundle.Bundle
     policy: Policy
     why: str
+    answers: tuple[wishes.Answer, ...]
     at: furniture.Place
     activity_id: str
 
@@ -74,14 +78,16 @@ async def look(
     choice = choose.for_bundle(
         daemon.store, read.bundle_id, system=read.installed_by == "system"
     )
-    inner = rooms.inner_uid(choice.policy, caller, daemon.config.uids.first)
+    policy, answers = wishes.answer(choice.policy, read.wishes, read.permissions)
+    inner = rooms.inner_uid(policy, caller, daemon.config.uids.first)
     return Consulted(
         asked=asked,
         fds=fds,
         bundle=read,
-        policy=choice.policy,
+        policy=policy,
         why=choice.why,
-        at=furniture.place(read, choice.policy, asked.environment, inner),
+        answers=answers,
+        at=furniture.place(read, policy, asked.environment, inner),
         activity_id=bundle.new_activity_id(asked.id),
     )
 
@@ -139,7 +145,10 @@ async def complete(
     return Wanted(
         policy=c.policy,
         variables=variables,
-        not_kept=tuple(not_kept({}, [d for d in dropped if d[0] not in _GIVEN])),
+        not_kept=(
+            *not_kept({}, [d for d in dropped if d[0] not in _GIVEN]),
+            *_not_granted(c.answers),
+        ),
         program_kind=command.program_kind,
         argv=command.argv,
         fds=fds,
@@ -153,3 +162,10 @@ async def complete(
         asked=furnish,
         at=c.at,
     )
+
+
+def _not_granted(answers: tuple[wishes.Answer, ...]) -> Iterator[plan.Skipped]:
+    for told in answers:
+        if not told.granted:
+            what = f"{bundle.PERMISSIONS}:{told.origin.line}: {told.asked}"
+            yield plan.Skipped(what=what, why=told.why)

@@ -124,13 +124,17 @@ class Mistake:
     message: str
     hint: str = ""
 
-    def text(self) -> str:
+    def said(self) -> str:
+        """Where, of what, what: all but the hint and the code."""
         place = f"{self.file}:{self.line}" if self.line else self.file
         if self.column:
             place += f":{self.column}"
         key = f" {self.key}:" if self.key else ""
+        return f"{place}:{key} {self.message}"
+
+    def text(self) -> str:
         hint = f"\n  ({self.hint})" if self.hint else ""
-        return f"{place}:{key} {self.message}{hint}  [{self.code}]"
+        return f"{self.said()}{hint}  [{self.code}]"
 
 
 class PolicyError(IsolauncherError):
@@ -141,11 +145,7 @@ class PolicyError(IsolauncherError):
     def __init__(self, mistakes: tuple[Mistake, ...]) -> None:
         first = mistakes[0]
         more = f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else ""
-        super().__init__(
-            f"{first.file}:{first.line}: {first.key}: {first.message}{more}",
-            code=first.code,
-            hint=first.hint,
-        )
+        super().__init__(first.said() + more, code=first.code, hint=first.hint)
         self.mistakes = mistakes
 
 

@@ -16,12 +16,14 @@ from .errors import Mistake
 from .policy import audit
 from .policy.audit import Remark, Severity
 from .policy.check import shown
-from .policy.model import KEYS, Policy, Said, Value, values
+from .policy.model import KEYS, Accept, Policy, Said, Value, reasons, values
+from .policy.wishes import Answer
 
 _COLOURS: Mapping[str, str] = {
     "dangerous": "\x1b[1;31m",
     "open": "\x1b[33m",
     "note": "\x1b[36m",
+    "accepted": "\x1b[2m",
     "valid": "\x1b[32m",
     "unusable": "\x1b[1;31m",
 }
@@ -84,7 +86,10 @@ def difference(one: Outcome, other: Outcome) -> Difference:
     first, second = values(one.policy), values(other.policy)
     keys = [*first, *(key for key in second if key not in first)]
     told = (
-        {(r.id, r.key, r.message): r for r in audit.findings(o.remarks)}
+        {
+            (r.id, r.key, r.message, r.accepted is None): r
+            for r in audit.findings(o.remarks)
+        }
         for o in (one, other)
     )
     before, after = told
@@ -143,12 +148,16 @@ class Text:
         if not found:
             yield "  no findings"
         for remark in found:
-            severity = remark.severity or "note"
-            name = self._in(severity, f"{severity:9}")
+            word = _word(remark)
+            name = self._in(word, f"{word:9}")
             yield f"  {name} {remark.key} ({place(remark)}) [{remark.id}]"
             yield f"            {safe(remark.message)}"
+            if remark.because:
+                yield f"            because: {safe(remark.because)}"
             if remark.fix:
                 yield f"            instead: {safe(remark.fix)} (see {remark.see})"
+            if remark.accepted is not None:
+                yield f"            {_accepted(remark.accepted)}"
 
     def difference(self, one: str, other: str, found: Difference) -> Iterator[str]:
         yield f"{safe(one)} and {safe(other)}:"
@@ -158,9 +167,8 @@ class Text:
             yield from _values_apart(key, before, after)
         for sign, which in (("-", found.gone), ("+", found.added)):
             for remark in which:
-                severity = remark.severity or "note"
-                text = self._in(severity, severity)
-                yield f"  {sign} {text} {remark.key}: {safe(remark.message)}"
+                word = self._in(_word(remark), _word(remark))
+                yield f"  {sign} {word} {remark.key}: {safe(remark.message)}"
         yield f"  exposure {found.exposure:+.1f}"
 
 
@@ -183,6 +191,15 @@ def _by_key(remarks: Sequence[Remark]) -> str:
     told = [f"{key} {sum_:.1f}" for key, sum_ in ordered[:5]]
     rest = sum(sum_ for _, sum_ in ordered[5:])
     return ", ".join([*told, f"others {rest:.1f}"] if rest else told)
+
+
+def _word(remark: Remark) -> str:
+    return "accepted" if remark.accepted is not None else remark.severity or "note"
+
+
+def _accepted(by: Accept) -> str:
+    where = f"{safe(by.origin.file)}:{by.origin.line}"
+    return f"accepted until {by.until} ({where}): {safe(by.because)}"
 
 
 def place(remark: Remark) -> str:
@@ -219,9 +236,13 @@ def written(value: Value | None, key: str = "") -> str:
 # ------------------------------------------------------------------------------- origin
 
 
+def _told(policy: Policy) -> dict[str, Value]:
+    return {**values(policy), **reasons(policy)}
+
+
 def explained(policy: Policy, wanted: str | None) -> Iterator[str]:
     """Each value in force, the place that set it, and what that took the place of."""
-    for key, value in values(policy).items():
+    for key, value in _told(policy).items():
         if wanted is not None and key != wanted and not key.startswith(f"{wanted}."):
             continue
         history = policy.history.get(key, ())
@@ -268,9 +289,18 @@ def _explained_list(
         yield f"    set in {safe(origin_.file)}:{origin_.line}"
 
 
+def answered(answers: Sequence[Answer]) -> Iterator[str]:
+    """What became of each line in which a bundle asks for something."""
+    if answers:
+        yield f"what the bundle asks for ({safe(answers[0].origin.file)}):"
+    for told in answers:
+        word = "granted" if told.granted else "not granted"
+        yield f"  line {told.origin.line}: {told.asked}: {word}: {safe(told.why)}"
+
+
 def explained_data(policy: Policy, wanted: str | None) -> dict[str, object]:
     found: dict[str, object] = {}
-    for key, value in values(policy).items():
+    for key, value in _told(policy).items():
         if wanted is not None and key != wanted and not key.startswith(f"{wanted}."):
             continue
         found[key] = {
@@ -302,7 +332,11 @@ def junit(
     top = ET.Element("testsuites")
     for number, outcome in enumerate(outcomes):
         found = audit.findings(outcome.remarks)
-        bad = [r for r in found if audit.reaches(r.severity, threshold)]
+        bad = [
+            r
+            for r in found
+            if r.accepted is None and audit.reaches(r.severity, threshold)
+        ]
         suite = ET.SubElement(
             top,
             "testsuite",
@@ -324,7 +358,10 @@ def junit(
             )
             error.text = safe_lines("\n".join(m.text() for m in outcome.errors))
         for remark in found:
-            case = _case(suite, outcome.name, f"{remark.id} {remark.key} {remark.item}")
+            name = f"{remark.id} {remark.key} {remark.item}".strip()
+            if remark.accepted is not None:
+                name += f" (accepted until {remark.accepted.until})"
+            case = _case(suite, outcome.name, name)
             if remark in bad:
                 failure = ET.SubElement(
                     case, "failure", type=str(remark.severity), message=remark.id
@@ -340,7 +377,7 @@ def junit(
 
 def _case(suite: ET.Element, policy: str, name: str) -> ET.Element:
     return ET.SubElement(
-        suite, "testcase", classname=safe(policy), name=safe(name).strip(), time="0"
+        suite, "testcase", classname=safe(policy), name=safe(name), time="0"
     )
 
 
@@ -352,6 +389,7 @@ __all__ = [
     "Difference",
     "Outcome",
     "Text",
+    "answered",
     "difference",
     "explained",
     "explained_data",

@@ -395,9 +395,16 @@ class _Asked:
     at: float
 
     def is_replaced_by(self, newer: Facts) -> bool:
-        """Of two versions of one policy only the newer is worth a room."""
-        return newer.policy.name == self.facts.policy.name and newer == replace(
-            self.facts, policy=newer.policy, machine=newer.machine
+        """Of two versions of one policy only the newer is worth a room.
+
+        What two bundles make of one version, by what they ask for, are no versions.
+        """
+        older = self.facts.policy
+        edited = newer.policy.digest != older.digest or newer.policy == older
+        return (
+            edited
+            and newer.policy.name == older.name
+            and newer == replace(self.facts, policy=newer.policy, machine=newer.machine)
         )
 
 

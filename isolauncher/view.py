@@ -17,8 +17,7 @@ from contextlib import suppress
 
 from . import kernel, opener, plan
 from .errors import ProgramNotExecutable, ProgramNotFound, RequestError, StepError
-from .policy.check import IN_HOME
-from .policy.model import Policy
+from .policy.model import IN_HOME, Policy
 from .request import Caller
 
 

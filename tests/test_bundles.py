@@ -304,3 +304,119 @@ def test_what_works_in_memory_does_so_under_the_next_daemon_too(
         assert os.path.ismount(own.run_dir / "scratch/mem")
         own.ask({"version": 1, "verb": "stop", "ids": ["mem"], "grace_ms": 0})
         assert os.listdir(own.run_dir / "scratch") == []
+
+
+LIMITS = """#!/usr/bin/python3
+import json, resource
+names = ("NOFILE", "NPROC", "FSIZE", "DATA")
+print(json.dumps({n: resource.getrlimit(getattr(resource, f"RLIMIT_{n}"))
+                  for n in names}))
+"""
+ASKED = """# Rainbow's own words
+lim_nofile 50
+lim_nproc 5000
+lim_fsize 65536
+lim_mem 100000000
+constant-uid
+use-serial
+dance
+"""
+
+
+def test_a_bundle_that_asks_for_less_has_less_and_never_more(
+    alice: Person, system: Path
+) -> None:
+    """permissions.info, as it is seen from inside, from outside and in the report."""
+    bundle = make(system / "asks", programs={"show": LIMITS})
+    file = bundle / "activity/permissions.info"
+    text, end = output(alice, bundle)
+    before = json.loads(text)
+    assert before["NOFILE"] == [1024, 1024]
+    file.write_text(ASKED)
+    text, end = output(alice, bundle)
+    assert end["status"] == 0, end
+    seen = json.loads(text)
+    assert seen["NOFILE"] == [50, 50]
+    assert seen["FSIZE"] == [65536, 65536]
+    assert seen["NPROC"] == before["NPROC"] == [64, 64]
+    report = end["report"]
+    assert isinstance(report, dict)
+    told = {s["what"]: s["why"] for s in report["skipped"]}
+    where = "activity/permissions.info"
+    more = told.pop(f"{where}:3: lim_nproc 5000")
+    assert more.startswith("limits.processes is 64 (")
+    assert more.endswith("), and a bundle cannot ask for more")
+    assert "policies/sugar.toml:" in more
+    assert told[f"{where}:6: constant-uid"].startswith("identity.uid is instance (")
+    assert "devices.allow" in told[f"{where}:7: use-serial"]
+    assert told[f"{where}:8: dance"] == "there is no such directive"
+    for granted in ("lim_nofile", "lim_fsize", "lim_mem"):
+        assert granted not in str(told)
+    file.unlink()
+    assert json.loads(output(alice, bundle)[0]) == before
+
+
+TAKE = """#!/usr/bin/python3
+try:
+    taken = bytearray(b"x") * 150_000_000
+    print("taken", flush=True)
+except MemoryError:
+    print("refused", flush=True)
+"""
+
+
+def test_memory_that_a_bundle_does_not_want_is_not_there(
+    alice: Person, system: Path
+) -> None:
+    """Kept by a cgroup, where there is one, or else for each process by itself."""
+    bundle = make(system / "takes", programs={"show": TAKE})
+    assert output(alice, bundle)[0] == "taken\n"
+    (bundle / "activity/permissions.info").write_text("lim_mem 100000000\n")
+    text, end = output(alice, bundle)
+    report = end["report"]
+    assert isinstance(report, dict)
+    if "cgroup" in report["enforced"]:
+        assert (text, end["signal"]) == ("", signal.SIGKILL)
+    else:
+        assert (text, end["status"]) == ("refused\n", 0)
+
+
+def test_the_mediator_is_told_the_lowered_limit(alice: Person, system: Path) -> None:
+    bundle = make(system / "less")
+    (bundle / "activity/permissions.info").write_text("lim_fsize 65536\n")
+    with alice.launch(bundle) as launched:
+        assert launched.granted["file_size"] == 65536
+        launched.end()
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (b"lim_nproc 5\n" * 6000, "bundle-too-large"),
+        (b"lim_nproc 5\n" * 65, "bundle-value-too-long"),
+        (b"\x7fELF\0\0", "bundle-not-text"),
+        (b"lim_nproc 5\x1b[2J\n", "bundle-bad-value"),
+        (b"\xff\xfe", "bundle-not-text"),
+        ("fifo", "bundle-not-a-file"),
+        ("link", "bundle-link"),
+    ],
+    ids=str,
+)
+def test_hostile_requests_end_the_launch_and_nothing_else(
+    daemon: Service, data: bytes | str, code: str
+) -> None:
+    """Of a bundle of her own, which somebody sent her."""
+    with person(daemon, ALICE) as somebody:
+        bundle = make(somebody.home / "Activities", owner=ALICE)
+        file = bundle / "activity/permissions.info"
+        if data == "fifo":
+            os.mkfifo(file)
+        elif data == "link":
+            file.symlink_to("/etc/shadow")
+        else:
+            assert isinstance(data, bytes)
+            file.write_bytes(data)
+        assert refusal(somebody, bundle) == code
+        assert f'code="{code}"' in daemon.log
+        file.unlink()
+        assert output(somebody, bundle)[1]["status"] == 0

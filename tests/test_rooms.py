@@ -14,7 +14,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,6 +29,9 @@ from isolauncher import opener, rooms
 from isolauncher.channel import readable
 from isolauncher.errors import IdentityError, StepError
 from isolauncher.opener import Opened, Program
+from isolauncher.policy import wishes
+from isolauncher.policy.load import PolicyStore, trusted_owners
+from isolauncher.policy.model import Policy
 from isolauncher.request import Caller
 
 CAROL = 12347
@@ -550,3 +553,41 @@ def test_no_opener_waits_while_an_activity_runs(launches: int) -> None:
         assert until(lambda: len(_titled(daemon, f"opener({CAROL})")) <= most)
         client.communicate(b"\n", timeout=30)
         assert client.returncode == 0
+
+
+def test_two_bundles_of_one_policy_that_ask_for_different_limits_are_no_versions(
+    tmp_path: Path,
+) -> None:
+    """An edit puts the older one's room out of use; what a bundle asks for does not."""
+    owners = trusted_owners() | {tmp_path.stat().st_uid}
+    file = tmp_path / "mine.toml"
+    with closing(PolicyStore(etc_dir=str(tmp_path), owners=owners)) as policies:
+        file.write_text("version = 1\n")
+        policy = policies.get("mine")
+        file.write_text("version = 1\n[limits]\nprocesses = 30\n")
+        edited = policies.get("mine")
+    asking = SimpleNamespace(words=("lim_nproc", "20"), line=1)
+    lowered, _ = wishes.answer(policy, [asking], "permissions.info")
+    assert lowered.limits.processes == 20
+
+    def of(policy: Policy) -> rooms.Facts:
+        return rooms.Facts(
+            policy=policy,
+            caller=Caller(uid=CAROL, gid=CAROL, pid=0, groups=()),
+            name="",
+            home="/",
+            own_home=True,
+            set_name="python",
+            lease_key=None,
+            machine=SimpleNamespace(),  # type: ignore[arg-type]
+        )
+
+    asked = {
+        p.limits.processes: rooms._Asked(facts=of(p), count=2, at=0.0)
+        for p in (policy, lowered)
+    }
+    for number, same in ((64, policy), (20, lowered)):
+        assert asked[number].is_replaced_by(of(same))
+        assert asked[number].is_replaced_by(of(edited))
+    assert not asked[64].is_replaced_by(of(lowered))
+    assert not asked[20].is_replaced_by(of(policy))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from .. import report
 from ..errors import RequestError
 from ..policy.load import ETC_DIRECTORY
-from ..policy.model import values
+from ..policy.model import reasons, values
 from . import governing, printable
 
 if TYPE_CHECKING:
@@ -47,10 +47,11 @@ def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    policy, why = governing.find(governing.store(args.policy_dir), args.what)
+    found = governing.find(governing.store(args.policy_dir), args.what)
+    policy = found.policy
     wanted: str | None = args.key
-    known = values(policy)
-    tables = {key.rpartition(".")[0] for key in known} | {"environment"}
+    known = {**values(policy), **reasons(policy)}
+    tables = {key.rpartition(".")[0] for key in known} | {"environment", "grants"}
     if wanted is not None and wanted not in known and wanted not in tables:
         close = difflib.get_close_matches(wanted[:64], [*known, *tables], 1)
         near = close[0] if close else ""
@@ -63,16 +64,21 @@ def run(args: argparse.Namespace) -> int:
         said = {
             "version": 1,
             "policy": policy.name,
-            "why": why,
+            "why": found.why,
             "files": list(policy.files),
             "values": report.explained_data(policy, wanted),
+            "asked": [told.as_data() for told in found.answers],
         }
         json.dump(said, sys.stdout, indent=1)
         print()
         return 0
-    print(f"{policy.name}: {report.safe(policy.description)}")
-    if why:
-        print(f"  {printable(why)}")
+    says = f": {report.safe(policy.description)}" if policy.description else ""
+    print(f"{policy.name}{says}")
+    if found.why:
+        print(f"  {printable(found.why)}")
     for line in report.explained(policy, wanted):
         print(line)
+    if wanted is None:
+        for line in report.answered(found.answers):
+            print(line)
     return 0

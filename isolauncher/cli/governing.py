@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass
 
 from ..errors import BundleError
-from ..policy import choose
+from ..policy import choose, wishes
 from ..policy.load import PolicyStore, trusted_owners
 from ..policy.model import Policy
 
@@ -25,17 +26,23 @@ def store(etc_dir: str) -> PolicyStore:
     return PolicyStore(etc_dir=etc_dir, owners=trusted_owners() | {os.getuid()})
 
 
-def find(policies: PolicyStore, word: str) -> tuple[Policy, str]:
-    """The policy, and why it is this one if it governs a bundle.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Governing:
+    """A policy; if it governs a bundle, why, and what became of what that asks for."""
 
-    PolicyError and BundleError for what cannot be used.
-    """
+    policy: Policy
+    why: str = ""
+    answers: tuple[wishes.Answer, ...] = ()
+
+
+def find(policies: PolicyStore, word: str) -> Governing:
+    """PolicyError and BundleError for what cannot be used."""
     if "/" in word:
         if word.endswith(".toml"):
-            return policies.load_file(word), ""
+            return Governing(policy=policies.load_file(word))
         return _of_bundle(policies, word)
     if word in policies.names() or not _BUNDLE_ID.fullmatch(word):
-        return policies.get(word), ""
+        return Governing(policy=policies.get(word))
     # Not at the top: a policy's name needs none of it.
     from ..session import installed
 
@@ -43,11 +50,11 @@ def find(policies: PolicyStore, word: str) -> tuple[Policy, str]:
         path = installed.find(word, os.environ)
     except BundleError:
         choice = choose.for_bundle(policies, word, system=True)
-        return choice.policy, f"{choice.why} ({AS_SYSTEM})"
+        return Governing(policy=choice.policy, why=f"{choice.why} ({AS_SYSTEM})")
     return _of_bundle(policies, path)
 
 
-def _of_bundle(policies: PolicyStore, path: str) -> tuple[Policy, str]:
+def _of_bundle(policies: PolicyStore, path: str) -> Governing:
     from .. import bundle, bundledir
 
     try:
@@ -65,4 +72,6 @@ def _of_bundle(policies: PolicyStore, path: str) -> tuple[Policy, str]:
     read = bundle.parse(found)
     system = read.installed_by == "system"
     choice = choose.for_bundle(policies, read.bundle_id, system=system)
-    return choice.policy, f"{read.path}: {choice.why} ({read.why})"
+    policy, answers = wishes.answer(choice.policy, read.wishes, read.permissions)
+    why = f"{read.path}: {choice.why} ({read.why})"
+    return Governing(policy=policy, why=why, answers=answers)

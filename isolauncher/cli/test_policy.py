@@ -180,12 +180,17 @@ def _outcome(store: PolicyStore, word: str) -> Outcome:
     from .. import plan
 
     try:
-        policy, why = governing.find(store, word)
+        found = governing.find(store, word)
+        policy = found.policy
         return Outcome(
             name=policy.name,
             policy=policy,
-            plan=(*plan.describe_policy(policy), *_besides(policy)),
-            why=why,
+            plan=(
+                *plan.describe_policy(policy),
+                *_besides(policy),
+                *report.answered(found.answers),
+            ),
+            why=found.why,
             remarks=audit.remarks(policy),
         )
     except PolicyError as error:

@@ -15,21 +15,25 @@ makes the rest of the policy worth little. Amounts count by their logarithm: eac
 doubling weighs the same. Whatever weakens a policy adds points, by a remark that names
 its key: tests/policy/test_audit.py weakens every setting of every shipped policy.
 
+An administrator answers for a finding in ``[[accept]]``, through a day: it is told like
+every other, but reaches no threshold. An exception that has expired, or that nothing is
+left of, is a finding itself; so is a dangerous one for which nobody gives a reason.
+
 Reads nothing but the policy, and neither machine nor person: what a path or a service
 gives on one machine is for ``--live``.
 """
 
 from __future__ import annotations
 
+import datetime
 import math
 import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from isolauncher.policy import environment
-from isolauncher.policy.check import IN_HOME
-from isolauncher.policy.model import Policy
+from isolauncher.policy import bitfrost, environment
+from isolauncher.policy.model import IN_HOME, Accept, Policy
 
 Severity = Literal["note", "open", "dangerous"]
 SEVERITIES: tuple[Severity, ...] = ("note", "open", "dangerous")
@@ -239,8 +243,47 @@ KINDS: tuple[Kind, ...] = (
         fix='landlock = "if-possible"',
         see="landlock(7)",
     ),
+    Kind(
+        id="grant-empty",
+        severity="note",
+        points=0,
+        says="The grant neither gives nor takes anything. {item}",
+        fix="leave it out",
+        see="docs/policy.md, grants",
+    ),
+    Kind(
+        id="no-reason",
+        severity="note",
+        points=0,
+        says="{item}: that is dangerous, and nobody says why it must be.",
+        fix="add [[accept]] with finding, because and until",
+        see="docs/policy.md, accept",
+    ),
+    Kind(
+        id="accept-expired",
+        severity="open",
+        points=0,
+        says="{item}: what was accepted for a time counts again.",
+        fix="take away what it was for, or decide once more, until another day",
+        see="docs/policy.md, accept",
+    ),
+    Kind(
+        id="accept-unused",
+        severity="note",
+        points=0,
+        says="{item}: there is nothing of the kind to accept.",
+        fix="take the exception out",
+        see="docs/policy.md, accept",
+    ),
 )
 """Every finding that there is."""
+
+ACCEPTABLE: tuple[str, ...] = tuple(
+    kind.id
+    for kind in KINDS
+    if kind.id not in ("no-reason", "accept-expired", "accept-unused")
+)
+"""Those that an administrator can answer for: what a policy opens."""
 
 _KINDS = {kind.id: kind for kind in KINDS}
 
@@ -250,7 +293,8 @@ class Remark:
     """One thing that a policy opens; ``severity`` None: it only counts.
 
     ``item`` is the one of a list that it is about. ``line`` is 0, and ``file`` the
-    policy's own, where no file says it.
+    policy's own, where no file says it. ``because`` is the reason of the grant that
+    gives it, empty where none does. ``accepted``: by what it reaches no threshold.
     """
 
     id: str
@@ -263,26 +307,46 @@ class Remark:
     item: str = ""
     file: str = ""
     line: int = 0
+    because: str = ""
+    accepted: Accept | None = None
 
     def finding(self) -> dict[str, object]:
         """As `test-policy --json` has it."""
         names = ("id", "severity", "key", "file", "line", "message", "fix")
-        return {name: getattr(self, name) for name in names}
+        told: dict[str, object] = {name: getattr(self, name) for name in names}
+        if self.because:
+            told["because"] = self.because
+        if self.accepted is not None:
+            told["accepted"] = {
+                "because": self.accepted.because,
+                "until": self.accepted.until.isoformat(),
+                "file": self.accepted.origin.file,
+                "line": self.accepted.origin.line,
+            }
+        return told
 
     def exposed(self) -> dict[str, object]:
         names = ("key", "points", "message", "file", "line")
         return {name: getattr(self, name) for name in names}
 
 
-def remarks(policy: Policy) -> tuple[Remark, ...]:
-    """All of them, in the order of the language's tables."""
-    return tuple(_placed(policy, remark) for remark in _remarks(policy))
+def remarks(
+    policy: Policy, *, today: datetime.date | None = None
+) -> tuple[Remark, ...]:
+    """All of them, in the order of the language's tables, as of ``today``."""
+    found = tuple(_placed(policy, remark) for remark in _remarks(policy))
+    return tuple(_judged(policy, found, today or datetime.date.today()))
 
 
 def findings(found: tuple[Remark, ...]) -> tuple[Remark, ...]:
-    """Those with a severity, the worst first."""
+    """Those with a severity, the worst first, what is accepted at the end."""
+
+    def place(remark: Remark) -> tuple[bool, int]:
+        severity = SEVERITIES.index(remark.severity or "note")
+        return remark.accepted is not None, -severity
+
     told = [remark for remark in found if remark.severity is not None]
-    return tuple(sorted(told, key=lambda r: -SEVERITIES.index(r.severity or "note")))
+    return tuple(sorted(told, key=place))
 
 
 def exposure(found: tuple[Remark, ...]) -> float:
@@ -290,7 +354,8 @@ def exposure(found: tuple[Remark, ...]) -> float:
 
 
 def worst(found: tuple[Remark, ...]) -> Severity | None:
-    told = findings(found)
+    """Of the findings that nobody answers for."""
+    told = [remark for remark in findings(found) if remark.accepted is None]
     return told[0].severity if told else None
 
 
@@ -300,15 +365,63 @@ def reaches(severity: Severity | None, threshold: Severity) -> bool:
     )
 
 
+def _judged(
+    policy: Policy, found: tuple[Remark, ...], today: datetime.date
+) -> Iterator[Remark]:
+    """With what is accepted of it, and what there is to say of the exceptions."""
+    for remark in found:
+        answered = [one for one in policy.accepts if _covers(one, remark)]
+        last = max(answered, key=lambda one: one.until, default=None)
+        if last is not None and last.until >= today:
+            yield replace(remark, accepted=last)
+            continue
+        yield remark
+        if remark.severity == "dangerous" and not remark.because and last is None:
+            what = f"{remark.id} {remark.item}".strip()
+            told = _finds("no-reason", remark.key, what)
+            yield replace(told, file=remark.file, line=remark.line)
+    for one in policy.accepts:
+        what = f"{one.finding} {one.item or one.key}".strip()
+        if not any(_covers(one, remark) for remark in found):
+            told = _finds("accept-unused", "accept", what)
+        elif one.until < today:
+            told = _finds("accept-expired", "accept", f"{what}, {one.until}")
+        else:
+            continue
+        place = one.origin
+        yield replace(told, file=place.file, line=place.line, because=one.because)
+
+
+def _covers(accept: Accept, remark: Remark) -> bool:
+    return (
+        remark.severity is not None
+        and remark.id == accept.finding
+        and accept.key in ("", remark.key)
+        and accept.item in ("", remark.item)
+    )
+
+
 def _placed(policy: Policy, remark: Remark) -> Remark:
     """With the place where it was said: of a list's item, by the file that added it."""
     origin = policy.origin.get(remark.key)
     for said in policy.history.get(remark.key, ()):
         if isinstance(said.value, tuple) and remark.item in said.value:
             origin = said.origin
+    because = _reason(policy, remark)
     if origin is None:
-        return replace(remark, file=policy.files[-1])
-    return replace(remark, file=origin.file, line=origin.line)
+        return replace(remark, file=policy.files[-1], because=because)
+    return replace(remark, file=origin.file, line=origin.line, because=because)
+
+
+def _reason(policy: Policy, remark: Remark) -> str:
+    """Why, if it is what a grant stands for."""
+    for grant in policy.grants:
+        name = bitfrost.find(grant.name)
+        for given in name.gives if name else ():
+            items = given.value if isinstance(given.value, tuple) else (remark.item,)
+            if given.key == remark.key and remark.item in items:
+                return grant.because
+    return ""
 
 
 def _remarks(policy: Policy) -> Iterator[Remark]:
@@ -322,6 +435,7 @@ def _remarks(policy: Policy) -> Iterator[Remark]:
     yield from _environment(policy)
     yield from _kernel(policy)
     yield from _preload(policy)
+    yield from _grants(policy)
     yield from _together(policy)
 
 
@@ -596,6 +710,14 @@ def _preload(policy: Policy) -> Iterator[Remark]:
         )
 
 
+def _grants(policy: Policy) -> Iterator[Remark]:
+    for grant in policy.grants:
+        name = bitfrost.find(grant.name)
+        if name is not None and name.is_note:
+            told = _finds("grant-empty", f"grants.{grant.name}", name.says)
+            yield replace(told, item="")
+
+
 # ------------------------------------------------------------------------ combinations
 
 
@@ -612,6 +734,8 @@ def _together(policy: Policy) -> Iterator[Remark]:
 
 
 __all__ = [
+    "ACCEPTABLE",
+    "KINDS",
     "SEVERITIES",
     "Remark",
     "Severity",

@@ -8,6 +8,7 @@ machine nor other policies, so a file means the same wherever it is checked.
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import math
 import posixpath
@@ -17,12 +18,15 @@ from dataclasses import dataclass, field
 from typing import Literal, cast
 
 from isolauncher.errors import Mistake
-from isolauncher.policy import environment, toml
+from isolauncher.policy import audit, bitfrost, environment, toml
 from isolauncher.policy.model import (
     DEVICES,
+    IN_HOME,
     KEYS,
     TABLES,
+    Accept,
     Expect,
+    Grant,
     Key,
     Match,
     Origin,
@@ -62,14 +66,10 @@ _BUS_RULE = re.compile(
     rf"(\*|{_MEMBER}(\.{_MEMBER})+|{_MEMBER}(\.{_MEMBER})+\.\*)"
     r"@(/|(/[A-Za-z0-9_]+)+(/\*)?|/\*)"
 )
-_GRANT = re.compile(r"P_[A-Z0-9]+(_[A-Z0-9]+)*")
 _HOST_PORT = re.compile(r"([A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):(\d{1,5})")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 
-_NOT_MATCH = {*TABLES, "expect", "description", "extends"} - {"", "match"}
-
-IN_HOME = "{home}/"
-"""How a path begins that lies in the person's home, wherever that is."""
+_NOT_MATCH = {*TABLES, "expect", "accept", "description", "extends"} - {"", "match"}
 
 MADE_BY_US = ("/proc", "/sys", "/dev")
 _SYNTHESIZED = "it is written for each activity"
@@ -118,7 +118,9 @@ class Layer:
     origins: Mapping[str, Origin] = field(default_factory=dict)
     match: Match = field(default_factory=Match)
     match_is_known: bool = False
+    grants: Mapping[str, Grant] = field(default_factory=dict)
     expects: tuple[Expect, ...] = ()
+    accepts: tuple[Accept, ...] = ()
     extends: str | None = None
     extends_at: toml.Place = field(default_factory=lambda: toml.Place(1, 1))
     description: str = ""
@@ -156,7 +158,9 @@ class _Checker:
         self.values: dict[str, Value | Listed] = {}
         self.settings: dict[str, str | None] = {}
         self.origins: dict[str, Origin] = {}
+        self.grants: dict[str, Grant] = {}
         self.expects: list[Expect] = []
+        self.accepts: list[Accept] = []
         self.extends_at = toml.Place(1, 1)
         self.match_is_known = False
 
@@ -174,7 +178,9 @@ class _Checker:
                 callers=self._own("match.callers"),
             ),
             match_is_known=self.match_is_known,
+            grants=self.grants,
             expects=tuple(self.expects),
+            accepts=tuple(self.accepts),
             extends=cast("str | None", self.values.get("extends")),
             extends_at=self.extends_at,
             description=str(self.values.get("description", "")),
@@ -276,9 +282,11 @@ class _Checker:
     def _tables(self, root: toml.Table) -> None:
         for name, entry in root.entries.items():
             if name == "expect":
-                self._expects(entry)
+                self._each(entry, "expect", "an expectation", self._expect)
+            elif name == "accept":
+                self._each(entry, "accept", "an exception", self._accept)
             elif name == "grants":
-                self._grants(entry)
+                continue  # below: they are held against the other tables
             elif name in TABLES and name:
                 if isinstance(entry.node, toml.Table):
                     for inner, inner_entry in entry.node.entries.items():
@@ -295,6 +303,8 @@ class _Checker:
                 self._entry(name, entry)
             else:
                 self._unknown(name, entry, "")
+        if "grants" in root.entries:
+            self._grants(root.entries["grants"])
 
     def _entry(self, name: str, entry: toml.Entry) -> None:
         key = _KEYS.get(name)
@@ -828,7 +838,9 @@ class _Checker:
                     key.name,
                     "policy-forbidden-path",
                     f"{shown(value)} lies in {ours}, which every activity has anew",
-                    "devices are granted by [devices]",
+                    "devices are granted by [devices]"
+                    if ours == "/dev"
+                    else "leave it out",
                 )
                 return False
         if value in MADE_PATHS:
@@ -855,143 +867,285 @@ class _Checker:
             )
             return
         for name, grant in entry.node.entries.items():
-            full = f"grants.{_safe(name)}"
-            inner = grant.node.entries if isinstance(grant.node, toml.Table) else {}
-            because = inner.get("because")
-            reason = because.node if because else None
-            if not _GRANT.fullmatch(name) or len(name) > 64:
-                self.mistake(
-                    grant.key,
-                    full,
-                    "policy-bad-grant",
-                    f"{shown(name)} is not one of Bitfrost's names",
-                    "such as P_MIC_CAM",
-                )
-            elif (
-                set(inner) != {"because"}
-                or not isinstance(reason, toml.Leaf)
-                or not isinstance(reason.value, str)
-                or not reason.value.strip()
-                or not reason.value.isprintable()
-                or len(reason.value) > MAX_TEXT
-            ):
-                self.mistake(
-                    grant.node.place,
-                    full,
-                    "policy-bad-grant",
-                    "a grant holds its reason and nothing else",
-                    f'write {name} = {{ because = "one sentence" }}',
-                )
-            else:
-                self.mistake(
-                    grant.key,
-                    full,
-                    "policy-not-enforced-yet",
-                    "grants are understood, but nothing enforces them yet",
-                    "leave it out",
-                )
+            self._grant(name, grant)
 
-    def _expects(self, entry: toml.Entry) -> None:
+    def _grant(self, name: str, entry: toml.Entry) -> None:
+        full = f"grants.{_safe(name)}"
+        known = bitfrost.find(name)
+        because = _reason(entry.node)
+        if known is None:
+            near = bitfrost.nearest(name)
+            self.mistake(
+                entry.key,
+                full,
+                "policy-bad-grant",
+                f"{shown(name)} is not one of Bitfrost's names",
+                f"did you mean {near}?" if near else "docs/policy.md lists them",
+            )
+        elif because is None:
+            self.mistake(
+                entry.node.place,
+                full,
+                "policy-bad-grant",
+                "a grant holds its reason and nothing else",
+                f'write {name} = {{ because = "one sentence" }}',
+            )
+        elif known.missing:
+            self.mistake(
+                entry.key,
+                full,
+                "policy-not-enforced-yet",
+                f"this grant is understood, but nothing enforces it yet: "
+                f"{known.missing}",
+                "leave it out",
+            )
+        else:
+            good = [self._given(full, entry, given) for given in known.gives]
+            if all(good):
+                origin = Origin(file=self.file, line=entry.key.line)
+                self.grants[name] = Grant(name=name, because=because, origin=origin)
+                self.origins[full] = origin
+
+    def _given(self, full: str, entry: toml.Entry, given: bitfrost.Gives) -> bool:
+        """Set what a grant stands for, unless the file says it itself."""
+        key, said = _KEYS[given.key], self.values.get(given.key)
+        wanted = given.value
+        meaning = written(wanted)
+        if wanted in key.later or key.only is not None:
+            self.mistake(
+                entry.key,
+                full,
+                "policy-not-enforced-yet",
+                f"it stands for {given.key} = {meaning}, which nothing enforces yet",
+                "leave it out",
+            )
+            return False
+        if isinstance(wanted, tuple):
+            own = said.own if isinstance(said, Listed) else ()
+            more = tuple(item for item in wanted if item not in own)
+            inherits = said.inherits if isinstance(said, Listed) else True
+            self.values[given.key] = Listed((*own, *more), inherits)
+        elif said is not None and not isinstance(said, Listed):
+            if given.covers(said):
+                return True
+            self.mistake(
+                entry.key,
+                full,
+                "policy-grant-contradicts",
+                f"it stands for {given.key} = {meaning}, and line "
+                f"{self.origins[given.key].line} says {written(said)}",
+                "take one of the two away",
+            )
+            return False
+        else:
+            self.values[given.key] = wanted
+        self.origins.setdefault(given.key, Origin(file=self.file, line=entry.key.line))
+        return True
+
+    def _each(
+        self,
+        entry: toml.Entry,
+        name: str,
+        what: str,
+        one: Callable[[toml.Table], None],
+    ) -> None:
+        """The tables of a list of them, each by ``one``."""
         node = entry.node
         if not isinstance(node, toml.Array) or not (node.of_tables or not node.items):
             self.mistake(
                 entry.key,
-                "expect",
+                name,
                 "policy-wrong-type",
-                "an expectation is an item of a list of tables",
-                "write [[expect]] on a line of its own",
+                f"{what} is an item of a list of tables",
+                f"write [[{name}]] on a line of its own",
             )
             return
         for item in node.items[:MAX_ITEMS]:
             if isinstance(item, toml.Table):
-                self._expect(item)
+                one(item)
         if len(node.items) > MAX_ITEMS:
             self.mistake(
                 node.items[MAX_ITEMS].place,
-                "expect",
+                name,
                 "policy-too-many-items",
-                f"more than {MAX_ITEMS} expectations",
+                f"more than {MAX_ITEMS} of [[{name}]]",
             )
 
-    def _expect(self, table: toml.Table) -> None:
-        words: dict[str, str] = {}
+    def _words(
+        self,
+        table: toml.Table,
+        name: str,
+        words: Mapping[str, str],
+        needed: tuple[str, ...],
+    ) -> dict[str, toml.Leaf] | None:
+        """The values of one such table; ``words`` has an example of each key.
+
+        None after a mistake: a key that is not known, or one that is missing.
+        """
+        found: dict[str, toml.Leaf] = {}
         good = True
-        for name, entry in table.entries.items():
-            value = entry.node.value if isinstance(entry.node, toml.Leaf) else None
-            if name not in ("that", "try", "result"):
-                near = difflib.get_close_matches(
-                    name[:64], ("that", "try", "result"), 1
-                )
+        for key, entry in table.entries.items():
+            if key not in words:
+                near = difflib.get_close_matches(key[:64], words, 1)
+                known = ", ".join(words)
                 self.mistake(
                     entry.key,
-                    f"expect.{_safe(name)}",
+                    f"{name}.{_safe(key)}",
                     "policy-unknown-key",
-                    f"there is no key {shown(name)} in [[expect]]",
-                    f"did you mean {near[0]}?" if near else "that, try and result",
+                    f"there is no key {shown(key)} in [[{name}]]",
+                    f"did you mean {near[0]}?" if near else f"it has {known}",
                 )
                 good = False
-            elif (
-                not isinstance(value, str)
-                or not value.strip()
-                or not value.isprintable()
-                or len(value) > MAX_PATH
-            ):
+            elif isinstance(entry.node, toml.Leaf):
+                found[key] = entry.node
+            else:
                 self.mistake(
                     entry.node.place,
-                    f"expect.{name}",
+                    f"{name}.{key}",
                     "policy-wrong-type",
-                    "a line of text in quotes is expected",
-                    'such as that = "the network is closed"',
+                    f"{_kind_of(entry.node)} stands where one value is expected",
+                    f"such as {key} = {words[key]}",
                 )
                 good = False
-            else:
-                words[name] = value
-        for name in ("that", "try", "result"):
-            if name not in table.entries:
+        for key in needed:
+            if key not in table.entries:
                 self.mistake(
                     table.place,
-                    f"expect.{name}",
+                    f"{name}.{key}",
                     "policy-missing-key",
-                    "this expectation is not complete",
-                    "an expectation has that, try and result",
+                    f"this [[{name}]] is not complete",
+                    f"it needs {', '.join(needed)}",
                 )
                 good = False
-        if "result" in words and words["result"] not in (
-            "allowed",
-            "refused",
-            "absent",
+        return found if good else None
+
+    def _line(self, leaf: toml.Leaf, key: str, example: str, most: int) -> str | None:
+        """A line of text that somebody else reads, or a mistake and None."""
+        value = leaf.value
+        if (
+            isinstance(value, str)
+            and value.strip()
+            and value.isprintable()
+            and len(value) <= most
         ):
+            return value
+        self.mistake(
+            leaf.place,
+            key,
+            "policy-wrong-type",
+            "a line of text in quotes is expected",
+            f"such as {key.rpartition('.')[2]} = {example}",
+        )
+        return None
+
+    def _expect(self, table: toml.Table) -> None:
+        found = self._words(table, "expect", EXPECT, tuple(EXPECT))
+        if found is None:
+            return
+        words = {
+            key: self._line(leaf, f"expect.{key}", EXPECT[key], MAX_PATH)
+            for key, leaf in found.items()
+        }
+        that, attempt, result = (words[key] for key in EXPECT)
+        if result is not None and result not in RESULTS:
             self.mistake(
-                table.entries["result"].node.place,
+                found["result"].place,
                 "expect.result",
                 "policy-bad-choice",
-                f"{shown(words['result'])} is not a choice here",
-                "one of: allowed, refused, absent",
+                f"{shown(result)} is not a choice here",
+                "one of: " + ", ".join(RESULTS),
             )
-            good = False
-        if "try" in words and not _is_attempt(words["try"].split()):
-            verb = words["try"].split()[0]
+            result = None
+        if attempt is not None and not _is_attempt(attempt.split()):
+            verb = attempt.split()[0]
             self.mistake(
-                table.entries["try"].node.place,
+                found["try"].place,
                 "expect.try",
                 "policy-bad-expect",
-                f"{shown(words['try'])} cannot be tried",
+                f"{shown(attempt)} cannot be tried",
                 ATTEMPTS.get(verb, "begin with one of: " + ", ".join(ATTEMPTS)),
             )
-            good = False
-        if good:
-            verb, *argument = words["try"].split()
-            self.expects.append(
-                Expect(
-                    that=words["that"],
-                    verb=verb,
-                    argument=tuple(argument),
-                    result=cast(
-                        Literal["allowed", "refused", "absent"], words["result"]
-                    ),
+            attempt = None
+        if that is None or attempt is None or result is None:
+            return
+        verb, *argument = attempt.split()
+        self.expects.append(
+            Expect(
+                that=that,
+                verb=verb,
+                argument=tuple(argument),
+                result=cast(Literal["allowed", "refused", "absent"], result),
+                origin=Origin(file=self.file, line=table.place.line),
+            )
+        )
+
+    def _accept(self, table: toml.Table) -> None:
+        found = self._words(table, "accept", ACCEPT, ("finding", "because", "until"))
+        if found is None:
+            return
+        words = {
+            key: self._line(
+                leaf,
+                f"accept.{key}",
+                ACCEPT[key],
+                MAX_PATH if key == "item" else MAX_TEXT,
+            )
+            for key, leaf in found.items()
+            if key != "until"
+        }
+        finding = words["finding"]
+        if finding is not None and finding not in audit.ACCEPTABLE:
+            near = difflib.get_close_matches(finding[:64], audit.ACCEPTABLE, 1)
+            self.mistake(
+                found["finding"].place,
+                "accept.finding",
+                "policy-bad-choice",
+                f"{shown(finding)} is no finding that can be accepted",
+                f"did you mean {near[0]}?" if near else "docs/policy.md lists them",
+            )
+            finding = None
+        key = words.get("key", "")
+        if key and not _is_key(key):
+            near_key = _nearest(key, "")
+            self.mistake(
+                found["key"].place,
+                "accept.key",
+                "policy-bad-choice",
+                f"there is no key {shown(key)}",
+                f"did you mean {near_key}?" if near_key else 'such as "files.read"',
+            )
+            key = None
+        until = self._day(found["until"])
+        because, item = words["because"], words.get("item", "")
+        if finding and because and until and key is not None and item is not None:
+            self.accepts.append(
+                Accept(
+                    finding=finding,
+                    key=key,
+                    item=item,
+                    because=because,
+                    until=until,
                     origin=Origin(file=self.file, line=table.place.line),
                 )
             )
+
+    def _day(self, leaf: toml.Leaf) -> datetime.date | None:
+        value = leaf.value
+        if isinstance(value, datetime.date) and not isinstance(
+            value, datetime.datetime
+        ):
+            return value
+        what = _kind_of(leaf)
+        if isinstance(value, datetime.datetime | datetime.time):
+            what = "a time"
+        self.mistake(
+            leaf.place,
+            "accept.until",
+            "policy-wrong-type",
+            f"{what} stands where a day is expected",
+            "write until = 2027-06-30, without quotes and without a time",
+        )
+        return None
 
 
 _VALUES: Mapping[str, Callable[[_Checker, Key, toml.Node], Value | Listed | None]] = {
@@ -1015,6 +1169,24 @@ _VALUES: Mapping[str, Callable[[_Checker, Key, toml.Node], Value | Listed | None
     "variables": _Checker.variables,
     "settings": _Checker.settings_,
 }
+
+EXPECT: Mapping[str, str] = {
+    "that": '"the network is closed"',
+    "try": '"connect tcp 127.0.0.1:22"',
+    "result": '"refused"',
+}
+"""The keys of [[expect]], with an example of each."""
+
+ACCEPT: Mapping[str, str] = {
+    "finding": '"reads-others"',
+    "key": '"files.read"',
+    "item": '"/srv/atlas"',
+    "because": '"All classes use the maps there."',
+    "until": "2027-06-30",
+}
+"""The keys of [[accept]], with an example of each."""
+
+RESULTS = ("allowed", "refused", "absent")
 
 ATTEMPTS: Mapping[str, str] = {
     "read": "read PATH",
@@ -1106,6 +1278,31 @@ def _is_bus_name(name: str) -> bool:
     return len(name) <= 255 and _BUS_NAME.fullmatch(name) is not None
 
 
+def _reason(node: toml.Node) -> str | None:
+    """The sentence in ``{ because = "…" }``; None if anything else is there."""
+    if not isinstance(node, toml.Table) or {*node.entries} != {"because"}:
+        return None
+    reason = node.entries["because"].node
+    value = reason.value if isinstance(reason, toml.Leaf) else None
+    return value if isinstance(value, str) and _is_sentence(value) else None
+
+
+def _is_sentence(text: str) -> bool:
+    return bool(text.strip()) and text.isprintable() and len(text) <= MAX_TEXT
+
+
+def written(value: Value) -> str:
+    """As it would stand in a file; a text of the model's or checked already."""
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(written, value))}]"
+    return f'"{value}"' if isinstance(value, str) else str(value).lower()
+
+
+def _is_key(name: str) -> bool:
+    """Of an origin: environment.set and grants have one for each of their names."""
+    return name in _KEYS or name.startswith(("environment.set.", "grants."))
+
+
 def _safe(name: str) -> str:
     """A key as it may be printed without quotes."""
     plain = re.fullmatch(r"[A-Za-z0-9._*-]{1,64}", name)
@@ -1152,7 +1349,7 @@ def _nearest(name: str, table: str) -> str:
     here = {key.name.rpartition(".")[2]: key.name for key in KEYS if key.table == table}
     if not table:
         here |= {other: f"[{other}]" for other in TABLES if other}
-        here["expect"] = "[[expect]]"
+        here |= {name: f"[[{name}]]" for name in ("expect", "accept")}
     if near := difflib.get_close_matches(name, here, 1, 0.6):
         return here[near[0]]
     last = {key.name.rpartition(".")[2]: key.name for key in KEYS}

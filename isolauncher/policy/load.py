@@ -26,7 +26,7 @@ from types import MappingProxyType
 from typing import Literal, cast
 
 from isolauncher.errors import Mistake, PolicyError
-from isolauncher.policy import check, toml, trust
+from isolauncher.policy import bitfrost, check, toml, trust
 from isolauncher.policy.check import Layer, Listed, shown
 from isolauncher.policy.model import (
     KEYS,
@@ -35,6 +35,7 @@ from isolauncher.policy.model import (
     Documents,
     Environment,
     Files,
+    Grant,
     Identity,
     InnerUid,
     Kernel,
@@ -544,9 +545,15 @@ def _stack(name: str, chain: tuple[_Source, ...], broken: list[Mistake]) -> Poli
     ] + broken
     values: dict[str, Value] = {}
     settings: dict[str, str] = {}
+    grants: dict[str, Grant] = {}
     origins: dict[str, Origin] = {}
     history: dict[str, tuple[Said, ...]] = {}
     for layer in layers:
+        for grant in layer.grants.values():
+            grants[grant.name] = grant
+            said = Said(value=grant.because, origin=grant.origin)
+            full = f"grants.{grant.name}"
+            history[full] = (*history.get(full, ()), said)
         for key, value in layer.values.items():
             more = isinstance(value, Listed) and value.inherits
             alone = value.own if isinstance(value, Listed) else value
@@ -562,6 +569,8 @@ def _stack(name: str, chain: tuple[_Source, ...], broken: list[Mistake]) -> Poli
             else:
                 values[key] = value
             origins[key] = layer.origins[key]
+        # One that this file has taken away does not come back with another's value.
+        grants = {n: g for n, g in grants.items() if bitfrost.holds(n, values)}
         for variable, setting in layer.settings.items():
             full = f"environment.set.{variable}"
             if full in layer.origins:
@@ -590,15 +599,27 @@ def _stack(name: str, chain: tuple[_Source, ...], broken: list[Mistake]) -> Poli
                         1,
                     )
                 )
+    top = chain[0].layer
+    if lacks := bitfrost.without_reason(values, frozenset(grants)):
+        mistakes.append(
+            _mistake(
+                top.file,
+                f"grants.{lacks}",
+                "policy-needs-reason",
+                "a microphone or camera beside a network, and nobody says why",
+                f'add {lacks} = {{ because = "one sentence" }} to [grants]',
+                1,
+            )
+        )
     if mistakes:
         raise PolicyError(tuple(mistakes))
 
-    top = chain[0].layer
+    origins |= {f"grants.{grant.name}": grant.origin for grant in grants.values()}
     for own in KEYS:
         # What is never inherited is the top file's or nobody's.
         if not own.inherited and own.name not in top.origins:
             origins.pop(own.name, None)
-    return _policy(name, chain, values, settings, origins, history)
+    return _policy(name, chain, values, settings, grants, origins, history)
 
 
 def _policy(
@@ -606,6 +627,7 @@ def _policy(
     chain: tuple[_Source, ...],
     values: Mapping[str, Value],
     settings: Mapping[str, str],
+    grants: Mapping[str, Grant],
     origins: Mapping[str, Origin],
     history: Mapping[str, tuple[Said, ...]],
 ) -> Policy:
@@ -671,6 +693,8 @@ def _policy(
         preload=Preload(set=text("preload.set"), tier=cast(Tier, text("preload.tier"))),
         origin=MappingProxyType(dict(origins)),
         history=MappingProxyType(dict(history)),
+        grants=tuple(grants.values()),
         expects=top.expects,
+        accepts=top.accepts,
         digest=names.hexdigest(),
     )

@@ -12,6 +12,7 @@ harmless value is accepted: a file must never promise what nobody enforces.
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -52,6 +53,30 @@ class Expect:
     verb: str
     argument: tuple[str, ...]
     result: Literal["allowed", "refused", "absent"]
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """A right under one of Bitfrost's names (bitfrost.py), and why it is given."""
+
+    name: str
+    because: str
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accept:
+    """Findings that an administrator answers for, through the day ``until``.
+
+    ``key`` and ``item`` empty: whatever the finding is about.
+    """
+
+    finding: str
+    key: str
+    item: str
+    because: str
+    until: datetime.date
     origin: Origin
 
 
@@ -143,7 +168,9 @@ class Policy:
     preload: Preload
     origin: Mapping[str, Origin] = field(default_factory=dict)
     history: Mapping[str, tuple[Said, ...]] = field(default_factory=dict, compare=False)
+    grants: tuple[Grant, ...] = ()
     expects: tuple[Expect, ...] = ()
+    accepts: tuple[Accept, ...] = ()
     digest: str = ""
 
 
@@ -183,6 +210,10 @@ Kind = Literal[
 ]
 
 INT64_MAX = 2**63 - 1
+
+IN_HOME = "{home}/"
+"""How a path begins that lies in the person's home, wherever that is."""
+
 DEVICES = ("gpu", "sound", "microphone", "camera", "serial", "joystick")
 
 
@@ -232,8 +263,11 @@ TABLES: Mapping[str, str] = {
     "nothing else.",
     "kernel": "What the activity may ask of the kernel.",
     "preload": "How its process is started. Changes the speed, never the rights.",
-    "grants": "Bitfrost's names for dangerous rights, each with a reason: "
-    '`P_MIC_CAM = { because = "Record takes photographs." }`. Merged by name.',
+    "grants": "Rights under the names of Bitfrost, OLPC's security model, each with "
+    'its reason: `P_NET = { because = "Browse reads the web." }`. A name stands for '
+    "the values below, and is the reason for them; where the file says nothing of such "
+    "a key, the grant sets it. Merged by name. A file that sets the key otherwise "
+    "takes an inherited grant away.",
 }
 
 KEYS: tuple[Key, ...] = (
@@ -575,3 +609,8 @@ def values(policy: Policy) -> dict[str, Value]:
     for name, value in sorted(policy.environment.set.items()):
         found[f"environment.set.{name}"] = value
     return found
+
+
+def reasons(policy: Policy) -> dict[str, str]:
+    """Why each grant in force is given, by ``grants.NAME``."""
+    return {f"grants.{grant.name}": grant.because for grant in policy.grants}

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import textwrap
 
-from isolauncher.policy import audit, check, load, trust
+from isolauncher import bundle
+from isolauncher.policy import audit, bitfrost, check, load, trust, wishes
 from isolauncher.policy.environment import DANGEROUS
 from isolauncher.policy.model import KEYS, TABLES, Key
+
+_KEYS = {key.name: key for key in KEYS}
 
 _HEAD = f"""\
 # The policy language
@@ -55,8 +58,8 @@ memory = "2G"
   `extends = "its own name"`, it stands on the shipped one instead and changes only
   what it names.
 - Lists replace. With `"..."` as their first element they keep what is inherited and
-  add to it. `environment.set` is merged by name.
-- `[match]`, `description` and `[[expect]]` are never inherited.
+  add to it. `environment.set` and `[grants]` are merged by name.
+- `[match]`, `description`, `[[expect]]` and `[[accept]]` are never inherited.
 
 ## Values
 
@@ -100,6 +103,55 @@ result = "refused"
 - `try`: one of
 """
 
+_ACCEPT = """\
+## [[accept]]
+
+What `test-policy` finds, and an administrator answers for until a certain day.
+
+```toml
+[files]
+read = ["...", "/srv/atlas"]
+
+[[accept]]
+finding = "reads-others"
+item = "/srv/atlas"
+because = "All classes use the maps there."
+until = 2027-06-30
+```
+
+- `finding`: the name of a finding, below.
+- `key`, `item`: the key, and of a list the item, that it must be about; left out:
+  whatever it is about.
+- `because`: a sentence. Who writes nothing has not decided.
+- `until`: the last day on which it holds, on the clock of whoever asks.
+
+What is accepted is listed all the same, with its reason and its day, and reaches no
+threshold; it opens as much as before, and its points count. After that day it counts
+again, and `accept-expired` says so. What accepts nothing is found too. An exception
+speaks of the file that it stands in: a policy that extends that file decides anew.
+A launch never looks at it.
+
+This is also how a dangerous setting says why it must be: `no-reason` is found where
+neither an exception nor a grant does.
+"""
+
+_BUNDLES = f"""\
+## What a bundle asks for
+
+A bundle may have `activity/permissions.info`, as it was written for Rainbow: one
+directive a line, "#" before a comment, at most {bundle.MAX_WISHES} of them. It is a
+request: what is granted is never more than what the policy that governs the bundle
+allows. `isolauncher explain BUNDLE` says which lines were granted, which were not and
+why; a launch's report names those that were not, in `skipped`. What is no directive, or
+none that can be read, gives nothing and is named there. A file that is no text, is too
+long, or is no file of the bundle's own ends the launch.
+
+- `constant-uid`: one uid for all launches. Granted where the policy says so for all
+  bundles that it governs, by `uid = "bundle"` in `[identity]`. What a bundle keeps in
+  its `data` is its own at the next launch all the same.
+- `use-serial`: the serial ports. *Not enforced yet: never granted.*
+"""
+
 _ENVIRONMENT = """\
 ## Variables that no pattern keeps
 
@@ -132,10 +184,14 @@ def reference() -> str:
         parts.append(f"### {f'[{table}]' if table else 'At the top'}\n")
         parts.append(_wrap(says) + "\n")
         if table == "grants":
-            parts.append("*Not enforced yet: none is accepted.*\n")
+            parts.append("\n".join(map(_grant, bitfrost.NAMES)) + "\n")
         if keys:
             parts.append("\n".join(_key(key) for key in keys) + "\n")
     parts.append(_EXPECT + "\n".join(f"  - `{form}`" for form in _forms()) + "\n")
+    parts.append(_ACCEPT)
+    parts.append(
+        _BUNDLES + "\n".join(_limit(*pair) for pair in wishes.LIMITS.items()) + "\n"
+    )
     kinds = (_finding(kind) for kind in audit.KINDS)
     parts.append(_FINDINGS + "\n" + "\n".join(kinds) + "\n")
     parts.append(_ENVIRONMENT + "\n" + _wrap(", ".join(_code(DANGEROUS))) + "\n")
@@ -155,6 +211,27 @@ def _key(key: Key) -> str:
     if key.later:
         words = ", ".join(_code(key.later))
         text += f" *Not enforced yet: {words}.*"
+    return _wrap(text, "- ", "  ")
+
+
+def _grant(name: bitfrost.Name) -> str:
+    text = f"`{name.name}`: {name.says}"
+    if name.gives:
+        told = ", ".join(f"{g.key} = {check.written(g.value)}" for g in name.gives)
+        text += f" Stands for `{told}`."
+        if any(_KEYS[g.key].only is not None for g in name.gives):
+            text += " *Not enforced yet: not accepted.*"
+    elif name.missing:
+        text += " *Not enforced yet: not accepted.*"
+    else:
+        text += " *Gives nothing here.*"
+    return _wrap(text, "- ", "  ")
+
+
+def _limit(directive: str, place: tuple[str, str]) -> str:
+    key, _ = place
+    what = "bytes" if _KEYS[key].kind == "size" else "a number"
+    text = f"`{directive} N` ({what}): asks for a lower `{key}`; it cannot raise it."
     return _wrap(text, "- ", "  ")
 
 

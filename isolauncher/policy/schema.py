@@ -14,7 +14,7 @@ import json
 import sys
 from typing import Any
 
-from isolauncher.policy import check
+from isolauncher.policy import audit, bitfrost, check
 from isolauncher.policy.model import KEYS, TABLES, Key
 
 _SIZE = {
@@ -23,6 +23,7 @@ _SIZE = {
         {"type": "string", "pattern": "^[0-9]{1,20}[KMG]?$"},
     ]
 }
+_SENTENCE = {"type": "string", "minLength": 1, "maxLength": check.MAX_TEXT}
 
 
 def schema() -> dict[str, Any]:
@@ -50,7 +51,9 @@ def schema() -> dict[str, Any]:
                 "additionalProperties": False,
                 "properties": keys,
             }
+    top["properties"]["grants"] = _grants()
     top["properties"]["expect"] = _expect()
+    top["properties"]["accept"] = _accept()
     return top
 
 
@@ -101,6 +104,33 @@ def _type(key: Key) -> dict[str, Any]:
             }
 
 
+def _grants() -> dict[str, Any]:
+    """Those that are accepted; P_BIOS_* is a pattern."""
+    keys = {key.name: key for key in KEYS}
+    found: dict[str, Any] = {
+        "description": TABLES["grants"],
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {},
+        "patternProperties": {},
+    }
+    for name in bitfrost.NAMES:
+        if name.missing or any(keys[g.key].only is not None for g in name.gives):
+            continue
+        grant = {
+            "description": name.says,
+            "type": "object",
+            "additionalProperties": False,
+            "required": ["because"],
+            "properties": {"because": _SENTENCE},
+        }
+        if name.name.endswith("*"):
+            found["patternProperties"][f"^{name.name[:-1]}[A-Z0-9_]+$"] = grant
+        else:
+            found["properties"][name.name] = grant
+    return found
+
+
 def _expect() -> dict[str, Any]:
     words = {
         "that": {"type": "string", "description": "A sentence for the report."},
@@ -119,6 +149,32 @@ def _expect() -> dict[str, Any]:
             "type": "object",
             "additionalProperties": False,
             "required": list(words),
+            "properties": words,
+        },
+    }
+
+
+def _accept() -> dict[str, Any]:
+    words = {
+        "finding": {"enum": list(audit.ACCEPTABLE)},
+        "key": {"type": "string", "description": "The key that it must be about."},
+        "item": {"type": "string", "description": "The item that it must be about."},
+        "because": _SENTENCE,
+        "until": {
+            "type": "string",
+            "format": "date",
+            "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}$",
+            "description": "The last day on which it holds, a date without quotes.",
+        },
+    }
+    return {
+        "description": "Findings that an administrator answers for until some day.",
+        "type": "array",
+        "maxItems": check.MAX_ITEMS,
+        "items": {
+            "type": "object",
+            "additionalProperties": False,
+            "required": ["finding", "because", "until"],
             "properties": words,
         },
     }

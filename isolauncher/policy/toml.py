@@ -141,6 +141,7 @@ _BASIC = re.compile(r'"(?:[^"\\\n]|\\[^\n])*"')
 _LITERAL = re.compile(r"'[^'\n]*'")
 _BASIC_END = re.compile(r'\\.|"""', re.DOTALL)
 _SCALAR = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d[^\s,\]}#]*|[^\s,\]}#\"'\[{=]+")
+_DAY = re.compile(r"\d{4}-\d\d-\d\d")
 # After a mistake, where a new statement probably begins.
 _NEXT = re.compile(
     r"""^[ \t]*(?:\[{1,2}[ \t]*[A-Za-z0-9_"'][^\n\]=,]*\]{1,2}[ \t]*(?:\#.*)?$"""
@@ -372,6 +373,12 @@ class _Reader:
                     "this text holds something that TOML does not allow",
                     "a backslash begins an escape such as \\n; "
                     "control characters must be escaped",
+                ) from error
+            if _DAY.match(token):
+                raise _Stop(
+                    pos,
+                    f"{token[:40]!a} is no day or time that there is",
+                    "a day is written 2027-06-30",
                 ) from error
             raise _Stop(
                 pos,

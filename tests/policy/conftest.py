@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,9 +42,9 @@ class Shelf:
         return [mistake.code for mistake in self.mistakes(name)]
 
 
-@pytest.fixture
-def shelf(tmp_path: Path) -> Iterator[Shelf]:
-    vendor, etc = tmp_path / "vendor", tmp_path / "etc"
+@contextmanager
+def shelf_in(top: Path) -> Iterator[Shelf]:
+    vendor, etc = top / "vendor", top / "etc"
     vendor.mkdir()
     etc.mkdir()
     for name in ("default.toml", "untrusted.toml"):
@@ -54,5 +55,13 @@ def shelf(tmp_path: Path) -> Iterator[Shelf]:
         owners=frozenset({0, os.getuid()}),
         protected=("/var/lib/isolauncher", "/run/isolauncher"),
     )
-    yield Shelf(vendor, etc, store)
-    store.close()
+    try:
+        yield Shelf(vendor, etc, store)
+    finally:
+        store.close()
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Iterator[Shelf]:
+    with shelf_in(tmp_path) as made:
+        yield made

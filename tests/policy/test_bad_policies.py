@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Bad policy files, each with the exact place and code of every mistake in it.
+"""Bad policy files, each with the exact error of every mistake in it.
+
+Here stands what is wrong, at which place, of which key and with which code; what a
+person reads stands in errors.txt, word for word. At the end come files that are bad by
+what they are and by who may write them, and good ones that a caller or a machine cannot
+have: rows 16 to 20 of the list of attacks.
 
 Each text stands below a first line ``version = 1`` unless its name begins with
 ``bare``; so what is written first here is in line 2.
@@ -7,9 +12,24 @@ Each text stands below a first line ``version = 1`` unless its name begins with
 
 from __future__ import annotations
 
-import pytest
+import errno
+import os
+import socket
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from pathlib import Path
 
-from .conftest import Shelf
+import pytest
+from support.powers import need, root
+
+from isolauncher import plan
+from isolauncher.apply import Context, apply
+from isolauncher.errors import IsolauncherError, Mistake
+from isolauncher.kernel import Recorder
+from isolauncher.policy import choose, trust
+from isolauncher.request import Caller
+
+from .conftest import Shelf, shelf_in
 
 Wanted = tuple[int, int, str, str]  # line, column, key, code
 
@@ -545,6 +565,119 @@ BAD: dict[str, tuple[str, list[Wanted]]] = {
         '[grants]\nmicrophone = { because = "x" }\n',
         [(3, 1, "grants.microphone", "policy-bad-grant")],
     ),
+    "grant with two reasons": (
+        '[grants]\nP_NET = { because = "x", why = "y" }\n',
+        [(3, 9, "grants.P_NET", "policy-bad-grant")],
+    ),
+    "grant with an empty reason": (
+        '[grants]\nP_NET = { because = "  " }\n',
+        [(3, 9, "grants.P_NET", "policy-bad-grant")],
+    ),
+    "grant with a reason that plays tricks": (
+        '[grants]\nP_NET = { because = "a\u202eb" }\n',
+        [(3, 9, "grants.P_NET", "policy-bad-grant")],
+    ),
+    "grant with a flag": (
+        "[grants]\nP_NET = true\n",
+        [(3, 9, "grants.P_NET", "policy-bad-grant")],
+    ),
+    "grant misspelt": (
+        '[grants]\nP_MICCAM = { because = "x" }\n',
+        [(3, 1, "grants.P_MICCAM", "policy-bad-grant")],
+    ),
+    "grant of all of the firmware": (
+        '[grants]\n"P_BIOS_*" = { because = "x" }\n',
+        [(3, 1, "grants.P_BIOS_*", "policy-bad-grant")],
+    ),
+    "grant of what nothing can give": (
+        '[grants]\nP_DOCUMENT_RO = { because = "x" }\n',
+        [(3, 1, "grants.P_DOCUMENT_RO", "policy-not-enforced-yet")],
+    ),
+    "grant of sound": (
+        '[grants]\nP_DSP_BG = { because = "x" }\n',
+        [(3, 1, "grants.P_DSP_BG", "policy-not-enforced-yet")],
+    ),
+    "grant that another line takes back": (
+        '[grants]\nP_NET = { because = "x" }\n[network]\naccess = "none"\n',
+        [(3, 1, "grants.P_NET", "policy-grant-contradicts")],
+    ),
+    "grant that two lines take back": (
+        "[limits]\nnice = 5\ncpu-weight = 50\n"
+        '[grants]\nP_CPU_RL = { because = "x" }\n',
+        [
+            (6, 1, "grants.P_CPU_RL", "policy-grant-contradicts"),
+            (6, 1, "grants.P_CPU_RL", "policy-grant-contradicts"),
+        ],
+    ),
+    "grants as a list": (
+        'grants = ["P_NET"]\n',
+        [(2, 10, "grants", "policy-wrong-type")],
+    ),
+    # Exceptions
+    "accept as a table": (
+        '[accept]\nfinding = "network-host"\n',
+        [(2, 2, "accept", "policy-wrong-type")],
+    ),
+    "accept without a reason": (
+        '[[accept]]\nfinding = "network-host"\nuntil = 2027-06-30\n',
+        [(2, 3, "accept.because", "policy-missing-key")],
+    ),
+    "accept for ever": (
+        '[[accept]]\nfinding = "network-host"\nbecause = "x"\n',
+        [(2, 3, "accept.until", "policy-missing-key")],
+    ),
+    "accept with an empty reason": (
+        '[[accept]]\nfinding = "network-host"\nbecause = " "\nuntil = 2027-06-30\n',
+        [(4, 11, "accept.because", "policy-wrong-type")],
+    ),
+    "accept until a text": (
+        '[[accept]]\nfinding = "bus-wide"\nbecause = "x"\nuntil = "2027-06-30"\n',
+        [(5, 9, "accept.until", "policy-wrong-type")],
+    ),
+    "accept until a moment": (
+        '[[accept]]\nfinding = "bus-wide"\nbecause = "x"\n'
+        "until = 2027-06-30T12:00:00Z\n",
+        [(5, 9, "accept.until", "policy-wrong-type")],
+    ),
+    "accept until a year": (
+        '[[accept]]\nfinding = "bus-wide"\nbecause = "x"\nuntil = 2027\n',
+        [(5, 9, "accept.until", "policy-wrong-type")],
+    ),
+    "accept until a day that never comes": (
+        '[[accept]]\nfinding = "bus-wide"\nbecause = "x"\nuntil = 2027-02-30\n',
+        [
+            (2, 3, "accept.until", "policy-missing-key"),
+            (5, 9, "", "policy-not-toml"),
+        ],
+    ),
+    "accept what is no finding": (
+        '[[accept]]\nfinding = "network-hots"\nbecause = "x"\nuntil = 2027-06-30\n',
+        [(3, 11, "accept.finding", "policy-bad-choice")],
+    ),
+    "accept that nobody gives a reason": (
+        '[[accept]]\nfinding = "no-reason"\nbecause = "x"\nuntil = 2027-06-30\n',
+        [(3, 11, "accept.finding", "policy-bad-choice")],
+    ),
+    "accept everything": (
+        '[[accept]]\nfinding = "*"\nbecause = "x"\nuntil = 2027-06-30\n',
+        [(3, 11, "accept.finding", "policy-bad-choice")],
+    ),
+    "accept of a key that is none": (
+        '[[accept]]\nfinding = "bus-wide"\nkey = "bus.sesion-call"\n'
+        'because = "x"\nuntil = 2027-06-30\n',
+        [(4, 7, "accept.key", "policy-bad-choice")],
+    ),
+    "accept misspelt": (
+        '[[accept]]\nfindings = "bus-wide"\nbecause = "x"\nuntil = 2027-06-30\n',
+        [
+            (2, 3, "accept.finding", "policy-missing-key"),
+            (3, 1, "accept.findings", "policy-unknown-key"),
+        ],
+    ),
+    "accept of a list": (
+        '[[accept]]\nfinding = ["bus-wide"]\nbecause = "x"\nuntil = 2027-06-30\n',
+        [(3, 11, "accept.finding", "policy-wrong-type")],
+    ),
     # Expectations
     "expect as a table": (
         '[expect]\nthat = "x"\n',
@@ -613,6 +746,29 @@ BAD: dict[str, tuple[str, list[Wanted]]] = {
 }
 
 
+@pytest.fixture
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
+    """Of a short path, which no error cuts."""
+    with shelf_in(tmp_path_factory.mktemp("s")) as made:
+        yield made
+
+
+@cache
+def errors() -> dict[str, str]:
+    """errors.txt: below the name of each bad file what is said of it, whole."""
+    text = Path(__file__).with_name("errors.txt").read_text(encoding="utf-8")
+    told = (part.partition("\n") for part in text.split("\n== ")[1:])
+    return {name: said.strip("\n") for name, _, said in told}
+
+
+def exact(name: str, found: tuple[Mistake, ...], **places: object) -> None:
+    """Whole, but for the paths of this run."""
+    said = "\n".join(mistake.text() for mistake in found)
+    for word, place in places.items():
+        said = said.replace(str(place), word.upper())
+    assert said == errors().get(name), f"errors.txt, {name!r}"
+
+
 @pytest.mark.parametrize("name", BAD)
 def test_each_mistake_is_named_with_its_place(shelf: Shelf, name: str) -> None:
     text, wanted = BAD[name]
@@ -621,6 +777,7 @@ def test_each_mistake_is_named_with_its_place(shelf: Shelf, name: str) -> None:
     path = shelf.put("bad", text.encode("utf-8", "surrogateescape"))
     found = shelf.mistakes("bad")
     assert [(m.line, m.column, m.key, m.code) for m in found] == wanted
+    exact(name, found, etc=shelf.etc, vendor=shelf.vendor)
     for mistake in found:
         assert mistake.file == str(path)
         assert mistake.text().replace("\n", "").isprintable()
@@ -628,8 +785,9 @@ def test_each_mistake_is_named_with_its_place(shelf: Shelf, name: str) -> None:
         assert mistake.hint or mistake.code in ("policy-not-toml", "policy-bad-expect")
 
 
-def test_there_are_at_least_a_hundred_bad_policies() -> None:
-    assert len(BAD) >= 100
+def test_there_are_at_least_a_hundred_and_each_has_its_error() -> None:
+    assert len(BAD) >= 150
+    assert {*errors()} == {*BAD, *BAD_FILES, *FORBIDDEN, *REFUSED}
 
 
 @pytest.mark.parametrize(
@@ -693,3 +851,189 @@ def test_an_unknown_policy_is_named_with_the_nearest(shelf: Shelf) -> None:
     (mistake,) = shelf.mistakes("untrsted")
     assert mistake.code == "policy-unknown"
     assert "untrusted" in mistake.hint
+
+
+# ------------------------------------- row 16: what they are, and who may write them
+
+
+def _mode(mode: int) -> Callable[[Path], None]:
+    def make(path: Path) -> None:
+        path.write_text("version = 1\n")
+        path.chmod(mode)
+
+    return make
+
+
+def _foreign(path: Path) -> None:
+    path.write_text("version = 1\n")
+    os.chown(path, 12345, 0)
+
+
+def _link(path: Path) -> None:
+    path.with_name("real").write_text("version = 1\n")
+    path.symlink_to("real")
+
+
+def _socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+
+
+def _sparse(path: Path) -> None:
+    path.write_text("version = 1\n")
+    os.truncate(path, 1 << 40)
+
+
+def _too_large(path: Path) -> None:
+    path.write_bytes(b"#" * (trust.MAX_BYTES + 1))
+
+
+BAD_FILES: dict[str, Callable[[Path], None]] = {
+    "row 16: its group may write it": _mode(0o664),
+    "row 16: everybody may write it": _mode(0o646),
+    "row 16: somebody else's": _foreign,
+    "row 16: a link": _link,
+    "row 16: a link to /dev/zero": lambda path: path.symlink_to("/dev/zero"),
+    "row 16: a link to nowhere": lambda path: path.symlink_to("nowhere"),
+    "row 16: a fifo": os.mkfifo,
+    "row 16: a socket": _socket,
+    "row 16: /dev/zero": lambda path: os.mknod(path, 0o020644, os.makedev(1, 5)),
+    "row 16: a directory": Path.mkdir,
+    "row 16: a terabyte of nothing": _sparse,
+    "row 16: a byte too much": _too_large,
+}
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_row_16_what_is_no_file_that_only_its_keeper_can_change(
+    shelf: Shelf, name: str
+) -> None:
+    need(root())
+    BAD_FILES[name](shelf.etc / "bad.toml")
+    exact(name, shelf.mistakes("bad"), etc=shelf.etc)
+
+
+def test_row_16_a_directory_that_others_may_write(shelf: Shelf) -> None:
+    shelf.put("bad", "version = 1\n")
+    shelf.etc.chmod(0o777)
+    (mistake,) = shelf.mistakes("bad")
+    assert mistake.text() == (
+        f"{shelf.etc}: is a directory that others may write (mode 0777)\n"
+        f"  (chmod go-w {shelf.etc})  [policy-not-trusted]"
+    )
+
+
+# -------------------------------- row 17: what lets an activity write its own policies
+
+FORBIDDEN: dict[str, str] = {
+    "row 17: the directory of policies": "{etc}",
+    "row 17: a file in it": "{etc}/bad.toml",
+    "row 17: the directory above it": "{above}",
+    "row 17: what is shipped": "{vendor}",
+    "row 17: /etc": "/etc",
+    "row 17: where policies of other checkouts are": "/etc/isolauncher/policies",
+    "row 17: the ledger": "/var/lib/isolauncher/identity",
+    "row 17: everything": "/",
+    "row 17: control groups": "/sys/fs/cgroup",
+}
+
+
+@pytest.mark.parametrize("name", FORBIDDEN)
+def test_row_17_what_no_activity_may_write(shelf: Shelf, name: str) -> None:
+    path = FORBIDDEN[name].format(
+        etc=shelf.etc, vendor=shelf.vendor, above=shelf.etc.parent
+    )
+    shelf.put("bad", f'version = 1\n[files]\nwrite = ["{path}"]\n')
+    places = {"etc": shelf.etc, "vendor": shelf.vendor, "above": shelf.etc.parent}
+    exact(name, shelf.mistakes("bad"), **places)
+
+
+# ------------------- rows 18 to 20: good files that this caller or machine cannot have
+
+
+def _own_file(shelf: Shelf) -> None:
+    path = shelf.put("bad", "version = 1\n")
+    caller = Caller(uid=12346, gid=12346, pid=0, groups=())
+    choose.for_file(shelf.store, caller=caller, descriptor=-1, path=str(path))
+
+
+def _not_admitted(shelf: Shelf) -> None:
+    shelf.put("bad", 'version = 1\n[match]\ncallers = ["@nobodys-group", "root"]\n')
+    caller = Caller(uid=12346, gid=12346, pid=0, groups=())
+    choose.for_run(shelf.store, caller=caller, name="bad")
+
+
+def _root_alone(shelf: Shelf) -> None:
+    shelf.put("bad", "version = 1\n")
+    caller = Caller(uid=12346, gid=12346, pid=0, groups=())
+    choose.for_run(shelf.store, caller=caller, name="bad")
+
+
+def _room(shelf: Shelf, text: str, abi: int = 0) -> plan.Room:
+    """On a machine without control groups, and without Landlock if ``abi`` is 0."""
+    shelf.put("bad", f"version = 1\n{text}")
+    return plan.room(
+        room_id="a0",
+        policy=shelf.store.get("bad"),
+        person=plan.Person(
+            uid=70001,
+            gid=70001,
+            inner_uid=1000,
+            inner_gid=1000,
+            home="",
+            passwd=b"",
+            group=b"",
+            nsswitch=b"",
+            hosts=b"",
+        ),
+        view=plan.View(trees=(), links=()),
+        machine=plan.Machine(
+            landlock_abi=abi,
+            cgroups=(),
+            why_no_cgroup="none is mounted",
+            hard_limits=(),
+            root_over="/",
+            init_uid=70000,
+        ),
+        filter_=plan.CompiledFilter(
+            name="none", program=b"", probe_number=0, probe_arguments=(), probe_errno=0
+        ),
+    )
+
+
+def _refusing(called: str, shelf: Shelf) -> None:
+    """The kernel refuses one call on the way through the policy's steps."""
+
+    def refuse(at: int, name: str) -> None:
+        if name == called:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    kernel = Recorder(refuse=refuse).as_kernel()
+    context = Context(kernel=kernel, descriptors={}, keep=frozenset())
+    for planned in _room(shelf, "").steps:
+        apply(planned.step, context)
+
+
+REFUSED: dict[str, Callable[[Shelf], object]] = {
+    "row 18: a file of one's own": _own_file,
+    "row 18: a policy that admits others": _not_admitted,
+    "row 18: a policy that admits root alone": _root_alone,
+    "row 19: no Landlock": lambda shelf: _room(
+        shelf, '[kernel]\nlandlock = "required"\n'
+    ),
+    "row 19: no control groups": lambda shelf: _room(
+        shelf, '[limits]\ncgroup = "required"\n'
+    ),
+    "row 20: no namespaces": partial(_refusing, "unshare"),
+    "row 20: no mounts": partial(_refusing, "make_private"),
+    "row 20: no session of its own": partial(_refusing, "setsid"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_rows_18_to_20_who_and_what_cannot_have_it(shelf: Shelf, name: str) -> None:
+    with pytest.raises(IsolauncherError) as caught:
+        REFUSED[name](shelf)
+    line = caught.value.line().replace(str(shelf.etc), "ETC")
+    assert line == errors().get(name), f"errors.txt, {name!r}"

@@ -56,11 +56,65 @@ def test_every_shipped_policy_keeps_to_the_schema(checkout: Path) -> None:
         "version = 1\n[display]\nx11 = true",
         "version = 1\n[[expect]]\nthat = 'x'\ntry = 'dance'\nresult = 'refused'",
         "version = 1\n[nonsense]\n",
+        "version = 1\n[grants]\nP_NET = {}",
+        "version = 1\n[grants]\nP_NET = { because = '' }",
+        "version = 1\n[grants]\nP_NONE = { because = 'x' }",
+        "version = 1\n[grants]\nP_MIC_CAM = { because = 'x' }",
+        "version = 1\n[grants]\n'P_BIOS_*' = { because = 'x' }",
     ],
 )
 def test_what_no_policy_may_say_does_not_keep_to_it(checkout: Path, text: str) -> None:
     policies = validator(checkout, "policy.json")
     assert list(policies.iter_errors(tomllib.loads(text)))
+
+
+def test_grants_keep_to_it(checkout: Path) -> None:
+    policies = validator(checkout, "policy.json")
+    text = "version = 1\n[grants]\n"
+    for name in ("P_NET", "P_X", "P_BIOS_CORE", "P_THEFT"):
+        text += f"{name} = {{ because = 'A reason.' }}\n"
+    assert list(policies.iter_errors(tomllib.loads(text))) == []
+
+
+ACCEPT = "version = 1\n[[accept]]\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "good"),
+    [
+        ("finding = 'network-host'\nbecause = 'x'\nuntil = 2027-06-30", True),
+        ("finding = 'network-host'\nbecause = 'x'", False),
+        ("finding = 'network-host'\nbecause = ''\nuntil = 2027-06-30", False),
+        ("finding = 'no-reason'\nbecause = 'x'\nuntil = 2027-06-30", False),
+        ("finding = 'network-host'\nbecause = 'x'\nuntil = 2027", False),
+        ("finding = 'bus-wide'\nbecause = 'x'\nuntil = 2027-06-30T10:00:00", False),
+    ],
+)
+def test_exceptions_keep_to_it(checkout: Path, text: str, good: bool) -> None:
+    """To an editor a date is a text."""
+    policies = validator(checkout, "policy.json")
+    read = json.loads(json.dumps(tomllib.loads(ACCEPT + text), default=str))
+    assert (not list(policies.iter_errors(read))) is good
+
+
+def test_a_report_with_exceptions_keeps_to_its_schema(
+    checkout: Path, tmp_path: Path
+) -> None:
+    for name, day in (("held", "9999-12-31"), ("late", "2020-01-01")):
+        text = f"finding = 'network-host'\nbecause = 'x'\nuntil = {day}\n"
+        network = "[network]\naccess = 'host'\n"
+        (tmp_path / f"{name}.toml").write_text(ACCEPT + text + network)
+    reports = validator(checkout, "test-policy.json")
+    command = [sys.executable, "-m", "isolauncher", "test-policy", "--json"]
+    for words in ((), ("--diff", "held", "late")):
+        done = subprocess.run(
+            [*command, "--policy-dir", str(tmp_path), *words],
+            capture_output=True,
+            cwd=checkout,
+            check=False,
+        )
+        assert b"accepted" in done.stdout
+        assert list(reports.iter_errors(json.loads(done.stdout))) == []
 
 
 @pytest.mark.parametrize("words", [(), ("--diff", "default", "sugar"), ("nosuch",)])

@@ -56,12 +56,10 @@ def _blocks(blocks: list[str]) -> Iterator[str]:
 def _list(block: str) -> Iterator[str]:
     for item in re.split(r"\n(?=- )", block):
         whole, *below = re.split(r"\n  (?=- )", item)
-        name, colon, rest = whole[2:].partition(": ")
-        tag = re.fullmatch(r"`([^`]+)`(.*)", name, re.DOTALL)
-        if colon and tag:
+        tag = re.fullmatch(r"`([^`]+)`(?:\s(\(.*?\)))?:\s(.*)", whole[2:], re.DOTALL)
+        if tag:
             yield f".TP\n.B {_verbatim(tag[1])}\n"
-            takes = " ".join(tag[2].split()).strip("() ")
-            yield f"{_text(f'({takes}) {rest}' if takes else rest)}\n"
+            yield f"{_text(f'{tag[2]} {tag[3]}' if tag[2] else tag[3])}\n"
         else:
             yield f".IP \\(bu 2\n{_text(whole[2:])}\n"
         for line in below:
