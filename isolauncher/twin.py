@@ -28,7 +28,7 @@ from .errors import ProgramNotFound, RequestError
 ALLOWED = {
     "importlib": "its _find_and_load is the shelf's; see docs/preload.md",
     "path caches": "what comes from the shelf is not sought in the path",
-    "re": "it remembers expressions that other modules had compiled as well",
+    "re": "it remembers expressions that other modules had compiled",
     "flags": "an enum remembers each combination of flags that somebody asked for",
 }
 """What may differ, each with why; `is_allowed` says which values that are."""

@@ -251,7 +251,7 @@ class _Auditor:
         told: set[tuple[str, str]] = set()
         for change in taken_back(world):
             text = f"{hazards.CHANGES}{change.name}"
-            if change.by not in self.brought or hazards.is_a_cache(change):
+            if change.by not in self.brought:
                 continue
             if change.by.partition(".")[0] in sys.stdlib_module_names:
                 continue

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from isolauncher.zygote import variables
-from isolauncher.zygote.elsewhere import Change
 
 THREADS = "started threads"
 OPENED = "left descriptors open"
@@ -121,16 +120,6 @@ FAULTS: tuple[tuple[str, str, str, str], ...] = (
 def stable(fault: str) -> str:
     """Without the numbers that are others in another run."""
     return fault.partition(":")[0]
-
-
-def is_a_cache(change: Change) -> bool:
-    """Whether nothing depends on it but how soon a thing is found."""
-    known = (change.owner, change.place) in (("re", "_cache"), ("encodings", "_cache"))
-    return (
-        known
-        or change.place.endswith("._value2member_map_")
-        or change.key == "__warningregistry__"
-    )
 
 
 def file_hazard(path: object, mode: object = None, flags: object = 0) -> str:

@@ -6,8 +6,9 @@ back, the last first; in a child it is made again when the module comes back fro
 shelf that made it. What only our own code has brought about does not come again.
 
 Not of modules that cannot be imported twice (``World.lasting``), whose names are made
-as they are asked for. And not what `stdlib_caches` renews: of a module of which it
-renews some global, only functions and classes count that took another's place.
+as they are asked for. Not what only makes a thing found sooner. And not what
+`stdlib_caches` renews: of a module of which it renews some global, only functions and
+classes count that took another's place.
 """
 
 from __future__ import annotations
@@ -46,14 +47,19 @@ def apply(start: Start, world: World) -> None:
 
 
 def taken_back(world: World) -> Iterator[Change]:
-    """Those for which a cold start's import of their module is waited."""
+    """Those that wait for the import of the module that made them."""
     for change in world.changes:
         if change.by in world.pristine.modules or change.owner in world.lasting:
             continue
         if elsewhere.is_of_a_child(change, sys.modules):
             continue
-        if not _is_renewed(change):
+        if not (_is_renewed(change) or _is_a_cache(change)):
             yield change
+
+
+def _is_a_cache(change: Change) -> bool:
+    known = (change.owner, change.place) in (("re", "_cache"), ("encodings", "_cache"))
+    return known or change.place.endswith("._value2member_map_")
 
 
 def _is_renewed(change: Change) -> bool:
