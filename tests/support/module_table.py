@@ -6,7 +6,7 @@
 Measured on this machine, as `isolauncher preload list` and `check` do it; the packages
 of tests/twins/test_packages.py too, each in an interpreter of its own, and whether one
 that is forked is what a cold start makes. Needs what `make test-long` installs, and
-some ten minutes; docs/preload.md does not have it yet.
+some ten minutes.
 """
 
 from __future__ import annotations
