@@ -16,7 +16,7 @@ doubling weighs the same. Whatever weakens a policy adds points, by a remark tha
 its key: tests/policy/test_audit.py weakens every setting of every shipped policy.
 
 Reads nothing but the policy, and neither machine nor person: what a path or a service
-gives on one machine is for ``--live``.
+gives on one machine is for ``--live``, whose one finding is `not_engaged`.
 """
 
 from __future__ import annotations
@@ -51,6 +51,15 @@ class Kind:
 
 
 KINDS: tuple[Kind, ...] = (
+    Kind(
+        id="not-engaged",
+        severity="dangerous",
+        points=0,
+        says="Asked for and not in force when it was tried (--live): {item}.",
+        fix="nothing under this policy until it holds: a fault of isolauncher's or of "
+        "this machine's kernel, please report it",
+        see="docs/policy.md, What --live tries",
+    ),
     Kind(
         id="governs-anybodys",
         severity="note",
@@ -277,6 +286,11 @@ class Remark:
 def remarks(policy: Policy) -> tuple[Remark, ...]:
     """All of them, in the order of the language's tables."""
     return tuple(_placed(policy, remark) for remark in _remarks(policy))
+
+
+def not_engaged(policy: Policy, key: str, what: str) -> Remark:
+    """The worst there is: a sandbox that only says that it has something."""
+    return _placed(policy, _finds("not-engaged", key, what))
 
 
 def findings(found: tuple[Remark, ...]) -> tuple[Remark, ...]:

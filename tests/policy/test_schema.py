@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.powers import installed, need
+from support.powers import installed, need, root, sandboxes
 
 from isolauncher.policy import schema
 from isolauncher.policy.load import PolicyStore
@@ -63,9 +63,14 @@ def test_what_no_policy_may_say_does_not_keep_to_it(checkout: Path, text: str) -
     assert list(policies.iter_errors(tomllib.loads(text)))
 
 
-@pytest.mark.parametrize("words", [(), ("--diff", "default", "sugar"), ("nosuch",)])
+@pytest.mark.parametrize(
+    "words",
+    [(), ("--diff", "default", "sugar"), ("nosuch",), ("--live", "untrusted")],
+)
 def test_reports_keep_to_their_schema(checkout: Path, words: tuple[str, ...]) -> None:
     reports = validator(checkout, "test-policy.json")
+    if "--live" in words:
+        need(root(), sandboxes())
     command = [sys.executable, "-m", "isolauncher", "test-policy", "--json", *words]
     done = subprocess.run(command, capture_output=True, cwd=checkout, check=False)
     assert list(reports.iter_errors(json.loads(done.stdout))) == []
