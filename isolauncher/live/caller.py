@@ -102,7 +102,8 @@ def choose_case(policy: Policy, store: PolicyStore, file: str = "") -> Case:
     if file:
         if root:
             why = "a program of root's: a file is for root alone"
-            return Case(policy=policy, caller=_self(), why=why, named=file)
+            named = os.path.abspath(file)
+            return Case(policy=policy, caller=_self(), why=why, named=named)
         return _none(policy, "a policy file is for root: put it into a directory")
     bundle = _bundle(policy, store) if furniture.granted(policy) > {"hold"} else None
     if bundle is not None and (root or bundle[1] == "user"):

@@ -108,13 +108,7 @@ class _Run:
         self.asked = asked
         self.trials = trials
         self.daemon = daemon
-        self.talk = Talk(
-            case=case,
-            place=place,
-            id=f"live{os.urandom(6).hex()}",
-            socket=socket,
-            variables=asked,
-        )
+        self.talk = _talk(case, place, asked, socket)
         self.look: dict[str, Any] | None = None
         self.attacks: dict[str, dict[str, str]] | None = None
         self.desktop: desktop.Desktop | None = None
@@ -170,11 +164,26 @@ class _Run:
         if failure is not None:
             yield failure
         if self.look is not None and self.talk.report and self._is_ours():
-            yield from self._claims(self.look)
+            found = [*self._claims(self.look)]
+            yield from found
+            if not any(proof.result == "broken" for proof in found):
+                yield self._again()
         for number, trial in enumerate(self.trials):
             if self.talk.report and not self._is_ours():
                 trial = replace(trial, untried="another policy was in force")
             yield expects.judge(trial, self.said.get(number))
+
+    def _again(self) -> Proof:
+        """Who the next launch of the same is: another, or the same once more."""
+        key, talk = "identity.uid", self.talk
+        with _talk(self.case, self.place, self.asked, talk.socket) as another:
+            pass
+        if not another.report:
+            return claims.untried(key, key, "it could not be launched once more")
+        uids = [t.report["identity"]["uid"] for t in (talk, another)]
+        kept, wanted = uids[0] == uids[1], self.case.policy.identity.uid == "bundle"
+        problem = "" if kept == wanted else f"two launches had the uids {uids}"
+        return claims.proof(key, key, [problem], f"{uids[0]}, then {uids[1]}")
 
     def _failure(self) -> Proof | None:
         """Why not everything could be asked; None: it could."""
@@ -200,8 +209,9 @@ class _Run:
     def _is_ours(self) -> bool:
         named = self.talk.report["policy"]
         policy = self.case.policy
-        made_from = (named["name"], tuple(named["files"]))
-        return made_from == (policy.name, policy.files)
+        files = [os.path.realpath(path) for path in policy.files]
+        made_from = [os.path.realpath(path) for path in named["files"]]
+        return (named["name"], made_from) == (policy.name, files)
 
     def _claims(self, look: dict[str, Any]) -> Iterator[Proof]:
         case, place = self.case, self.place
@@ -222,6 +232,11 @@ class _Run:
             yield desktop.filled(case, self.filled, self.talk.status)
         if self.desktop is not None:
             yield from desktop.judge(case, place, self.talk, self.desktop)
+
+
+def _talk(case: Case, place: Place, asked: dict[str, str], socket: str) -> Talk:
+    name = f"live{os.urandom(6).hex()}"
+    return Talk(case=case, place=place, id=name, socket=socket, variables=asked)
 
 
 def there(case: Case, place: Place) -> dict[str, dict[str, Any]]:

@@ -14,6 +14,7 @@ import select
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -60,6 +61,9 @@ class Talk:
                 os.close(fd)
             try:
                 self._launch(theirs_in, theirs_out, end)
+            except BaseException:
+                # Where `errors` finds it.
+                os.write(2, traceback.format_exc().encode())
             finally:
                 os._exit(1)
         for fd in (theirs_in, theirs_out, end):

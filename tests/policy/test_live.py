@@ -57,6 +57,7 @@ def live(
     *words: str,
     environment: Mapping[str, str] | None = None,
     uid: int = 0,
+    cwd: str | Path = "/",
 ) -> Said:
     """``isolauncher test-policy --live WORDS…``; no daemon runs unless one is named."""
     done = subprocess.run(
@@ -65,7 +66,7 @@ def live(
         capture_output=True,
         text=True,
         check=False,
-        cwd="/",
+        cwd=cwd,
         env={
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(checkout),
@@ -176,6 +177,21 @@ def test_every_claim_of_every_shipped_policy_is_proved(
     for claim in ("display.x11", "bus", "files.documents", "files.data", "landlock"):
         assert sugar[claim] == "proved"
     assert any("by isolauncher-desktop" in note for note in said.report["notes"])
+
+
+def test_a_uid_of_its_own_is_another_at_the_next_launch_and_a_bundles_the_same(
+    checkout: Path, directory: Path
+) -> None:
+    for uid in ("instance", "bundle"):
+        text = f'version = 1\n[match]\ncallers = ["*"]\n[identity]\nuid = "{uid}"\n'
+        (directory / f"{uid}.toml").write_text(text)
+    said = live(checkout, "--json", "--policy-dir", str(directory))
+    assert said.status == 0, said.out
+    for uid in ("instance", "bundle"):
+        (proof,) = [p for p in said.live(uid) if p["claim"] == "identity.uid"]
+        one, other = proof["detail"].split(", then ")
+        assert (one == other) == (uid == "bundle")
+        assert proof["result"] == "proved"
 
 
 def test_what_the_report_calls_enforced_is_a_claim(
@@ -455,9 +471,8 @@ def test_a_file_is_tried_as_roots_program(checkout: Path, directory: Path) -> No
         'version = 1\n[limits]\nnice = 3\n[[expect]]\nthat = "it is not root"\n'
         'try = "read /etc/shadow"\nresult = "absent"\n'
     )
-    said = live(checkout, "--json", str(path))
+    said = live(checkout, "--json", "./mine.toml", cwd=directory)
     assert said.status == 0, said.out
-    assert "by root" not in said.report["notes"][0]
     assert "a file is for root alone" in said.report["notes"][0]
     results = said.results("mine")
     assert set(results.values()) <= {"proved", "untried"}

@@ -28,6 +28,7 @@ from isolauncher.live import prove
 from isolauncher.live.caller import _unowned
 from isolauncher.policy.load import PolicyStore
 from isolauncher.report import Proof
+from spoilt.conftest import every
 
 REFUSED = "launch"
 """Another step cannot be done without it: there is nothing that the probe could see."""
@@ -186,6 +187,43 @@ def test_every_kind_of_step_is_in_the_table() -> None:
     assert not named & set(UNSEEN)
 
 
+def test_steps_that_are_switched_off_are_caught_and_their_claims_named(
+    bench: Bench,
+) -> None:
+    for left_out in every(list(TABLE), 5):
+        caught(bench, left_out)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_every_step_that_is_switched_off_is_caught_and_its_claim_named(
+    bench: Bench,
+) -> None:
+    for left_out in TABLE:
+        caught(bench, left_out)
+
+
+def caught(bench: Bench, left_out: str) -> None:
+    """With the verifier at work and without."""
+    access = "loopback" if left_out == "LoopbackUp" else "none"
+    claim = TABLE[left_out].format(write=bench.write)
+    called, pid = socket.gethostname(), zygote(bench.of, "python")
+    if left_out == "ScheduleNormally":
+        # As under a daemon that runs so: a fork inherits it (sched(7)).
+        os.sched_setscheduler(pid, os.SCHED_BATCH, os.sched_param(0))
+    try:
+        verified = missing(bench, left_out, access)
+        assert verified, f"without {left_out}: nobody noticed"
+        if REFUSED not in verified:
+            assert claim in verified, f"without {left_out}: {verified}"
+        alone = missing(bench, UNVERIFIED + left_out, access)
+        assert claim in alone, f"without {left_out}, unverified: {alone}"
+    finally:
+        # In the daemon's own name space it is ours (tests/conftest.py).
+        socket.sethostname(called)
+        os.sched_setscheduler(pid, os.SCHED_OTHER, os.sched_param(0))
+
+
 def missing(bench: Bench, left_out: str, access: str) -> dict[str, str]:
     """What is broken; once more where another launch on this machine may hide it."""
     tries = 20 if left_out.endswith("JoinKeyring") else 1
@@ -194,31 +232,6 @@ def missing(bench: Bench, left_out: str, access: str) -> dict[str, str]:
         if found:
             break
     return found
-
-
-@pytest.mark.parametrize("left_out", TABLE)
-def test_a_step_that_is_switched_off_is_caught_and_its_claim_is_named(
-    bench: Bench, left_out: str
-) -> None:
-    access = "loopback" if left_out == "LoopbackUp" else "none"
-    claim = TABLE[left_out].format(write=bench.write)
-    if left_out == "ScheduleNormally":
-        # As under a daemon that runs so: a fork inherits it (sched(7)).
-        pid = zygote(bench.of, "python")
-        os.sched_setscheduler(pid, os.SCHED_BATCH, os.sched_param(0))
-    called = socket.gethostname()
-    try:
-        caught = missing(bench, left_out, access)
-        assert caught, "nobody noticed"
-        if REFUSED not in caught:
-            assert claim in caught, caught
-        missed = missing(bench, UNVERIFIED + left_out, access)
-        assert claim in missed, missed
-    finally:
-        # In the daemon's own name space it is ours (tests/conftest.py).
-        socket.sethostname(called)
-        if left_out == "ScheduleNormally":
-            os.sched_setscheduler(pid, os.SCHED_OTHER, os.sched_param(0))
 
 
 @pytest.mark.parametrize("left_out", UNSEEN)
