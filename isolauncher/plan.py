@@ -1334,6 +1334,11 @@ def unpack(value: object) -> object:
 
 
 def describe_policy(policy: Policy) -> tuple[str, ...]:
+    """What `for_nobody` comes to, step by step."""
+    return for_nobody(policy).describe()
+
+
+def for_nobody(policy: Policy) -> Plan:
     """The plan a policy leads to, on a machine that has everything, for nobody.
 
     For `test-policy`, which runs as anyone: no path is opened, so every path of the
@@ -1410,4 +1415,4 @@ def describe_policy(policy: Policy) -> tuple[str, ...]:
         umask=0o022,
         init_uid=machine.init_uid,
     )
-    return Plan(room=prepared, rest=launch).describe()
+    return Plan(room=prepared, rest=launch)

@@ -7,10 +7,12 @@ came from a file is escaped on its way to a person: it is text of somebody else'
 
 from __future__ import annotations
 
+import textwrap
 import xml.etree.ElementTree as ET
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 from .errors import Mistake
 from .policy import audit
@@ -20,6 +22,10 @@ from .policy.model import KEYS, Accept, Policy, Said, Value, reasons, values
 from .policy.wishes import Answer
 
 _COLOURS: Mapping[str, str] = {
+    "proved": "\x1b[32m",
+    "broken": "\x1b[1;31m",
+    "failed": "\x1b[1;31m",
+    "untried": "\x1b[36m",
     "dangerous": "\x1b[1;31m",
     "open": "\x1b[33m",
     "note": "\x1b[36m",
@@ -30,9 +36,33 @@ _COLOURS: Mapping[str, str] = {
 _PLAIN = "\x1b[0m"
 
 
+Result = Literal["proved", "broken", "failed", "untried"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """What became of one claim that was tried in a sandbox.
+
+    ``proved``: it holds. ``broken``: it was asked for and is not in force. ``failed``:
+    an expectation came out otherwise, or nothing could be launched. ``untried``: it
+    cannot be tried here, ``detail`` says why. ``key`` is the policy's that asks for it.
+    """
+
+    claim: str
+    result: Result
+    detail: str
+    key: str = ""
+
+    def as_data(self) -> dict[str, object]:
+        return {"claim": self.claim, "result": self.result, "detail": self.detail}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """One input: a policy with its plan, or the mistakes that make it unusable."""
+    """One input: a policy with its plan, or the mistakes that make it unusable.
+
+    ``live`` is what was tried, ``live_by`` who launched it.
+    """
 
     name: str
     policy: Policy | None
@@ -40,6 +70,8 @@ class Outcome:
     errors: tuple[Mistake, ...] = ()
     why: str = ""
     remarks: tuple[Remark, ...] = ()
+    live: tuple[Proof, ...] = ()
+    live_by: str = ""
 
     @property
     def exposure(self) -> float:
@@ -54,7 +86,7 @@ class Outcome:
             "findings": [r.finding() for r in audit.findings(self.remarks)],
             "exposure": self.exposure if usable else None,
             "exposure_lines": [r.exposed() for r in self.remarks if r.points],
-            "live": [],
+            "live": [proof.as_data() for proof in self.live],
             "plan": list(self.plan),
         }
 
@@ -141,6 +173,7 @@ class Text:
             yield f"  {safe(outcome.why)}"
         yield f"  made from {safe(', '.join(policy.files))}"
         yield from self.findings(audit.findings(outcome.remarks))
+        yield from self.live(outcome)
         yield f"  exposure {outcome.exposure:.1f}: {_by_key(outcome.remarks)}"
         yield from (f"  {safe(line)}" for line in outcome.plan)
 
@@ -159,6 +192,20 @@ class Text:
             if remark.accepted is not None:
                 yield f"            {_accepted(remark.accepted)}"
 
+    def live(self, outcome: Outcome) -> Iterator[str]:
+        """What was tried; of the claims that hold only their names."""
+        if not outcome.live:
+            return
+        yield f"  tried as {safe(outcome.live_by)}:" if outcome.live_by else "  tried:"
+        for result in ("broken", "failed", "untried", "proved"):
+            for detail, named in _together(outcome.live, result):
+                line = f"{len(named)} claims: " if len(named) > 3 else ""
+                line += safe(", ".join(_short(named, paths=result != "proved")))
+                line += f": {safe(detail)}" if detail else ""
+                first, *rest = textwrap.wrap(line, 76, break_on_hyphens=False)
+                yield f"  {self._in(result, f'{result:9}')} {first}"
+                yield from (f"            {more}" for more in rest)
+
     def difference(self, one: str, other: str, found: Difference) -> Iterator[str]:
         yield f"{safe(one)} and {safe(other)}:"
         if not found.values:
@@ -170,6 +217,33 @@ class Text:
                 word = self._in(_word(remark), _word(remark))
                 yield f"  {sign} {word} {remark.key}: {safe(remark.message)}"
         yield f"  exposure {found.exposure:+.1f}"
+
+
+def _together(live: Sequence[Proof], result: Result) -> Iterator[tuple[str, list[str]]]:
+    """Claims with this result by what there is to say of them.
+
+    Of those that hold nothing more is said than their names, but for expectations.
+    """
+    found: dict[str, list[str]] = defaultdict(list)
+    for proof in live:
+        if proof.result == result:
+            plain = result == "proved" and proof.key != "expect"
+            found["" if plain else proof.detail].append(proof.claim)
+    yield from found.items()
+
+
+_OF_PATHS = ("files.read ", "files.write ")
+
+
+def _short(claims: Sequence[str], *, paths: bool) -> Iterator[str]:
+    """Their names, those of paths under one key together, by number or by path."""
+    yield from (claim for claim in claims if not claim.startswith(_OF_PATHS))
+    for key in _OF_PATHS:
+        named = [c.removeprefix(key) for c in claims if c.startswith(key)]
+        if len(named) > 3 and not paths:
+            yield f"{key}of {len(named)} paths"
+        elif named:
+            yield key + " ".join(named)
 
 
 def _values_apart(key: str, before: Value | None, after: Value | None) -> Iterator[str]:
@@ -326,8 +400,9 @@ def junit(
 ) -> str:
     """JUnit's XML: a suite for each input, a case for its validity and each finding.
 
-    A mistake is an error, a finding that reaches ``threshold`` a failure. ``at`` is
-    the time, ISO 8601 without a zone, as the schema has it.
+    A mistake is an error, a finding that reaches ``threshold`` a failure; of what was
+    tried, a case for each, failed or skipped. ``at`` is the time, ISO 8601 without a
+    zone, as the schema has it.
     """
     top = ET.Element("testsuites")
     for number, outcome in enumerate(outcomes):
@@ -337,6 +412,8 @@ def junit(
             for r in found
             if r.accepted is None and audit.reaches(r.severity, threshold)
         ]
+        failing = [p for p in outcome.live if p.result in ("broken", "failed")]
+        skipped = [p for p in outcome.live if p.result == "untried"]
         suite = ET.SubElement(
             top,
             "testsuite",
@@ -346,9 +423,10 @@ def junit(
             hostname=hostname,
             timestamp=at,
             time="0",
-            tests=str(1 + len(found)),
+            tests=str(1 + len(found) + len(outcome.live)),
             errors=str(int(bool(outcome.errors))),
-            failures=str(len(bad)),
+            failures=str(len(bad) + len(failing)),
+            skipped=str(len(skipped)),
         )
         ET.SubElement(suite, "properties")
         valid = _case(suite, outcome.name, "is valid")
@@ -369,10 +447,23 @@ def junit(
                 failure.text = safe_lines(
                     f"{place(remark)}: {remark.message}\ninstead: {remark.fix}"
                 )
+        for proof in outcome.live:
+            _tried(suite, outcome.name, proof)
         ET.SubElement(suite, "system-out")
         ET.SubElement(suite, "system-err")
     ET.indent(top)
     return ET.tostring(top, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _tried(suite: ET.Element, policy: str, proof: Proof) -> None:
+    case = _case(suite, policy, proof.claim)
+    if proof.result == "untried":
+        ET.SubElement(case, "skipped", message=safe(proof.detail))
+    elif proof.result != "proved":
+        failure = ET.SubElement(
+            case, "failure", type=proof.result, message=safe(proof.claim)
+        )
+        failure.text = safe(proof.detail)
 
 
 def _case(suite: ET.Element, policy: str, name: str) -> ET.Element:
@@ -388,6 +479,8 @@ def safe_lines(text: str) -> str:
 __all__ = [
     "Difference",
     "Outcome",
+    "Proof",
+    "Result",
     "Text",
     "answered",
     "difference",

@@ -21,7 +21,8 @@ TOP = Path(__file__).resolve().parent.parent
 # Third-party (and foreign) modules, and the only files that may import each. What a
 # preloaded program finds in sys.modules is zygote/'s own business.
 DOORS = {
-    "ctypes": {"kernel.py"},
+    # live/probe.py is a program by itself: what runs in a sandbox has none of ours.
+    "ctypes": {"kernel.py", "probe.py"},
     "prctl": {"kernel.py"},
     "pyroute2": {"netlink.py"},
     "seccomp": {"filters.py"},

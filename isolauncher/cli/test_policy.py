@@ -5,8 +5,8 @@ Walks the road of a launch as far as the plan and stops: needs no root, touches
 nothing, and imports neither `apply` nor `init`. It therefore also takes policy files
 that belong to whoever calls it, which the daemon would not.
 
-``--live`` is not there yet. It is refused, and the report says that nothing was tried:
-an empty list must not read like a proof.
+With ``--live`` each policy is then tried in a sandbox (see isolauncher/live). Without,
+the report says that nothing was tried: an empty list must not read like a proof.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ import argparse
 import json
 import os
 import platform
+import signal
 import sys
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NoReturn
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from .. import report
-from ..errors import IsolauncherError, Mistake, PolicyError
+from ..errors import DaemonError, IsolauncherError, Mistake, PolicyError
 from ..policy import audit, choose
 from ..policy.load import ETC_DIRECTORY, PolicyStore
 from ..policy.model import Policy
@@ -29,32 +31,15 @@ from ..report import Outcome
 from . import complain, governing, printable, tell
 
 if TYPE_CHECKING:
+    from ..live.prove import Prove
     from .main import Parser
 
 FOUND = 1
 UNUSABLE = 2
 
-NOT_YET = (
-    "nothing was tried in a sandbox: live tests are not made by this version, and "
-    "[[expect]] is only checked"
+NOT_TRIED = (
+    "nothing was tried in a sandbox, and [[expect]] is only checked: --live does both"
 )
-
-
-class _NotYet(argparse.Action):
-    """An option whose work is still to be done: one line, and no half answer."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: object,
-        option_string: str | None = None,
-    ) -> NoReturn:
-        tell(
-            f"test-policy: {option_string} is understood, but this version tries "
-            "nothing in a sandbox (leave it out)  [test-policy-not-yet]"
-        )
-        raise SystemExit(UNUSABLE)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
@@ -62,13 +47,13 @@ def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
         "test-policy",
         description="Check policies: all mistakes at once; what each one opens, with "
         "the line that says so and what to write instead; how much that is, as a "
-        "figure to compare policies by; and its plan. Without arguments: every policy "
-        "of the directory.",
-        epilog="exit status: 0; 1 when a finding reaches the threshold; 2 when an "
-        "input is unusable. With a slash an argument is a file if it ends in .toml, "
-        "else a bundle's directory; without, a policy's name or a bundle id. Note: "
-        + NOT_YET
-        + ".",
+        "figure to compare policies by; and its plan. With --live, whether a sandbox "
+        "keeps what the policy promises, claim by claim. Without arguments: every "
+        "policy of the directory.",
+        epilog="exit status: 0; 1 when a finding reaches the threshold, or what was "
+        "tried is not in force or came out otherwise than expected; 2 when an input "
+        "is unusable. With a slash an argument is a file if it ends in .toml, "
+        "else a bundle's directory; without, a policy's name or a bundle id.",
         allow_abbrev=False,
     )
     parser.usage_status = UNUSABLE
@@ -85,7 +70,12 @@ def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
         help=f"a directory that stands in for {ETC_DIRECTORY}; without further "
         "arguments only its policies are looked at",
     )
-    parser.add_argument("--live", nargs=0, action=_NotYet, help="not yet")
+    parser.add_argument(
+        "--live",
+        action="store_true",
+        help="launch a probe under each policy and try every claim and [[expect]]; "
+        "for root with a daemon of its own where none runs or --policy-dir is given",
+    )
     parser.add_argument(
         "--diff",
         nargs=2,
@@ -109,6 +99,9 @@ def run(args: argparse.Namespace) -> int:
     if args.diff and (args.what or form == "junit"):
         tell("test-policy: --diff takes its two alone, as text or JSON  [usage]")
         return UNUSABLE
+    if args.diff and args.live:
+        tell("test-policy: --live tries policies, --diff compares them  [usage]")
+        return UNUSABLE
     directory: str | None = args.policy_dir
     if directory is not None and not os.path.isdir(directory):
         tell(
@@ -124,11 +117,17 @@ def run(args: argparse.Namespace) -> int:
         else _everything(store, own_only=directory is not None)
     )
     unusable = any(outcome.errors for outcome in outcomes)
+    if args.live:
+        try:
+            outcomes = _tried(outcomes, words, store, directory)
+        except DaemonError as error:
+            tell(error.line())
+            return UNUSABLE
     apart = None
     if args.diff and not unusable:
         apart = report.difference(*outcomes)
     if form == "json":
-        _print_json(outcomes, apart)
+        _print_json(outcomes, apart, _notes(outcomes, live=args.live))
     elif form == "junit":
         at = time.strftime("%Y-%m-%dT%H:%M:%S")
         host = platform.node() or "localhost"
@@ -138,11 +137,63 @@ def run(args: argparse.Namespace) -> int:
         for line in text.difference(words[0], words[1], apart):
             print(line)
     else:
-        _print_text(outcomes)
+        _print_text(outcomes, _notes(outcomes, live=args.live))
     if unusable:
         return UNUSABLE
     worst = (audit.worst(outcome.remarks) for outcome in outcomes)
-    return FOUND if any(audit.reaches(w, args.threshold) for w in worst) else 0
+    failed = any(p.result == "failed" for o in outcomes for p in o.live)
+    found = failed or any(audit.reaches(w, args.threshold) for w in worst)
+    return FOUND if found else 0
+
+
+def _tried(
+    outcomes: list[Outcome],
+    words: list[str],
+    store: PolicyStore,
+    directory: str | None,
+) -> list[Outcome]:
+    """With what came of each policy in a sandbox; `DaemonError` if none can be made."""
+    # Not at the top: whoever only reads policies needs none of it.
+    from ..live import prove
+
+    files = [word if word.endswith(".toml") and "/" in word else "" for word in words]
+    files += [""] * (len(outcomes) - len(files))
+    # Else what was started for it would go on.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    made: list[Outcome] = []
+    with prove.proving(store, directory) as one:
+        for outcome, file in zip(outcomes, files, strict=True):
+            made.append(_live(outcome, one, file) if outcome.policy else outcome)
+    return made
+
+
+def _live(outcome: Outcome, one: Prove, file: str) -> Outcome:
+    policy = outcome.policy
+    assert policy is not None  # noqa: S101 (the caller's to see to)
+    proved = one(policy, file)
+    broken = tuple(
+        audit.not_engaged(policy, p.key, f"{p.claim}: {p.detail}")
+        for p in proved.proofs
+        if p.result == "broken"
+    )
+    return replace(
+        outcome,
+        live=proved.proofs,
+        live_by=proved.by,
+        remarks=(*broken, *outcome.remarks),
+    )
+
+
+def _notes(outcomes: list[Outcome], *, live: bool) -> list[str]:
+    if not live:
+        return [NOT_TRIED]
+    notes = [
+        f"{o.name}: tried as {o.live_by}" for o in outcomes if o.live and o.live_by
+    ]
+    number = sum(p.result == "untried" for o in outcomes for p in o.live)
+    if number:
+        notes.append(f"{number} claims could not be tried here: each says why")
+    return notes
 
 
 def _on_terminal() -> bool:
@@ -226,11 +277,13 @@ def _unusable(word: str, error: IsolauncherError) -> Mistake:
     )
 
 
-def _print_json(outcomes: list[Outcome], apart: report.Difference | None) -> None:
+def _print_json(
+    outcomes: list[Outcome], apart: report.Difference | None, notes: list[str]
+) -> None:
     said = {
         "version": 1,
         "policies": [outcome.as_data() for outcome in outcomes],
-        "notes": [NOT_YET],
+        "notes": notes,
     }
     if apart is not None:
         said["diff"] = apart.as_data()
@@ -238,7 +291,7 @@ def _print_json(outcomes: list[Outcome], apart: report.Difference | None) -> Non
     print()
 
 
-def _print_text(outcomes: list[Outcome]) -> None:
+def _print_text(outcomes: list[Outcome], notes: list[str]) -> None:
     text = report.Text(colour=_on_terminal())
     told: set[Mistake] = set()
     for outcome in outcomes:
@@ -254,4 +307,7 @@ def _print_text(outcomes: list[Outcome]) -> None:
             told.add(mistake)
             for line in mistake.text().split("\n"):
                 complain(printable(line))
-    complain(f"note: {NOT_YET}")
+    for note in notes:
+        # Who tried it stands with the policy.
+        if "tried as" not in note:
+            complain(f"note: {note}")

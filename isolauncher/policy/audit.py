@@ -20,7 +20,7 @@ every other, but reaches no threshold. An exception that has expired, or that no
 left of, is a finding itself; so is a dangerous one for which nobody gives a reason.
 
 Reads nothing but the policy, and neither machine nor person: what a path or a service
-gives on one machine is for ``--live``.
+gives on one machine is for ``--live``, whose one finding is `not_engaged`.
 """
 
 from __future__ import annotations
@@ -55,6 +55,15 @@ class Kind:
 
 
 KINDS: tuple[Kind, ...] = (
+    Kind(
+        id="not-engaged",
+        severity="dangerous",
+        points=0,
+        says="Asked for and not in force when it was tried (--live): {item}.",
+        fix="nothing under this policy until it holds: a fault of isolauncher's or of "
+        "this machine's kernel, please report it",
+        see="docs/policy.md, What --live tries",
+    ),
     Kind(
         id="governs-anybodys",
         severity="note",
@@ -281,7 +290,7 @@ KINDS: tuple[Kind, ...] = (
 ACCEPTABLE: tuple[str, ...] = tuple(
     kind.id
     for kind in KINDS
-    if kind.id not in ("no-reason", "accept-expired", "accept-unused")
+    if kind.id not in ("not-engaged", "no-reason", "accept-expired", "accept-unused")
 )
 """Those that an administrator can answer for: what a policy opens."""
 
@@ -336,6 +345,11 @@ def remarks(
     """All of them, in the order of the language's tables, as of ``today``."""
     found = tuple(_placed(policy, remark) for remark in _remarks(policy))
     return tuple(_judged(policy, found, today or datetime.date.today()))
+
+
+def not_engaged(policy: Policy, key: str, what: str) -> Remark:
+    """The worst there is: a sandbox that only says that it has something."""
+    return _placed(policy, _finds("not-engaged", key, what))
 
 
 def findings(found: tuple[Remark, ...]) -> tuple[Remark, ...]:

@@ -89,7 +89,7 @@ _EXPECT = """\
 ## [[expect]]
 
 An administrator's own tests: what must hold under the policy. Run by
-`test-policy --live`, otherwise only checked. *--live is not there yet.*
+`test-policy --live`, otherwise only checked.
 
 ```toml
 [[expect]]
@@ -99,7 +99,8 @@ result = "refused"
 ```
 
 - `that`: a sentence for the report.
-- `result`: `allowed`, `refused` or `absent`.
+- `result`: `allowed`; `refused`, because something stands in the way; `absent`, because
+  for the program it does not exist (ENOENT).
 - `try`: one of
 """
 
@@ -152,6 +153,49 @@ long, or is no file of the bundle's own ends the launch.
 - `use-serial`: the serial ports. *Not enforced yet: never granted.*
 """
 
+_EXPECT_MORE = """\
+
+What is tried is tried by a program in the sandbox. That it is refused there says
+nothing where it does not work outside either. So before a `connect` to an address of
+this machine alone, or to a socket's path, somebody listens there if nobody does yet;
+and who launches tries `connect`, `bind`, `resolve` and `call` outside first. Where that
+fails, where a path or a device does not exist on this machine, and where a trial would
+do harm (`fork` of more than 5000, `allocate` of more than the machine has to spare),
+the expectation is *untried*, and the report says why. A program that is executed is
+ended at once, nothing that is there is overwritten, and what a `call` of a name would
+do is not done: it has arguments that nobody takes.
+"""
+
+_LIVE = """\
+## What --live tries
+
+`test-policy --live` launches a probe under each policy, as any program would be, and
+compares what it sees and what it is refused, and what the kernel says of it outside,
+with the policy and its plan. Each claim comes out as
+
+- `proved`: it holds;
+- `broken`: it was asked for and is not in force. That is the finding `not-engaged`,
+  which is dangerous, whatever the launch's own report says;
+- `failed`: an expectation came out otherwise, or nothing could be launched at all;
+- `untried`: it cannot be tried here, and the report says why. It counts neither way.
+
+The claims are those of the report's `enforced` (`uid`, `groups`, `capabilities`,
+`no_new_privs`, `securebits`, the namespaces, `user`, `rlimit NAME`, `cgroup
+CONTROLLER`, `seccomp`, `landlock`, `keyring`, `descriptors`, `environment`), each path
+of `files.read` and `files.write`, what else the policy sets by the name of its key,
+that the rest of the host is absent, and the classes of attacks that a program can try
+on itself.
+
+A policy is tried by who can show most of it: by who called `sudo`, or else by a uid
+that nobody has; as a bundle in a directory of its own where it governs bundles and
+gives something that only they get; by root where it is for root alone, and so is a
+policy file. Display, session bus and Journal are those of the caller's own session;
+without one they are untried. Root's `--live` uses the daemon that runs, or starts one
+of its own where none does or `--policy-dir` is given, and ends it. Anybody else needs a
+running one, launches as themselves, and learns less: much of what is outside only root
+sees.
+"""
+
 _ENVIRONMENT = """\
 ## Variables that no pattern keeps
 
@@ -187,7 +231,9 @@ def reference() -> str:
             parts.append("\n".join(map(_grant, bitfrost.NAMES)) + "\n")
         if keys:
             parts.append("\n".join(_key(key) for key in keys) + "\n")
-    parts.append(_EXPECT + "\n".join(f"  - `{form}`" for form in _forms()) + "\n")
+    forms = "\n".join(f"  - `{form}`" for form in _forms())
+    parts.append(_EXPECT + forms + "\n" + _EXPECT_MORE)
+    parts.append(_LIVE)
     parts.append(_ACCEPT)
     parts.append(
         _BUNDLES + "\n".join(_limit(*pair) for pair in wishes.LIMITS.items()) + "\n"

@@ -43,7 +43,7 @@ def test_each_step_prints_what_the_tutorial_says(checkout: Path, books: None) ->
                 command, _, expected = step.partition("\n")
                 assert printed(command, checkout) == expected, command
                 commands += 1
-        assert commands == 7
+        assert commands == 8
     finally:
         shutil.rmtree(place)
 

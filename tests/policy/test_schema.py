@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.powers import installed, need
+from support.powers import installed, need, root, sandboxes
 
 from isolauncher.policy import schema
 from isolauncher.policy.load import PolicyStore
@@ -117,9 +117,14 @@ def test_a_report_with_exceptions_keeps_to_its_schema(
         assert list(reports.iter_errors(json.loads(done.stdout))) == []
 
 
-@pytest.mark.parametrize("words", [(), ("--diff", "default", "sugar"), ("nosuch",)])
+@pytest.mark.parametrize(
+    "words",
+    [(), ("--diff", "default", "sugar"), ("nosuch",), ("--live", "untrusted")],
+)
 def test_reports_keep_to_their_schema(checkout: Path, words: tuple[str, ...]) -> None:
     reports = validator(checkout, "test-policy.json")
+    if "--live" in words:
+        need(root(), sandboxes())
     command = [sys.executable, "-m", "isolauncher", "test-policy", "--json", *words]
     done = subprocess.run(command, capture_output=True, cwd=checkout, check=False)
     assert list(reports.iter_errors(json.loads(done.stdout))) == []

@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -71,7 +71,8 @@ class Spoilt:
 
 
 @contextmanager
-def spoilt_service(*, config: str = "") -> Iterator[Spoilt]:
+def spoilt_service(*, config: str = "", within: Sequence[str] = ()) -> Iterator[Spoilt]:
+    """``within`` stands before the daemon's command, and becomes it."""
     _refuse_the_machines_mounts()
     # In memory, where files can be mapped to another owner on every kernel we know.
     place = Path(f"/dev/shm/isolauncher-board-{os.getpid()}-{time.monotonic_ns()}")
@@ -79,7 +80,7 @@ def spoilt_service(*, config: str = "") -> Iterator[Spoilt]:
     daemon = HERE / "spoilt" / "daemon.py"
     try:
         with service(
-            command=(sys.executable, str(daemon), str(place)), config=config
+            command=(*within, sys.executable, str(daemon), str(place)), config=config
         ) as made:
             spoilt = Spoilt(made, board)
             spoilt.places += _places(spoilt)

@@ -6,7 +6,8 @@ change of root nor of uid, no closed descriptor and no filter takes it away. Wai
 is a futex in it (futex(2)), which the filters let through like any program's.
 
 Words of 32 bits: what to do (mode, actor, number, errno), the two futexes, then for
-each actor how many calls it has made; how to bend the plan; the calls as short texts.
+each actor how many calls it has made; how to bend the plan, and which step of it to
+leave out; the calls as short texts.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ RECORD, REFUSE, PRETEND, PAUSE = range(4)
 _MODE, _ACTOR, _NUMBER, _ERRNO, _PAUSED, _GO, _HIT = range(7)
 _COUNTS = 16
 _BENT = 1024
+_LEFT = 1152
 _TEXTS = 4096
 _LINE = 160
 _MOST = 1500
@@ -116,6 +118,15 @@ class Board:
     @bent.setter
     def bent(self, name: str) -> None:
         ctypes.memmove(self._base + _BENT, name.encode().ljust(64, b"\0"), 64)
+
+    @property
+    def left_out(self) -> str:
+        """Which step the applier leaves out, and whether nobody verifies (less.py)."""
+        return ctypes.string_at(self._base + _LEFT, 64).rstrip(b"\0").decode()
+
+    @left_out.setter
+    def left_out(self, name: str) -> None:
+        ctypes.memmove(self._base + _LEFT, name.encode().ljust(64, b"\0"), 64)
 
     def wait_paused(self, seconds: float) -> bool:
         deadline = time.monotonic() + seconds

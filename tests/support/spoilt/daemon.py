@@ -16,7 +16,7 @@ isolauncher.__path__.append(os.path.dirname(HERE))
 
 from isolauncher import config, daemon, pool  # noqa: E402
 from isolauncher.cli import main  # noqa: E402
-from isolauncher.spoilt import plans  # noqa: E402
+from isolauncher.spoilt import less, plans  # noqa: E402
 from isolauncher.spoilt.board import Board  # noqa: E402
 from isolauncher.spoilt.kernel import Spoilt  # noqa: E402
 
@@ -29,6 +29,7 @@ def serve(settings: config.Config) -> int:
     board = Board(BOARD)
     made = Spoilt(board, "daemon").as_kernel()
     plans.bend_as_told(board)
+    less.look_away_as_told(board)
     return real(settings, command=command, linux=made)
 
 

@@ -24,10 +24,13 @@ def spoilt():
 
     # As a part of the package: a program must not find the test's modules either.
     isolauncher.__path__.append(sys.argv[2] + "/tests/support")
+    from isolauncher.spoilt import less
     from isolauncher.spoilt.board import Board
     from isolauncher.spoilt.kernel import Spoilt
 
-    made = Spoilt(Board(sys.argv[1]), "zygote")
+    board = Board(sys.argv[1])
+    less.leave_out_as_told(board)
+    made = Spoilt(board, "zygote")
     return lambda: made.as_kernel()
 
 
