@@ -64,8 +64,8 @@ _OF_BUNDLES = frozenset(
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
     """Everything about one launch. ``there`` is what the caller itself finds outside,
-    by path; ``keyrings`` are session keyrings that came and went with it. ``attacks``
-    None: it ended before they were all tried."""
+    by path; ``keyrings`` are session keyrings that came with it, ``ended`` those of
+    them that went with it. ``attacks`` None: it ended before they were all tried."""
 
     case: Case
     place: Place
@@ -76,6 +76,7 @@ class Seen:
     report: Mapping[str, Any]
     there: Mapping[str, Mapping[str, Any]]
     keyrings: set[str] | None
+    ended: set[str]
 
     @property
     def skipped(self) -> dict[str, str]:
@@ -726,6 +727,9 @@ def _keyring(seen: Seen) -> Iterator[Proof]:
     claim, key = "keyring", "kernel.syscalls"
     if seen.keyrings is None:
         yield untried(claim, key, "only root sees session keyrings from outside")
+    elif seen.keyrings and not seen.ended:
+        why = "one came with it, which the kernel has not yet taken away"
+        yield untried(claim, key, why)
     elif seen.keyrings:
         good = "a session keyring came and went with it, and it cannot use any"
         yield proof(claim, key, (), good)

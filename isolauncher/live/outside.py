@@ -16,7 +16,7 @@ from typing import TypeVar
 
 NAMESPACES = ("mnt", "pid", "net", "ipc", "uts", "cgroup", "user")
 
-GONE_S = 2
+GONE_S = 5
 
 _T = TypeVar("_T")
 

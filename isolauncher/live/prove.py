@@ -114,6 +114,7 @@ class _Run:
         self.desktop: desktop.Desktop | None = None
         self.outside: outside.Outside | None = None
         self.keyrings: set[str] | None = None
+        self.ended: set[str] = set()
         self.said: dict[int, list[str]] = {}
         self.filled: str | None = None
         self.silent = ""
@@ -126,7 +127,7 @@ class _Run:
             except Silent as why:
                 self.silent = str(why)
         if self.keyrings is not None:
-            self.keyrings = outside.that_end(self.keyrings)
+            self.ended = outside.that_end(self.keyrings)
         yield from self._judge()
 
     def _converse(self, before: set[str] | None) -> None:
@@ -225,6 +226,7 @@ class _Run:
             report=self.talk.report,
             there=there(case, place),
             keyrings=self.keyrings,
+            ended=self.ended,
         )
         yield from claims.judge(seen)
         yield from desktop.data(case, place, look)
