@@ -114,6 +114,22 @@ def test_an_activity_of_the_person_s_own_opens_as_untrusted(sugar: Session) -> N
         shutil.rmtree(place)
 
 
+def test_with_the_host_s_network_an_activity_has_its_display_all_the_same(
+    sugar: Session,
+) -> None:
+    """There the server's abstract socket is found first, and Landlock refuses it."""
+    sugar.service.policy(
+        "networked",
+        'version = 1\nextends = "sugar"\n[match]\n'
+        'bundle-id = ["org.laptop.Calculate"]\n[network]\naccess = "host"\n',
+    )
+    try:
+        with sugar.launch("org.laptop.Calculate", "networked1") as launched:
+            assert launched.press_stop() == 0
+    finally:
+        (sugar.service.policies / "networked.toml").unlink()
+
+
 LISTEN_TO_THE_SCREEN = """
 import gi
 gi.require_version("Atspi", "2.0")
