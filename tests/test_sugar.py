@@ -119,15 +119,15 @@ def test_with_the_host_s_network_an_activity_has_its_display_all_the_same(
 ) -> None:
     """There the server's abstract socket is found first, and Landlock refuses it."""
     sugar.service.policy(
-        "networked",
-        'version = 1\nextends = "sugar"\n[match]\n'
+        "calculate",
+        'version = 1\nextends = "calculate"\n[match]\n'
         'bundle-id = ["org.laptop.Calculate"]\n[network]\naccess = "host"\n',
     )
     try:
         with sugar.launch("org.laptop.Calculate", "networked1") as launched:
             assert launched.press_stop() == 0
     finally:
-        (sugar.service.policies / "networked.toml").unlink()
+        (sugar.service.policies / "calculate.toml").unlink()
 
 
 LISTEN_TO_THE_SCREEN = """
@@ -180,7 +180,7 @@ def test_a_screen_reader_reads_an_activity_that_sees_nobody_else_there(
     sugar: Session,
 ) -> None:
     daemon = sugar.service
-    daemon.policy("reads", ACCESSIBLE.format(id="org.laptop.Calculate"))
+    daemon.policy("calculate", ACCESSIBLE.format(id="org.laptop.Calculate"))
     daemon.policy("looks", ACCESSIBLE.format(id="org.laptop.Test"))
     try:
         with sugar.launch("org.laptop.Calculate", "read") as launched:
@@ -197,7 +197,7 @@ def test_a_screen_reader_reads_an_activity_that_sees_nobody_else_there(
         assert len(names.split(",")) == 1
         assert other not in names
     finally:
-        for name in ("reads", "looks"):
+        for name in ("calculate", "looks"):
             (daemon.policies / f"{name}.toml").unlink()
 
 
