@@ -195,6 +195,13 @@ def _outcome(store: PolicyStore, word: str) -> Outcome:
         return Outcome(name=word, policy=None, errors=(_unusable(word, error),))
 
 
+_WITHOUT = {
+    "required": "no launch",
+    "if-possible": "a launch, and the report says so",
+    "off": "as anywhere",
+}
+
+
 def besides(policy: Policy) -> Iterator[str]:
     """What the plan's steps do not show, since it depends on who asks and for what."""
     uid = {
@@ -209,6 +216,11 @@ def besides(policy: Policy) -> Iterator[str]:
         whose = {"system": "the system's", "user": "a person's own"}[match.installed_by]
         yield f"  bundles that it governs, {whose}: {' '.join(match.bundle_ids)}"
     yield f"  identity: {uid[policy.identity.uid]}"
+    for what, need in (
+        ("control groups", policy.limits.cgroup),
+        ("Landlock", policy.kernel.landlock),
+    ):
+        yield f"  on a machine without {what}: {_WITHOUT[need]}"
     yield f"  environment, kept if it is there: {' '.join(policy.environment.keep)}"
     yield "  environment, set: " + " ".join(f"{k}={v}" for k, v in sorted(settings))
     yield f"  Python programs: {policy.preload.tier} (set {policy.preload.set})"

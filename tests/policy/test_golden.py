@@ -23,7 +23,7 @@ from .test_audit import names, points, shipped, weaker, written
 BEYOND = {
     "browse": {"limits.memory", "limits.processes"},
     "log": {"files.read"},
-    "read": {"limits.processes"},
+    "read": {"limits.memory", "limits.processes"},
     "terminal": {"files.tmp", "limits.memory", "limits.processes"},
 }
 """In what a policy gives more than `sugar`; the others give more in nothing."""
@@ -57,7 +57,7 @@ def said(policy: Policy) -> tuple[str, ...]:
     return (*plan.describe_policy(policy), *besides(policy))
 
 
-@pytest.mark.parametrize("name", ["default", "untrusted", "sugar"])
+@pytest.mark.parametrize("name", ["default", "untrusted", "sugar", "browse"])
 def test_whatever_weakens_a_policy_changes_its_plan(name: str, tmp_path: Path) -> None:
     head = f'version = 1\nextends = "{name}"\n'
     before = said(written(tmp_path, "mutant", mutant=head))
