@@ -12,16 +12,20 @@ DEMO_PACKAGES := xvfb dbus-daemon python3-xlib python3-gi xdg-dbus-proxy \
 	python3-carquinyol telepathy-mission-control-5
 SUGAR_PACKAGES := sugar-log-activity sugar-memorize-activity sugar-terminal-activity \
 	gstreamer1.0-espeak gstreamer1.0-plugins-base gstreamer1.0-plugins-good
+# What else Debian has; with WebKit in it, so only for the long tests.
+MORE_ACTIVITIES := sugar-browse-activity sugar-chat-activity sugar-jukebox-activity \
+	sugar-pippy-activity sugar-read-activity sugar-write-activity
 TEST_PACKAGES := python3-pip python3-venv python3-setuptools python3-wheel \
 	python3-pytest python3-pytest-timeout python3-hypothesis python3-jsonschema \
 	libnss-systemd bubblewrap acl groff-base zsh locales x11-utils libglib2.0-bin \
 	at-spi2-core gir1.2-atspi-2.0 \
 	python3-jinja2 python3-psutil python3-simplejson python3-yaml \
-	$(DEMO_PACKAGES) $(SUGAR_PACKAGES) xdotool
+	$(DEMO_PACKAGES) $(SUGAR_PACKAGES) sugar-imageviewer-activity xdotool
 # Of the interpreter that is there by then: expanded only where it is used.
 TESTSUITE = libpython$(shell $(PYTHON) -c \
 	'import sys; print("%d.%d" % sys.version_info[:2])')-testsuite
-LONG_PACKAGES = $(shell sed -n '/^[^\#]/s/.* //p' tests/twins/packages.txt)
+LONG_PACKAGES = $(MORE_ACTIVITIES) \
+	$(shell sed -n '/^[^\#]/s/.* //p' tests/twins/packages.txt)
 BENCH_PACKAGES := bubblewrap $(DEMO_PACKAGES) $(SUGAR_PACKAGES)
 TOOLS := ruff==0.8.6 mypy==1.14.1
 

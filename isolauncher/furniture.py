@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import secrets
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -108,7 +109,7 @@ def furnish(
     caller: Caller,
     visible: plan.View,
     root: int,
-    input_method: bool = False,
+    policy: Policy,
 ) -> Furnished:
     """Make mounts of what came; ``root`` is a descriptor of the room's root.
 
@@ -129,7 +130,7 @@ def furnish(
         path = f"{at.runtime}/bus"
         trees.append(_socket(mounts, "bus", fds["bus"], path))
         variables["DBUS_SESSION_BUS_ADDRESS"] = f"unix:path={path}"
-        if input_method:
+        if policy.bus.input_method:
             # IBus's own bus is not here; its module asks the portal's name then.
             variables["IBUS_USE_PORTAL"] = "1"
     if "accessibility" in fds:
@@ -140,10 +141,12 @@ def furnish(
         # Nothing is there that GTK could look for.
         variables["NO_AT_BRIDGE"] = "1"
     if asked.display is not None:
-        number = asked.display[1:].partition(".")[0]
+        number, dot, screen = asked.display[1:].partition(".")
+        if policy.network == "host":
+            number = _nobodys_number()
         path = f"/tmp/.X11-unix/X{number}"  # noqa: S108 (where Xlib looks)
         trees.append(_socket(mounts, "display", fds["display"], path))
-        variables["DISPLAY"] = asked.display
+        variables["DISPLAY"] = f":{number}{dot}{screen}"
         if asked.cookie is not None:
             path = f"{at.runtime}/Xauthority"
             files.append(plan.Made(path=path, data=asked.cookie))
@@ -164,6 +167,16 @@ def furnish(
         ),
         variables=variables,
     )
+
+
+def _nobodys_number() -> str:
+    """A display's number that no server has, and that nobody can guess.
+
+    libxcb tries the abstract socket of that name first, and the one in the file system
+    only if there is nobody at the other. In the host's network the server is, and
+    Landlock refuses it, which ends the search.
+    """
+    return str(10**8 + secrets.randbelow(10**8))
 
 
 def wanted(fds: Mapping[str, int]) -> tuple[tuple[str, opener.Kind], ...]:

@@ -524,7 +524,7 @@ def _rest(
                 caller=room.facts.caller,
                 visible=room.visible,
                 root=root,
-                input_method=policy.bus.input_method,
+                policy=policy,
             )
             brought = furnished.furniture
             variables |= furnished.variables

@@ -114,6 +114,22 @@ def test_an_activity_of_the_person_s_own_opens_as_untrusted(sugar: Session) -> N
         shutil.rmtree(place)
 
 
+def test_with_the_host_s_network_an_activity_has_its_display_all_the_same(
+    sugar: Session,
+) -> None:
+    """There the server's abstract socket is found first, and Landlock refuses it."""
+    sugar.service.policy(
+        "calculate",
+        'version = 1\nextends = "calculate"\n[match]\n'
+        'bundle-id = ["org.laptop.Calculate"]\n[network]\naccess = "host"\n',
+    )
+    try:
+        with sugar.launch("org.laptop.Calculate", "networked1") as launched:
+            assert launched.press_stop() == 0
+    finally:
+        (sugar.service.policies / "calculate.toml").unlink()
+
+
 LISTEN_TO_THE_SCREEN = """
 import gi
 gi.require_version("Atspi", "2.0")
@@ -164,7 +180,7 @@ def test_a_screen_reader_reads_an_activity_that_sees_nobody_else_there(
     sugar: Session,
 ) -> None:
     daemon = sugar.service
-    daemon.policy("reads", ACCESSIBLE.format(id="org.laptop.Calculate"))
+    daemon.policy("calculate", ACCESSIBLE.format(id="org.laptop.Calculate"))
     daemon.policy("looks", ACCESSIBLE.format(id="org.laptop.Test"))
     try:
         with sugar.launch("org.laptop.Calculate", "read") as launched:
@@ -181,7 +197,7 @@ def test_a_screen_reader_reads_an_activity_that_sees_nobody_else_there(
         assert len(names.split(",")) == 1
         assert other not in names
     finally:
-        for name in ("reads", "looks"):
+        for name in ("calculate", "looks"):
             (daemon.policies / f"{name}.toml").unlink()
 
 

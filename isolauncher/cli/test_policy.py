@@ -26,7 +26,7 @@ from .. import report
 from ..errors import DaemonError, IsolauncherError, Mistake, PolicyError
 from ..policy import audit, choose
 from ..policy.load import ETC_DIRECTORY, PolicyStore
-from ..policy.model import Policy
+from ..policy.model import IN_HOME, Policy
 from ..report import Outcome
 from . import complain, governing, printable, tell
 
@@ -238,7 +238,7 @@ def _outcome(store: PolicyStore, word: str) -> Outcome:
             policy=policy,
             plan=(
                 *plan.describe_policy(policy),
-                *_besides(policy),
+                *besides(policy),
                 *report.answered(found.answers),
             ),
             why=found.why,
@@ -250,19 +250,66 @@ def _outcome(store: PolicyStore, word: str) -> Outcome:
         return Outcome(name=word, policy=None, errors=(_unusable(word, error),))
 
 
-def _besides(policy: Policy) -> Iterator[str]:
+_WITHOUT = {
+    "required": "no launch",
+    "if-possible": "a launch, and the report says so",
+    "off": "as anywhere",
+}
+
+
+def besides(policy: Policy) -> Iterator[str]:
     """What the plan's steps do not show, since it depends on who asks and for what."""
     uid = {
         "instance": "a uid of its own at each launch",
         "bundle": "a uid that the caller's bundle keeps",
     }
+    match = policy.match
     settings = policy.environment.set.items()
     yield "what depends on who asks, and for what:"
-    yield f"  who may name it: {' '.join(policy.match.callers) or 'root'}"
+    yield f"  who may name it: {' '.join(match.callers) or 'root alone'}"
+    if match.bundle_ids:
+        whose = {"system": "the system's", "user": "a person's own"}[match.installed_by]
+        yield f"  bundles that it governs, {whose}: {' '.join(match.bundle_ids)}"
     yield f"  identity: {uid[policy.identity.uid]}"
+    for what, need in (
+        ("control groups", policy.limits.cgroup),
+        ("Landlock", policy.kernel.landlock),
+    ):
+        yield f"  on a machine without {what}: {_WITHOUT[need]}"
     yield f"  environment, kept if it is there: {' '.join(policy.environment.keep)}"
     yield "  environment, set: " + " ".join(f"{k}={v}" for k, v in sorted(settings))
     yield f"  Python programs: {policy.preload.tier} (set {policy.preload.set})"
+    yield from _of_a_bundle(policy)
+
+
+def _of_a_bundle(policy: Policy) -> Iterator[str]:
+    """What a person's session brings, and only for bundles."""
+    view, bus = policy.view, policy.bus
+    documents = {
+        "none": "there is none",
+        "own": "what it made",
+        "opened": "what it made, and what it was opened with",
+        "all": "every entry",
+    }
+    display = {"none": "none", "shared": "the person's"}
+    yield "a bundle has besides:"
+    for verb, paths in (("read", view.read), ("write", view.write)):
+        for path in paths:
+            if path.startswith(IN_HOME):
+                yield f"  of the person's home, to {verb}: {path}"
+    size = report.written(view.data, "files.data").strip('"')
+    yield f"  a directory of its own: {f'up to {size}' if view.data else 'none'}"
+    yield f"  the Journal: {documents[view.documents]}"
+    yield f"  the display: {display[policy.x11]}"
+    for name in bus.session_own:
+        yield f"  on the session bus, to be: {name}"
+    for rule in bus.session_call:
+        yield f"  on the session bus, to call: {rule}"
+    for name, given in (
+        ("the screen reader's bus", bus.accessibility),
+        ("the input method", bus.input_method),
+    ):
+        yield f"  {name}: {'filtered' if given else 'none'}"
 
 
 def _unusable(word: str, error: IsolauncherError) -> Mistake:

@@ -99,7 +99,7 @@ def for_bundle(store: PolicyStore, bundle_id: str, *, system: bool) -> Choice:
     best = max(rank for rank, _ in ranked)
     top = [claim for rank, claim in ranked if rank == best]
     if len(top) > 1:
-        raise PolicyError(tuple(_ambiguous(top, f"governs {bundle_id}")))
+        raise PolicyError(tuple(_ambiguous(store, top, f"governs {bundle_id}")))
     (claim,) = top
     return Choice(
         policy=store.get(claim.policy),
@@ -117,7 +117,7 @@ def clashes(store: PolicyStore) -> tuple[Mistake, ...]:
         mistake
         for claims in claimed.values()
         if len(claims) > 1
-        for mistake in _ambiguous(claims, "is claimed")
+        for mistake in _ambiguous(store, claims, "is claimed")
     )
 
 
@@ -150,8 +150,16 @@ def _claims(store: PolicyStore) -> list[_Claim]:
     ]
 
 
-def _ambiguous(claims: list[_Claim], does: str) -> Iterator[Mistake]:
+def _ambiguous(
+    store: PolicyStore, claims: list[_Claim], does: str
+) -> Iterator[Mistake]:
     """One mistake for each place, which names the others."""
+    hint = "take it out of all but one of these files"
+    shipped = [c for c in claims if c.file.startswith(f"{store.vendor_dir}/")]
+    if len(shipped) == 1:
+        # Which nobody should edit.
+        name = shipped[0].policy
+        hint = f"call your own {name}.toml: it takes the place of the shipped one"
     for claim in sorted(claims, key=lambda claim: (claim.file, claim.line)):
         others = " and ".join(
             sorted(other.place for other in claims if other is not claim)
@@ -164,7 +172,7 @@ def _ambiguous(claims: list[_Claim], does: str) -> Iterator[Mistake]:
             code="policy-match-ambiguous",
             message=f"'{claim.pattern}' {does} here and in {others}, and neither is "
             "more specific",
-            hint="take it out of all but one of these files",
+            hint=hint,
         )
 
 

@@ -61,7 +61,8 @@ def write(entry: Entry) -> bytes:
 def for_display(data: bytes, number: int) -> bytes:
     """What is left of a file for this machine's display ``number``, for any host name.
 
-    Entries of other machines' displays (by network) are none of this machine's.
+    And for any number, since it may have another inside. Entries of other machines'
+    displays (by network) are none of this machine's.
     """
     wanted = str(number).encode("ascii")
     local = (FAMILY_WILD, _FAMILY_LOCAL)
@@ -72,9 +73,7 @@ def for_display(data: bytes, number: int) -> bytes:
     }
     return b"".join(
         write(
-            Entry(
-                family=FAMILY_WILD, address=b"", number=wanted, name=name, data=secret
-            )
+            Entry(family=FAMILY_WILD, address=b"", number=b"", name=name, data=secret)
         )
         for name, secret in kept
     )

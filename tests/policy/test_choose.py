@@ -167,6 +167,24 @@ def test_two_files_equally_specific_are_refused_naming_both_and_their_lines(
     assert len(caught.value.mistakes) == 3
 
 
+def test_who_claims_what_a_shipped_file_has_is_told_to_take_its_name(
+    shelf: Shelf,
+) -> None:
+    shelf.put(*bundle("paint", "org.laptop.Oficina"), where="vendor")
+    shelf.put(*bundle("mine", "org.laptop.Oficina"))
+    with pytest.raises(PolicyError) as caught:
+        choose.for_bundle(shelf.store, "org.laptop.Oficina", system=True)
+    for mistake in caught.value.mistakes:
+        assert mistake.hint.startswith("call your own paint.toml")
+    (shelf.etc / "mine.toml").unlink()
+    text = (
+        'version = 1\nextends = "paint"\n[match]\nbundle-id = ["org.laptop.Oficina"]\n'
+    )
+    shelf.put("paint", text)
+    choice = choose.for_bundle(shelf.store, "org.laptop.Oficina", system=True)
+    assert str(shelf.etc / "paint.toml") in choice.policy.files
+
+
 def test_the_same_claim_for_the_system_s_and_for_a_user_s_bundles_is_no_clash(
     shelf: Shelf,
 ) -> None:

@@ -248,7 +248,7 @@ def test_shipped_default_sets_every_key_as_the_model_says(shelf: Shelf) -> None:
             assert value
         else:
             assert value == tomllib.loads(f"v = {key.default}")["v"], key.name
-    assert set(said) <= {*TABLES, "version", "description"}
+    assert set(said) <= {*TABLES, "version", "description", "expect"}
 
 
 # What only a bundle has a use for: how Sugar's toolkit is to look.

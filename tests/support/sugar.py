@@ -31,6 +31,9 @@ PATIENCE_S = 60
 
 
 SCHEMAS = """<schemalist>
+<schema id="org.sugarlabs" path="/org/sugarlabs/">
+ <key name="backup-url" type="s"><default>''</default></key>
+</schema>
 <schema id="org.sugarlabs.font" path="/org/sugarlabs/font/">
  <key name="default-size" type="d"><default>10</default></key>
  <key name="default-face" type="s"><default>'Sans Serif'</default></key>
@@ -41,7 +44,7 @@ SCHEMAS = """<schemalist>
 </schema>
 </schemalist>
 """
-"""As the shell installs them, which is not needed for its activities."""
+"""As the shell installs them, which is not needed for its activities but Browse."""
 
 
 @contextmanager
@@ -188,6 +191,19 @@ class Session:
         )
         said = self.desktop.run("/usr/bin/python3", "-c", source, method, *arguments)
         return json.loads(said)
+
+    def keep(self, path: Path, mime_type: str) -> str:
+        """Put a file into the Journal as the person would; the object's uid."""
+        source = (
+            "import sys, dbus\n"
+            f"store = dbus.SessionBus().get_object('{JOURNAL}', '/org/laptop/sugar/"
+            "DataStore')\n"
+            "about = {'title': sys.argv[1], 'mime_type': sys.argv[2], 'activity': ''}\n"
+            "print(store.create(dbus.Dictionary(about, signature='sv'), sys.argv[1],\n"
+            f"    False, dbus_interface='{JOURNAL}'))\n"
+        )
+        words = ("/usr/bin/python3", "-c", source, str(path), mime_type)
+        return self.desktop.run(*words).strip()
 
     def objects(self) -> list[dict[str, Any]]:
         """Every object of the person's Journal, with all its properties."""

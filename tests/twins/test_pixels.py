@@ -23,12 +23,12 @@ from support.powers import need, sandboxes
 from support.sugar import Launched, Session, schemas, session
 
 POLICIES = {
-    "org.laptop.Calculate": None,
+    "org.laptop.Calculate": "calculate",
     "org.laptop.Log": "log",
     "org.laptop.Terminal": "terminal",
-    "org.laptop.Memorize": None,
+    "org.laptop.Memorize": "memorize",
 }
-"""The policy of its own that a bundle has; the others are of `sugar`."""
+"""The policy that each bundle has."""
 
 LOOKS = 4
 APART_S = 0.4
@@ -82,12 +82,8 @@ class Looks:
 
 def opened(sugar: Session, bundle: str, tier: str) -> tuple[Looks, dict[str, str]]:
     name = POLICIES[bundle]
-    text = f'version = 1\nextends = "sugar"\n[match]\nbundle-id = ["{bundle}"]\n'
-    if name is not None:
-        text = (TOP / f"policies/{name}.toml").read_text()
-    policy = sugar.service.policy(
-        name or "looks", f'{text}\n[preload]\ntier = "{tier}"\n'
-    )
+    text = (TOP / f"policies/{name}.toml").read_text()
+    policy = sugar.service.policy(name, f'{text}\n[preload]\ntier = "{tier}"\n')
     try:
         with sugar.launch(bundle, "looks") as launched:
             assert launched.row["tier"] == tier
