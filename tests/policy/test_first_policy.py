@@ -24,6 +24,7 @@ def books() -> Iterator[None]:
     BOOKS.mkdir()
     try:
         (BOOKS / "tales.txt").write_text("Once upon a time\n")
+        (BOOKS / "tales.txt").chmod(0o644)
         yield
     finally:
         shutil.rmtree(BOOKS)
