@@ -25,6 +25,9 @@ from support.desktop import Desktop
 from support.powers import landlock, loopback, need, sandboxes
 
 PATIENCE_S = 120
+FOR_NOBODYS = ("developer", "exam")
+"""They are for programs and bundles that an administrator names, and govern none."""
+FOR_BUNDLES = ("files.data", "files.documents", "display.x11", "bus")
 NOT_HERE = "there is none on this machine"
 
 
@@ -170,6 +173,8 @@ def test_every_claim_of_every_shipped_policy_is_proved(
                 assert proof["claim"].startswith("files.read /"), proof
                 path = proof["claim"].removeprefix("files.read ")
                 assert not os.path.lexists(path)
+            elif proof["claim"] in FOR_BUNDLES and name in FOR_NOBODYS:
+                assert "for bundles" in proof["detail"]
             else:
                 assert proof["result"] == "proved", (name, proof)
         assert len(said.live(name)) > 70
