@@ -113,7 +113,8 @@ class Machine:
             (self.service.policies, "/etc/isolauncher/policies"),
             (TOP / "policies", "/usr/share/isolauncher/policies"),
         ):
-            text = text.replace(str(place), name)
+            # At the beginning of a path only: a checkout may be /isolauncher.
+            text = re.sub(rf"(?<![\w/.-]){re.escape(str(place))}", name, text)
         return text
 
     def in_bundle(self, words: Sequence[str]) -> list[str]:

@@ -261,7 +261,7 @@ VERBS = (
     ("write {drawings}/mine", "allowed", "refused"),
     ("write /usr/mine", "refused", "refused"),
     ("exec {books}/tool", "allowed", "absent"),
-    ("exec /etc/services", "refused", "refused"),
+    ("exec /etc/debian_version", "refused", "refused"),
     ("connect tcp 127.0.0.1:{tcp}", "allowed", "refused"),
     ("connect tcp localhost:{taken}", "allowed", "refused"),
     ("connect udp 127.0.0.1:{udp}", "allowed", "refused"),
@@ -283,7 +283,7 @@ VERBS = (
     ("getenv LIVE_OTHER", "absent", "absent"),
 )
 OTHER = {"allowed": "refused", "refused": "allowed", "absent": "allowed"}
-NOBODY_MAY = {"read /etc/shadow", "write /usr/mine", "exec /etc/services"}
+NOBODY_MAY = {"read /etc/shadow", "write /usr/mine", "exec /etc/debian_version"}
 """Who launches may not outside either: whether a policy lets it is not to be seen."""
 
 
