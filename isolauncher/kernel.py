@@ -820,6 +820,16 @@ class Recorder:
         return cast("Kernel", self)
 
 
+def end_with(parent: int, number: int) -> None:
+    """In a child: get signal ``number`` when ``parent`` has ended, or has already.
+
+    Not for a child that changes its uid, which would clear it (prctl(2)).
+    """
+    prctl.set_pdeathsig(number)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), number)
+
+
 def title(text: str) -> None:
     """What ps shows of this process; cosmetic, so a kernel that refuses is let be."""
     linux = Linux()

@@ -24,7 +24,7 @@ from support.daemons import TOP, service
 from support.desktop import SUGAR_ACTIVITIES, desktop, missing
 from support.golden import DEBIAN
 from support.powers import need, sandboxes
-from support.sugar import Launched, Session, schemas, session
+from support.sugar import Launched, Session, profile, schemas, session
 
 PATIENCE_S = 30
 LOST = "." * 20
@@ -37,9 +37,7 @@ PAGE = f"<title>A page</title><body bgcolor='{GREEN_CSS}'>Once upon a time</body
 def sugar() -> Iterator[Session]:
     need(sandboxes(), missing())
     with schemas(), desktop() as made, service() as daemon:
-        (made.home / ".sugar/default/logs").mkdir(parents=True)
-        for path in (".sugar", ".sugar/default", ".sugar/default/logs"):
-            os.chown(made.home / path, made.uid, made.uid)
+        profile(made)
         yield session(made, daemon)
 
 

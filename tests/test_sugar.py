@@ -14,7 +14,7 @@ from support.bundles import make, system_directory
 from support.daemons import service
 from support.desktop import SUGAR_ACTIVITIES, desktop, missing
 from support.powers import need, sandboxes
-from support.sugar import Session, session
+from support.sugar import Session, profile, session
 
 FOUR = (
     "org.laptop.Calculate",
@@ -29,10 +29,7 @@ def sugar() -> Iterator[Session]:
     need(sandboxes())
     need(missing())
     with desktop() as made, service() as daemon:
-        (made.home / ".sugar/default/logs").mkdir(parents=True)
-        made.run("true")
-        for path in (".sugar", ".sugar/default", ".sugar/default/logs"):
-            os.chown(made.home / path, made.uid, made.uid)
+        profile(made)
         yield session(made, daemon)
 
 

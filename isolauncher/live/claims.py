@@ -20,6 +20,7 @@ from ..policy.model import IN_HOME
 from ..report import Proof
 from .caller import SECRETS, UMASK, Case, Place
 from .outside import NAMESPACES, Outside
+from .probe import NO_ANSWER
 
 _T = TypeVar("_T")
 
@@ -208,7 +209,9 @@ def _seccomp(seen: Seen, surface: Mapping[str, str]) -> Proof:
 
 
 def _let_through(answers: Mapping[str, str]) -> list[str]:
-    return [f"{call} is let through" for call, s in answers.items() if s == "ok"]
+    through = [f"{call} is let through" for call, s in answers.items() if s == "ok"]
+    silent = [call for call, s in answers.items() if s == NO_ANSWER]
+    return through + [f"{call} came to no end" for call in silent]
 
 
 def _landlock(seen: Seen) -> Iterator[Proof]:

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
+from .. import kernel
 from ..policy.model import Expect, Policy
 from ..report import Proof, Result
 from . import probe
@@ -255,9 +256,7 @@ def _listen(kind: str, where: str, stack: contextlib.ExitStack) -> socket.socket
     sock, to = probe.address(kind, where if kind == "unix" else numbers(where))
     try:
         if kind == "unix" and not where.startswith("@"):
-            sock.bind(to)
-            stack.callback(_unlink, where)
-            os.chmod(where, 0o666)  # noqa: S103 (whoever launches connects to it)
+            _make(sock, where, stack)
         elif kind == "unix" or _is_loopback(to[0]):
             if kind == "tcp":
                 # Of an earlier trial's connections the kernel remembers a minute.
@@ -273,20 +272,39 @@ def _listen(kind: str, where: str, stack: contextlib.ExitStack) -> socket.socket
     return sock
 
 
+def _make(sock: socket.socket, where: str, stack: contextlib.ExitStack) -> None:
+    """A socket that whoever launches can connect to.
+
+    By its directory's descriptor, and with its mode from the start: a path could lead
+    root elsewhere meanwhile, where the directory is somebody else's.
+    """
+    top, name = os.path.split(where)
+    directory = os.open(top, os.O_PATH | os.O_DIRECTORY)
+    stack.callback(os.close, directory)
+    mask = os.umask(0)
+    try:
+        sock.bind(f"/proc/self/fd/{directory}/{name}")
+    finally:
+        os.umask(mask)
+    stack.callback(_unlink, name, directory)
+
+
 def _is_loopback(address: str) -> bool:
     return address == "::1" or address.startswith("127.")
 
 
-def _unlink(path: str) -> None:
+def _unlink(name: str, directory: int) -> None:
     with contextlib.suppress(OSError):
-        os.unlink(path)
+        os.unlink(name, dir_fd=directory)
 
 
 @contextmanager
 def _child(work: Callable[[], None]) -> Iterator[None]:
+    parent = os.getpid()
     child = os.fork()
     if child == 0:
         try:
+            kernel.end_with(parent, signal.SIGKILL)
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_DFL)
             work()

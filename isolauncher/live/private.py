@@ -8,6 +8,7 @@ it. It prepares no rooms: nobody comes a second time.
 from __future__ import annotations
 
 import os
+import resource
 import select
 import shutil
 import signal
@@ -19,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from .. import client, config, daemon
+from .. import client, config, daemon, kernel
 from ..errors import DaemonError
 
 PATIENCE_S = 30
@@ -55,18 +56,22 @@ def _absolute(path: str | None) -> str | None:
 
 def _start(settings: config.Config, log: str) -> int:
     sys.stdout.flush()
+    parent = os.getpid()
     child = os.fork()
     if child:
         return child
     status = 1
     try:
+        # Until the daemon has its own: test-policy's would be lost in its start.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        kernel.end_with(parent, signal.SIGTERM)
         # ^C at the terminal is for who started us; a signal of theirs ends it in order.
         os.setsid()
         null = os.open(os.devnull, os.O_RDWR)
         written = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         for fd, target in ((null, 0), (written, 1), (written, 2)):
             os.dup2(fd, target)
-        os.closerange(3, 1024)
+        os.closerange(3, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         os.environ["ISOLAUNCHER_LOG"] = "stderr"
         os.environ.pop("NOTIFY_SOCKET", None)
         status = daemon.main(settings)

@@ -26,7 +26,7 @@ from support.daemons import TOP, Leftovers, Service, nothing_left
 from support.desktop import desktop, missing
 from support.peers import BOB
 from support.powers import need, program, sandboxes
-from support.sugar import NAME, Session, session
+from support.sugar import NAME, Session, profile, session
 
 from isolauncher.policy.model import KEYS
 
@@ -129,9 +129,7 @@ class Machine:
         if self.made is None:
             need(missing())
             person = self.stack.enter_context(desktop())
-            for path in (".sugar", ".sugar/default", ".sugar/default/logs"):
-                (person.home / path).mkdir()
-                os.chown(person.home / path, person.uid, person.uid)
+            profile(person)
             where = session(person, self.service)
             log = person.top / "service.log"
             with open(log, "wb") as file:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import socket
 import subprocess
@@ -22,7 +23,10 @@ import pytest
 from support.bundles import overlay
 from support.daemons import Leftovers, Service, nothing_left, service
 from support.desktop import Desktop
+from support.peers import until
 from support.powers import landlock, loopback, need, sandboxes
+
+from isolauncher.live import expects, probe
 
 PATIENCE_S = 120
 FOR_NOBODYS = ("developer", "exam")
@@ -570,3 +574,78 @@ def test_live_and_diff_do_not_go_together(checkout: Path) -> None:
     said = live(checkout, "--diff", "default", "untrusted")
     assert said.status == 2
     assert said.err.count("\n") == 1
+
+
+# ------------------------------------------------------------------ what may go wrong
+
+
+def test_who_is_killed_takes_its_daemon_along() -> None:
+    places = {path for base in ("/run", "/var/lib") for path in made_in(base)}
+    command = [sys.executable, "-m", "isolauncher", "test-policy", "--live", "default"]
+    environment = {**os.environ, "ISOLAUNCHER_SOCKET": "/nonexistent/socket"}
+    process = subprocess.Popen(
+        command,
+        cwd=Path(__file__).parents[2],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        daemons: list[int] = []
+
+        def started() -> bool:
+            daemons[:] = titled(process.pid, "isolauncher: daemon")
+            return bool(daemons)
+
+        assert until(started)
+        gone = os.pidfd_open(daemons[0])
+        process.kill()
+        assert select.select([gone], [], [], 30)[0]
+        os.close(gone)
+    finally:
+        process.kill()
+        process.wait()
+        for base in ("/run", "/var/lib"):
+            for path in made_in(base) - places:
+                shutil.rmtree(path)
+
+
+def made_in(base: str) -> set[Path]:
+    return set(Path(base).glob("isolauncher-live-*"))
+
+
+def titled(parent: int, title: str) -> list[int]:
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return [
+        int(pid)
+        for pid in children
+        if Path(f"/proc/{pid}/cmdline").read_text().startswith(title)
+    ]
+
+
+def test_the_probe_attacks_nothing_as_root() -> None:
+    """In namespaces of its own, where no harm would be done if it did."""
+    done = subprocess.run(
+        ["unshare", "-rmupf", sys.executable, probe.__file__],
+        input='{"attack": {"set_id": null, "filter": [39, []]}}\n',
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "the probe attacks in a sandbox only, and nothing as root\n"
+
+
+def test_a_socket_is_made_in_the_directory_that_was_opened(tmp_path: Path) -> None:
+    """Whoever owns a directory cannot lead root elsewhere, nor have a mode changed."""
+    place, secret = tmp_path / "place", tmp_path / "secret"
+    place.mkdir()
+    secret.mkdir(mode=0o700)
+    with ExitStack() as stack, socket.socket(socket.AF_UNIX) as sock:
+        expects._make(sock, str(place / "answers"), stack)
+        assert (place / "answers").stat().st_mode & 0o777 == 0o777
+        place.rename(tmp_path / "moved")
+        place.symlink_to(secret)
+        (secret / "answers").write_text("kept")
+    assert not (tmp_path / "moved/answers").exists()
+    assert (secret / "answers").read_text() == "kept"

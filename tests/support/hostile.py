@@ -26,7 +26,7 @@ from typing import Any
 from . import bundles
 from .daemons import TOP, service
 from .desktop import PYTHON, desktop
-from .sugar import NAME, PATIENCE_S, Session, session
+from .sugar import NAME, PATIENCE_S, Session, profile, session
 
 PROGRAM = Path(__file__).with_name("hostile_program.py")
 _FUTURE = "from __future__ import annotations\n"
@@ -276,9 +276,7 @@ def hostile() -> Iterator[Hostile]:
     with ExitStack() as stack:
         made = stack.enter_context(desktop())
         daemon = stack.enter_context(service())
-        for path in (".sugar", ".sugar/default", ".sugar/default/logs"):
-            (made.home / path).mkdir()
-            os.chown(made.home / path, made.uid, made.uid)
+        profile(made)
         where = session(made, daemon)
         systems = Path(tempfile.mkdtemp(prefix="isolauncher-test-", dir="/opt"))
         systems.chmod(0o755)

@@ -56,6 +56,15 @@ def schemas() -> Iterator[None]:
         yield
 
 
+def profile(person: Desktop) -> Path:
+    """The directory of a person's logs, as the shell makes it; returns it."""
+    logs = person.home / ".sugar/default/logs"
+    logs.mkdir(parents=True)
+    for path in (logs, logs.parent, logs.parent.parent):
+        os.chown(path, person.uid, person.uid)
+    return logs
+
+
 @dataclass
 class Session:
     """A person's session; ``environment`` is the desktop's and the daemon's socket."""

@@ -9,7 +9,6 @@ common, is left out: nobody would see it as a difference.
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ import pytest
 from support.daemons import TOP, service
 from support.desktop import desktop, missing
 from support.powers import need, sandboxes
-from support.sugar import Launched, Session, schemas, session
+from support.sugar import Launched, Session, profile, schemas, session
 
 POLICIES = {
     "org.laptop.Calculate": "calculate",
@@ -41,9 +40,7 @@ PATIENCE_S = 20
 def sugar() -> Iterator[Session]:
     need(sandboxes(), missing())
     with schemas(), desktop() as made, service() as daemon:
-        (made.home / ".sugar/default/logs").mkdir(parents=True)
-        for path in (".sugar", ".sugar/default", ".sugar/default/logs"):
-            os.chown(made.home / path, made.uid, made.uid)
+        profile(made)
         yield session(made, daemon)
 
 
