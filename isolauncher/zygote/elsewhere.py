@@ -24,6 +24,7 @@ MISSING: Any = type("Missing", (), {})()
 """Stands for no value."""
 
 _HEAP_TYPE = 1 << 9
+_IMMUTABLE_TYPE = 1 << 8
 _DICT_VERSION = 24
 """``PyDictObject.ma_version_tag``: after the reference count, type and size."""
 _DICT_SIZE = 16
@@ -228,8 +229,11 @@ _flags: Any = _of_type["__flags__"].__get__
 
 
 def _is_class(value: object) -> bool:
-    """Whether it is one whose attributes can be set."""
-    return issubclass(type(value), type) and bool(_flags(value) & _HEAP_TYPE)
+    """Whether it is one whose attributes can be set, and so set back."""
+    if not issubclass(type(value), type):
+        return False
+    flags: int = _flags(value) & (_HEAP_TYPE | _IMMUTABLE_TYPE)
+    return flags == _HEAP_TYPE
 
 
 # What a change was can be taken back, and done again --------------------------------
