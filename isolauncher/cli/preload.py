@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import stat
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -68,9 +70,10 @@ def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
     )
     checking.add_argument(
         "names",
-        metavar="SET|MODULE",
+        metavar="SET|MODULE|PATH",
         nargs="*",
-        help="a set or a module (default: every set)",
+        help="a set, a module (also one in PYTHONPATH), or the path of a module's file "
+        "or package (default: every set)",
     )
     checking.add_argument(
         "--twin",
@@ -101,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
                 )
     found: dict[str, dict[str, list[Any]]]
     if args.what == "check":
-        found = {name: _judged(SETS.get(name, (name,))) for name in names}
+        found = {name: _judged(name) for name in names}
     else:
         found = {name: _measure(SETS[name]) for name in names}
     if args.json:
@@ -115,16 +118,45 @@ def run(args: argparse.Namespace) -> int:
     return UNFIT if "unfit" in verdicts else 0
 
 
-def _judged(modules: tuple[str, ...]) -> dict[str, list[Any]]:
+def _judged(name: str) -> dict[str, list[Any]]:
     # Only this verb needs all that it imports.
     from ..zygote.verdict import judge
 
-    found = judge(modules)
+    path = [d for d in os.environ.get("PYTHONPATH", "").split(os.pathsep) if d]
+    modules: tuple[str, ...] = SETS.get(name, (name,))
+    if os.sep in name or name.endswith(".py"):
+        directory, module = _located(name)
+        path, modules = [directory], (module,)
+    found = judge(modules, path=[os.path.abspath(d) for d in path])
     return {
         "entries": [verdict.as_data() for verdict in found.verdicts],
         "traces": list(found.traces),
         "skipped": list(found.skipped),
     }
+
+
+def _located(path: str) -> tuple[str, str]:
+    """The directory to import from and the module's name, for a file or a package.
+
+    RequestError where it is neither, or where a zygote, which imports as nobody, could
+    not read it.
+    """
+    full = os.path.abspath(path)
+    package = os.path.isdir(full)
+    file = os.path.join(full, "__init__.py") if package else full
+    module = os.path.basename(full).removesuffix(".py")
+    try:
+        regular = stat.S_ISREG(os.stat(file).st_mode)
+    except OSError as e:
+        raise RequestError(
+            f"{printable(path)}: {e.strerror}", code="preload-no-such-module"
+        ) from e
+    if not (regular and module.isidentifier() and file.endswith(".py")):
+        raise RequestError(
+            f"{printable(path)} is no Python module's file or package",
+            code="preload-not-a-module",
+        )
+    return os.path.dirname(full), module
 
 
 def _measure(modules: tuple[str, ...]) -> dict[str, list[Any]]:

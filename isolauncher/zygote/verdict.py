@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import pwd
 import tempfile
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -211,7 +212,7 @@ def _second(scratch: str, variables: Iterable[str]) -> _Identity:
         "LOGNAME": _HOST,
         "PATH": f"{places['home']}/bin:/bin:/usr/bin",
         "TMPDIR": places["tmp"],
-        "TZ": "Asia/Kathmandu",
+        "TZ": _another_day(),
         "LANGUAGE": "es",
         "LANG": "es_ES.UTF-8",
         "LC_CTYPE": "C.UTF-8",
@@ -234,6 +235,11 @@ def _second(scratch: str, variables: Iterable[str]) -> _Identity:
         uid=uid,
         host=_HOST if root else None,
     )
+
+
+def _another_day() -> str:
+    """A zone, 14 h or -11 h from UTC, in which it is another date at this hour."""
+    return "Pacific/Kiritimati" if time.gmtime().tm_hour >= 10 else "Pacific/Pago_Pago"
 
 
 def _unused_uid() -> int:

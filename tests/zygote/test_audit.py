@@ -24,6 +24,9 @@ from isolauncher.zygote.hazards import Finding
 
 from . import twins
 
+# The one asked for may be the last of a hundred that wait for a processor.
+pytestmark = pytest.mark.timeout(300)
+
 TOP = twins.BOOTSTRAP.parent.parent.parent
 MARK = "#!"
 
@@ -573,6 +576,52 @@ def test_the_command_says_verdict_place_and_hazard(plantation: Path) -> None:
     assert said[0].startswith("this: unfit: wrote to standard output or error: The Zen")
     assert said[1].startswith("  /usr/lib/python3.11/this.py:28: wrote to standard")
     assert said[1].endswith(" [H23]")
+
+
+def check(*names: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [twins.PYTHON, "-m", "isolauncher", "preload", "check", *names],
+        cwd=TOP,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_module_is_named_by_its_file_or_sought_in_pythonpath(
+    plantation: Path,
+) -> None:
+    said = check(str(plantation / "handler.py"))
+    assert (said.returncode, said.stderr) == (1, "")
+    assert said.stdout.startswith("handler: unfit: ")
+    assert check(str(plantation / "package")).stdout.startswith("package: unfit: ")
+    assert check("handler", PYTHONPATH=str(plantation)).stdout == said.stdout
+    # Last in the path: what is installed wins, as in a zygote.
+    (plantation / "colorsys.py").write_text("print('not this one')\n")
+    assert check("colorsys", PYTHONPATH=str(plantation)).stdout == "colorsys: fit\n"
+
+
+def test_what_is_no_module_s_file_is_refused(plantation: Path) -> None:
+    (plantation / "two words.py").touch()
+    (plantation / "empty").mkdir(exist_ok=True)
+    for name, why in {
+        "nothing.py": "No such file or directory",
+        "empty": "No such file or directory",
+        "two words.py": "is no Python module's file or package",
+        "/etc/passwd": "is no Python module's file or package",
+    }.items():
+        said = check(str(plantation / name))
+        assert (said.returncode, said.stdout) == (125, "")
+        assert why in said.stderr
+        assert "Traceback" not in said.stderr
+
+
+def test_a_date_is_found_though_it_is_the_same_all_day(plantation: Path) -> None:
+    source = "import time\n\nDAY = time.strftime('%Y-%m-%d')\n"
+    (plantation / "dated.py").write_text(source)
+    said = check(str(plantation / "dated.py")).stdout
+    assert f"{plantation}/dated.py:3: dated.DAY depends on whose it is" in said
 
 
 def test_a_finding_without_a_place_is_not_lost() -> None:
