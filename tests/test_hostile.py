@@ -8,6 +8,7 @@ rows 54, 64 to 66.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -1228,12 +1229,20 @@ def test_who_stores_more_than_it_may_is_stopped_and_it_is_said(
 ) -> None:
     """Row 37."""
     bundle = session.policy("org.laptop.Fills", '[files]\ndata = "1M"\n')
-    with session.launch(bundle) as witness:
+    report = session.home / "report.json"
+    with session.launch(bundle, "--report", str(report)) as witness:
         witness.send(fill, how)
         assert witness.process.wait(60) == 128 + 9
         log = session.log.read_text().splitlines()
         (line,) = [line for line in log if witness.id in line]
         assert line.endswith("[data-full]"), line
+        assert line.startswith(f"data: {witness.id} is stopped: its directories hold ")
+        assert witness.errors.read_text() == f"isolauncher: {line}\n"
+        assert json.loads(report.read_text())["exit"] == {
+            "status": 137,
+            "signal": 9,
+            "reason": line,
+        }
     assert nothing_running(session)
     place = session.home / ".sugar/default/org.laptop.Fills"
     assert list((place / "instance").iterdir()) == []

@@ -33,7 +33,7 @@ from typing import Any
 
 from gi.repository import Gio, GLib
 
-from .. import client, kernel, wire
+from .. import client, kernel, request, wire
 from ..errors import HostError, IsolauncherError, RequestError
 from . import copying, files, journal, presence, proxy, relay
 
@@ -354,10 +354,21 @@ class Mediator:
         finally:
             self.scanning = False
         if why:
-            sys.stderr.write(f"{self.wanted.id} is stopped: {why}  [data-full]\n")
-            stop = {"version": wire.VERSION, "verb": "stop", "ids": [self.wanted.id]}
-            with suppress(IsolauncherError):
-                list(client.ask({**stop, "grace_ms": 0}))
+            self._stop(why)
+
+    def _stop(self, why: str) -> None:
+        """End it; who waits for that is told why, and so is the session's log."""
+        wanted = self.wanted
+        line = HostError(
+            f"{wanted.id} is stopped: {why}",
+            code="data-full",
+            hint="what it has kept stays; see files.data of its policy",
+            step="data",
+        ).line()
+        sys.stderr.write(f"{line}\n")
+        stop = request.Stop(ids=(wanted.id,), grace_ms=0, reason=line)
+        with suppress(IsolauncherError):
+            list(client.ask(request.encode(stop)))
 
     def end(self) -> None:
         """What was only for this run goes."""

@@ -39,6 +39,7 @@ class Witness:
 
     process: subprocess.Popen[bytes]
     id: str = ""
+    errors: Path = Path("/dev/null")
     unread: bytes = b""
 
     def do(self, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -239,7 +240,7 @@ class Hostile:
                 stdout=subprocess.PIPE,
                 stderr=log,
             )
-        witness = Witness(process, id)
+        witness = Witness(process, id, errors)
         try:
             try:
                 witness.answer()
