@@ -7,6 +7,7 @@ import json
 import os
 import select
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from support.desktop import Desktop
 from support.peers import until
 from support.powers import landlock, loopback, need, sandboxes
 
-from isolauncher.live import expects, probe
+from isolauncher.live import expects, places, probe
 
 PATIENCE_S = 120
 FOR_NOBODYS = ("developer", "exam")
@@ -160,16 +161,22 @@ def shells(session: Desktop) -> Iterator[dict[str, str]]:
         process.stdout.close()
 
 
+KINDS = ("default", "sugar", "untrusted", "exam", "terminal", "write")
+"""Of the activities' own policies one: they differ in what they take from ``sugar``."""
+
+
 @pytest.mark.timeout(180)
+@pytest.mark.parametrize("which", [KINDS, pytest.param((), marks=pytest.mark.long)])
 def test_every_claim_of_every_shipped_policy_is_proved(
-    checkout: Path, session: Desktop
+    checkout: Path, session: Desktop, which: tuple[str, ...]
 ) -> None:
     with shells(session) as environment:
         began = time.monotonic()
-        said = live(checkout, "--json", environment=environment)
+        said = live(checkout, "--json", *which, environment=environment)
         print(f"{time.monotonic() - began:.1f} s")
     assert said.status == 0, said.err
-    names = {path.stem for path in (checkout / "policies").glob("*.toml")}
+    shipped = {path.stem for path in (checkout / "policies").glob("*.toml")}
+    names = set(which) or shipped
     assert {policy["name"] for policy in said.report["policies"]} == names
     for name in names:
         for proof in said.live(name):
@@ -579,39 +586,87 @@ def test_live_and_diff_do_not_go_together(checkout: Path) -> None:
 # ------------------------------------------------------------------ what may go wrong
 
 
-def test_who_is_killed_takes_its_daemon_along() -> None:
-    places = {path for base in ("/run", "/var/lib") for path in made_in(base)}
-    command = [sys.executable, "-m", "isolauncher", "test-policy", "--live", "default"]
-    environment = {**os.environ, "ISOLAUNCHER_SOCKET": "/nonexistent/socket"}
+@pytest.mark.parametrize("first", ["itself", "daemon"])
+def test_what_one_leaves_that_is_killed_the_next_removes(
+    checkout: Path, first: str
+) -> None:
+    before = _ours()
     process = subprocess.Popen(
-        command,
-        cwd=Path(__file__).parents[2],
-        env=environment,
+        [sys.executable, "-m", "isolauncher", "test-policy", "--live", "default"],
+        cwd=checkout,
+        env={**os.environ, "ISOLAUNCHER_SOCKET": "/nonexistent/socket"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     try:
-        daemons: list[int] = []
-
-        def started() -> bool:
-            daemons[:] = titled(process.pid, "isolauncher: daemon")
-            return bool(daemons)
-
-        assert until(started)
-        gone = os.pidfd_open(daemons[0])
+        assert until(lambda: running(process.pid))
+        (daemon,) = titled(process.pid, "isolauncher: daemon")
+        ((init, place),) = running(process.pid)
+        groups = groups_of(init)
+        gone = [os.pidfd_open(pid) for pid in (daemon, init)]
+        if first == "daemon":
+            os.kill(daemon, signal.SIGKILL)
         process.kill()
-        assert select.select([gone], [], [], 30)[0]
-        os.close(gone)
+        for fd in gone:
+            # It takes its daemon along, and a probe that nobody listens to ends.
+            assert select.select([fd], [], [], 30)[0]
+            os.close(fd)
+        left = _ours() - before
+        assert {os.path.dirname(path) for path in left} == {"/run", "/var/lib"}
+        assert str(place) in left
+        other = next(iter(left)) + "x"
+        os.mkdir(other)  # none of ours: it has another name
+        try:
+            assert live(checkout, "--json", "exam").status == 0
+            assert _ours() == before | {other}
+        finally:
+            os.rmdir(other)
+        assert not [path for path in groups if os.path.exists(path)]
     finally:
         process.kill()
         process.wait()
-        for base in ("/run", "/var/lib"):
-            for path in made_in(base) - places:
-                shutil.rmtree(path)
 
 
-def made_in(base: str) -> set[Path]:
-    return set(Path(base).glob("isolauncher-live-*"))
+def test_what_somebody_works_in_is_not_swept(tmp_path: Path) -> None:
+    told: list[str] = []
+    with places.directory(str(tmp_path)) as held:
+        left = tmp_path / "isolauncher-live-1-abcdefgh"
+        left.mkdir()
+        (left / "link").symlink_to(tmp_path)
+        alike = tmp_path / "isolauncher-live-2-abcdefgh"
+        alike.symlink_to(held)
+        foreign = tmp_path / "isolauncher-live-3-abcdefgh"
+        foreign.mkdir()
+        os.chown(foreign, 12345, 12345)
+        assert list(places.held_by_nobody([str(tmp_path)], told.append)) == [str(left)]
+        assert told == [str(left)]
+        assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
+            (os.path.basename(held), alike.name, foreign.name)
+        )
+        assert alike.is_symlink()
+
+
+def running(parent: int) -> list[tuple[int, Path]]:
+    """(its init, the directory of its daemon), if the daemon of ``parent`` has one."""
+    found = []
+    for record in Path("/run").glob("isolauncher-live-*/run/activities/*"):
+        lines = [json.loads(line) for line in record.read_text().splitlines()]
+        if any(one["event"] == "go" for one in lines):
+            place = record.parents[2]
+            if place.name.startswith(f"isolauncher-live-{parent}-"):
+                found.append((lines[0]["init_pid"], place))
+    return found
+
+
+def groups_of(pid: int) -> list[str]:
+    """A process's own cgroups, below a daemon's."""
+    lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+    paths = [line.partition(":")[2].partition(":") for line in lines]
+    found = []
+    for kind, _, path in paths:
+        if "isolauncher" in path:
+            found += [f"/sys/fs/cgroup/{kind}{path}", f"/sys/fs/cgroup{path}"]
+    return [path for path in found if os.path.exists(path)]
 
 
 def titled(parent: int, title: str) -> list[int]:
