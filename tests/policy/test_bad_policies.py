@@ -703,6 +703,10 @@ BAD: dict[str, tuple[str, list[Wanted]]] = {
         '[[expect]]\nthat = "x"\ntry = "bind tcp 0.0.0.0:70000"\nresult = "allowed"\n',
         [(4, 7, "expect.try", "policy-bad-expect")],
     ),
+    "expect what lies above the home": (
+        '[[expect]]\nthat = "x"\ntry = "read {home}/../a"\nresult = "absent"\n',
+        [(4, 7, "expect.try", "policy-bad-expect")],
+    ),
     "expect misspelt": (
         '[[expect]]\nthat = "x"\ntry = "read /a"\nresult = "absent"\nresutl = "x"\n',
         [(6, 1, "expect.resutl", "policy-unknown-key")],

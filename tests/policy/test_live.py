@@ -269,6 +269,8 @@ VERBS = (
     ("read {books}/tales", "allowed", "absent"),
     ("read /etc/shadow", "absent", "absent"),
     ("list {books}", "allowed", "absent"),
+    ("read {home}/diary", "absent", "absent"),
+    ("list {home}/papers", "absent", "absent"),
     ("write {drawings}/mine", "allowed", "refused"),
     ("write /usr/mine", "refused", "refused"),
     ("exec {books}/tool", "allowed", "absent"),
@@ -338,7 +340,12 @@ def things() -> Iterator[Things]:
             sock.bind(("127.0.0.1", 0))
             free = str(sock.getsockname()[1])
         names = dict(zip(("tcp", "udp", "taken"), ports, strict=True))
-        names |= {"free": free, "books": str(books), "drawings": str(drawings)}
+        names |= {
+            "home": "{home}",
+            "free": free,
+            "books": str(books),
+            "drawings": str(drawings),
+        }
         yield Things(names)
 
 
@@ -356,6 +363,8 @@ def test_every_verb_comes_out_both_ways(
         assert len(found) == len(VERBS)
         for proof in found:
             assert proof["result"] == "proved", (name, proof)
+            own = "is allowed (in a network of its own)" in proof["detail"]
+            assert own == (name == "closed" and "bind udp 127." in proof["claim"])
             assert f"{directory}/{name}.toml:" in proof["detail"]
         broken = [p for p in said.live(name) if p["result"] in ("broken", "failed")]
         assert not broken
@@ -421,6 +430,20 @@ result = "{first}"
 that = "nobody else can"
 try = "call org.example.Other"
 result = "{second}"
+[[expect]]
+that = "its home is its own"
+try = "write {{home}}/note"
+result = "allowed"
+[[expect]]
+that = "the person's papers are not there"
+try = "read {{home}}/papers/diary"
+result = "absent"
+[[expect]]
+that = "the person's music is"
+try = "list {{home}}/Music/old"
+result = "allowed"
+[files]
+read = ["...", "{{home}}/Music"]
 """
 
 
@@ -438,7 +461,11 @@ def test_a_name_on_the_bus_is_called_both_ways(
         path.write_text(CALLS.format(rule="", first="allowed", second="allowed"))
         closed = live(checkout, *place, environment=environment)
     assert results["expect: the shell can be called"] == "proved"
-    assert results["expect: nobody else can"] == "proved"
+    for claim in (
+        *("nobody else can", "its home is its own"),
+        *("the person's papers are not there", "the person's music is"),
+    ):
+        assert results[f"expect: {claim}"] == "proved", said.out
     assert closed.status == 1
     assert closed.results("calls")["expect: the shell can be called"] == "failed"
     assert closed.results("calls")["expect: nobody else can"] == "failed"
