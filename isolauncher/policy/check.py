@@ -809,6 +809,7 @@ class _Checker:
         return self.items(key, node, '"/srv/drawings"', item)
 
     def _path(self, key: Key, value: str, at: toml.Place) -> bool:
+        path = value
         if value.startswith(IN_HOME):
             value = value.removeprefix(IN_HOME[:-1])
             if value.startswith("/") and f"/home{value}" == posixpath.normpath(
@@ -826,7 +827,7 @@ class _Checker:
                 at,
                 key.name,
                 "policy-bad-path",
-                f"{shown(value)} is not a plain absolute path",
+                f"{shown(path)} is not a plain absolute path",
                 'such as "/usr/share" or "{home}/drawings": no "..", "." or "//", no '
                 '"/" at the end, nothing that cannot be printed',
             )

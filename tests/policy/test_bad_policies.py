@@ -63,7 +63,7 @@ BAD: dict[str, tuple[str, list[Wanted]]] = {
     ),
     "bare: byte order mark": (
         "\ufeffversion = 1\n",
-        [(1, 1, "", "policy-not-toml"), (1, 1, "version", "policy-version")],
+        [(1, 1, "", "policy-not-toml")],
     ),
     "NUL in a comment": ("# a\0b\n", [(2, 4, "", "policy-not-toml")]),
     "prose": ("limits are good\n", [(2, 1, "", "policy-not-toml")]),
@@ -723,6 +723,14 @@ BAD: dict[str, tuple[str, list[Wanted]]] = {
     "extends what is not there": (
         'extends = "defualt"\n',
         [(2, 11, "extends", "policy-unknown")],
+    ),
+    "extends itself alone": (
+        'extends = "bad"\n',
+        [(2, 11, "extends", "policy-unknown")],
+    ),
+    "shows what lies above the home": (
+        '[files]\nread = ["{home}/.."]\n',
+        [(3, 9, "files.read", "policy-bad-path")],
     ),
     "extends two": (
         'extends = ["default", "untrusted"]\n',
