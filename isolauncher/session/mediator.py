@@ -35,7 +35,7 @@ from gi.repository import Gio, GLib
 
 from .. import client, kernel, request, wire
 from ..errors import HostError, IsolauncherError, RequestError
-from . import copying, files, journal, presence, proxy, relay
+from . import chooser, copying, files, journal, presence, proxy, relay
 
 SCAN_MS = 1000
 _GROWTH = 1 << 20
@@ -215,6 +215,7 @@ class Mediator:
         if not any(call.startswith(presence.NAME) for call in wanted.session_call):
             stand_ins.append(presence.NoAccounts())
         mediated: journal.Journal | None = None
+        choosing: chooser.Chooser | None = None
         if wanted.documents != "none" and self.directories is not None:
             mediated = journal.Journal(
                 part=journal.Part(
@@ -230,6 +231,13 @@ class Mediator:
                 connect=lambda: _connect(wanted.address),
             )
             stand_ins.append(mediated)
+            named = any(c.startswith(f"{chooser.NAME}=") for c in wanted.session_call)
+            chooses = wanted.documents in ("opened", "all") and not named
+            if chooses and "display" in wanted.furniture:
+                choosing = chooser.Chooser(
+                    connect=lambda: _connect(wanted.address), chosen=mediated.choose
+                )
+                stand_ins.append(choosing)
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(bus)
         # The activity has another uid. Who gets as far as this directory is the
@@ -244,6 +252,8 @@ class Mediator:
         self.relay = relay.Relay(
             listener, upstream, stand_ins, self._ready, private, own
         )
+        if choosing is not None:
+            choosing.relay = self.relay
         if mediated is not None:
             mediated.relay = self.relay
             # By the time the activity asks for the first time.

@@ -130,8 +130,8 @@ class Shell(dbus.service.Object):
     @dbus.service.method("org.laptop.Shell", in_signature="s", out_signature="s")
     def GetBundlePath(self, name):
         return ""
-both = ("org.laptop.Shell", "org.example.Other")
-names = [dbus.service.BusName(name, bus) for name in both]
+every = ("org.laptop.Shell", "org.laptop.Journal", "org.example.Other")
+names = [dbus.service.BusName(name, bus) for name in every]
 Shell(bus, "/org/laptop/Shell")
 print("up", flush=True)
 GLib.MainLoop().run()
