@@ -77,6 +77,14 @@ class End:
     report: dict[str, object] | None = None
     error: IsolauncherError | None = None
 
+    def reason(self) -> str:
+        """The line of whoever stopped it, or of why it was not launched; or ""."""
+        if self.error is not None:
+            return self.error.line()
+        exited = (self.report or {}).get("exit")
+        reason = exited.get("reason") if isinstance(exited, dict) else None
+        return reason if isinstance(reason, str) else ""
+
 
 def connect(path: str | None = None, *, wait: bool = True) -> socket.socket:
     """Connect to the daemon's socket and see that root or oneself listens there.

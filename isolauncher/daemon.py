@@ -308,6 +308,7 @@ class Daemon:
             signal=number,
             uid=activity.room.uid,
             caller=activity.caller_uid,
+            reason=activity.reason or None,
         )
         alone = activity.clients == 0 and activity.tied
         if alone or activity.bundle_id is not None:
@@ -764,12 +765,12 @@ class Daemon:
 
     async def _stop(self, channel: Channel, asked: Stop, caller: Caller) -> None:
         results = await asyncio.gather(
-            *(self._stop_one(i, asked.grace_ms / 1000, caller) for i in asked.ids)
+            *(self._stop_one(activity_id, asked, caller) for activity_id in asked.ids)
         )
         channel.send({"event": "stopped", "results": list(results)})
 
     async def _stop_one(
-        self, activity_id: str, grace_s: float, caller: Caller
+        self, activity_id: str, asked: Stop, caller: Caller
     ) -> dict[str, object]:
         activity = self.activities.get(activity_id)
         if activity is None or activity.state == "exited":
@@ -779,7 +780,8 @@ class Daemon:
             message = f"{activity_id!r} was not launched by you"
             self.log.often("refused", id=activity_id, caller=caller.uid, code=result)
         else:
-            await self.stop(activity, grace_s)
+            activity.reason = activity.reason or asked.reason
+            await self.stop(activity, asked.grace_ms / 1000)
             result, message = "gone", ""
         return {"id": activity_id, "result": result, "message": message}
 

@@ -55,7 +55,8 @@ class Activity:
     """A launch and what it became, in the daemon's memory.
 
     ``clients`` counts the connections that wait for its end. ``pid`` is the host pid
-    of its main process. ``status`` is waitpid(2)'s, None while it runs.
+    of its main process. ``status`` is waitpid(2)'s, None while it runs; ``reason`` is
+    that of whoever stopped it.
     """
 
     id: str
@@ -81,6 +82,7 @@ class Activity:
     skipped: list[plan.Skipped] = field(default_factory=list)
     timings: dict[str, int] = field(default_factory=dict)
     status: int | None = None
+    reason: str = ""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     def exit(self) -> tuple[int | None, int | None]:
@@ -94,6 +96,7 @@ class Activity:
 
     def report(self) -> dict[str, object]:
         status, number = self.exit()
+        why = {"reason": self.reason} if self.reason else {}
         return {
             "version": 1,
             "activity": {
@@ -116,7 +119,7 @@ class Activity:
             "enforced": list(self.enforced),
             "skipped": [{"what": s.what, "why": s.why} for s in self.skipped],
             "timings_us": self.timings,
-            "exit": {"status": status, "signal": number},
+            "exit": {"status": status, "signal": number, **why},
         }
 
 

@@ -49,6 +49,7 @@ MAX_FILES = 16
 MAX_FILE_BYTES = 48 * 1024
 MAX_IDS = 256
 MAX_GRACE_MS = 600_000
+MAX_REASON = 1000
 
 _ID = re.compile(r"[0-9a-zA-Z_]{1,64}")
 _POLICY_NAME = re.compile(r"[0-9a-zA-Z_](?:[0-9a-zA-Z_.-]{0,126}[0-9a-zA-Z_])?")
@@ -144,10 +145,14 @@ class Ps:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stop:
-    """End activities: SIGTERM, ``grace_ms``, then SIGKILL to the init of each."""
+    """End activities: SIGTERM, ``grace_ms``, then SIGKILL to the init of each.
+
+    ``reason`` is a line for whoever waits for the end; empty: none is given.
+    """
 
     ids: tuple[str, ...]
     grace_ms: int
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,13 +239,17 @@ def parse(fields: Mapping[str, object], n_fds: int) -> Asked:
             _only(rest, set())
             return Ps()
         case "stop":
-            _only(rest, {"ids", "grace_ms"})
+            reason = _text({"reason": "", **rest}, "reason", MAX_REASON)
+            if not reason.isprintable():
+                raise _wrong("reason", "holds what cannot be printed")
+            _only({"reason": "", **rest}, {"ids", "grace_ms", "reason"})
             ids = _strings(rest, "ids", most=MAX_IDS, most_bytes=MAX_IDS * 64)
             if not ids:
                 raise _wrong("ids", "names no activity")
             for one in ids:
                 _check_id("ids", one)
-            return Stop(ids=ids, grace_ms=_integer(rest, "grace_ms", 0, MAX_GRACE_MS))
+            grace = _integer(rest, "grace_ms", 0, MAX_GRACE_MS)
+            return Stop(ids=ids, grace_ms=grace, reason=reason)
         case _:
             _only(rest, set())
             return Stats()
@@ -441,6 +450,7 @@ def encode(asked: Asked | Furnish | Signal) -> dict[str, object]:
                 "verb": "stop",
                 "ids": list(asked.ids),
                 "grace_ms": asked.grace_ms,
+                "reason": asked.reason,
             }
         case Stats():
             return {"version": VERSION, "verb": "stats"}

@@ -8,6 +8,7 @@ rows 54, 64 to 66.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -183,6 +184,10 @@ def test_of_the_shell_the_journal_and_telepathy_only_what_the_policy_names_answe
         elif name == MANAGER:
             # Not the real one, which has heard nothing: one that knows no account.
             assert answer in ("ok", UNKNOWN_METHOD), (path, interface, member, answer)
+        elif (name, interface) == (JOURNAL, INTROSPECTABLE):
+            assert answer == "ok"  # nor here: session/test_chooser.py
+        elif name == JOURNAL and member.startswith("ChooseObject"):
+            assert answer == "org.freedesktop.DBus.Error.InvalidArgs"
         else:
             assert answer in REFUSALS, (name, path, interface, member, answer)
 
@@ -268,6 +273,8 @@ def test_the_bus_itself_tells_and_does_no_more_than_the_policy_needs(
     names = {"org.freedesktop.DBus", SHELL}
     assert set(said.pop("names")[1]) == names | {session.shell.unique, unique}
     assert set(said.pop("activatable")[1]) <= names
+    # Who stands in for it, and has a name that nobody has on the bus.
+    assert said.pop("owner") == ["ok", ":0.3"]
     for what, answer in said.items():
         assert answer[0] == "error", (what, answer)
         assert answer[1] in REFUSALS, (what, answer)
@@ -1228,12 +1235,20 @@ def test_who_stores_more_than_it_may_is_stopped_and_it_is_said(
 ) -> None:
     """Row 37."""
     bundle = session.policy("org.laptop.Fills", '[files]\ndata = "1M"\n')
-    with session.launch(bundle) as witness:
+    report = session.home / "report.json"
+    with session.launch(bundle, "--report", str(report)) as witness:
         witness.send(fill, how)
         assert witness.process.wait(60) == 128 + 9
         log = session.log.read_text().splitlines()
         (line,) = [line for line in log if witness.id in line]
         assert line.endswith("[data-full]"), line
+        assert line.startswith(f"data: {witness.id} is stopped: its directories hold ")
+        assert witness.errors.read_text() == f"isolauncher: {line}\n"
+        assert json.loads(report.read_text())["exit"] == {
+            "status": 137,
+            "signal": 9,
+            "reason": line,
+        }
     assert nothing_running(session)
     place = session.home / ".sugar/default/org.laptop.Fills"
     assert list((place / "instance").iterdir()) == []

@@ -31,7 +31,7 @@ DOORS = {
     # Whoever speaks D-Bus as the person: all of them in session/.
     "gi": {
         *("service.py", "settings.py", "mediator.py"),
-        *("relay.py", "journal.py", "presence.py"),
+        *("relay.py", "journal.py", "chooser.py", "presence.py"),
     },
 }
 

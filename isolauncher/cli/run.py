@@ -146,8 +146,8 @@ def tell_end(
     dropped: tuple[str, ...] = (),
 ) -> int:
     """Say what failed, write the report, and return the status to exit with."""
-    if end.error is not None:
-        tell(end.error.line())
+    if end.reason():
+        tell(end.reason())
     if report is not None:
         content = end.report or _failure(program, id, tier)
         if end.error is not None:

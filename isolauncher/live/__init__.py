@@ -10,6 +10,7 @@ explains why something could not be tried.
 
     probe.py      runs inside and imports only the standard library
     caller.py     who launches, from which directory, and as what: a program, a bundle
+    places.py     directories of a run, and those that a dead one has left
     private.py    a daemon of our own, for policies that no running one serves
     talk.py       one launch, and the conversation with the probe in it
     outside.py    what the kernel says of it outside

@@ -14,7 +14,6 @@ import json
 import os
 import pwd
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,11 +25,7 @@ from ..policy import choose, environment
 from ..policy.load import ROOT_POLICY, PolicyStore
 from ..policy.model import IN_HOME, Policy
 from ..request import Caller
-from . import probe
-
-BASES = ("/var/lib", "/opt", "/srv")
-"""Where root alone can make a directory that everybody can enter: the first that the
-policy does not show. Not /tmp, where no bundle is the system's."""
+from . import places, probe
 
 UMASK = 0o027
 """Nobody's default, so that it can be seen to be passed on."""
@@ -209,9 +204,7 @@ def _bundle(policy: Policy, store: PolicyStore) -> tuple[str, str] | None:
 @contextmanager
 def place(case: Case) -> Iterator[Place]:
     """Directories for one launch, gone again at the end."""
-    top = tempfile.mkdtemp(prefix="isolauncher-live-", dir=_base(case.policy))
-    try:
-        os.chmod(top, 0o755)  # noqa: S103 (nothing in it is secret; home is closed)
+    with places.directory(_base(case.policy)) as top:
         made = Place(
             top=top,
             probe=f"{top}/probe.py",
@@ -229,15 +222,14 @@ def place(case: Case) -> Iterator[Place]:
         if case.bundle_id:
             _make_bundle(case, made.bundle)
         yield made
-    finally:
-        shutil.rmtree(top)
 
 
 def _base(policy: Policy) -> str | None:
+    """The first that the policy does not show; in /tmp no bundle is the system's."""
     if os.geteuid() != 0:
         return None
     shown = (*policy.view.read, *policy.view.write)
-    for base in BASES:
+    for base in places.BASES:
         if not any(f"{base}/".startswith(f"{p}/") for p in shown):
             return base
     return None

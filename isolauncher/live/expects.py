@@ -16,11 +16,11 @@ import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from .. import kernel
-from ..policy.model import Expect, Policy
+from ..policy.model import IN_HOME, Expect, Policy
 from ..report import Proof, Result
 from . import probe
 from .caller import Case, as_caller
@@ -43,11 +43,13 @@ _LAST = ("fork", "allocate")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
     """One expectation. ``words`` are the probe's; ``outside`` is [result, why] of the
-    same as the caller; ``untried`` says why it is not tried at all."""
+    same as the caller; ``allowed`` says where, if it is; ``untried`` says why it is not
+    tried at all."""
 
     expect: Expect
     words: tuple[str, ...]
     outside: tuple[str, str] = ("allowed", "")
+    allowed: str = ""
     untried: str = ""
 
 
@@ -55,6 +57,7 @@ class Trial:
 def trials(case: Case, variables: Mapping[str, str]) -> Iterator[list[Trial]]:
     """What to try for each expectation of the policy, with all that has to answer."""
     wanted = case.policy.expects
+    _put_in_home(case, variables, wanted)
     with _answering(wanted):
         yield [_trial(expect, case, variables) for expect in wanted]
 
@@ -79,6 +82,8 @@ def judge(trial: Trial, said: Sequence[str] | None) -> Proof:
         why = trial.untried or "the probe has ended before"
         return _proof(expect, "untried", f"{tried}: {why}")
     found, reason = said
+    if found == "allowed":
+        reason = reason or trial.allowed
     what = f"{tried} is {found}" + (f" ({reason})" if reason else "")
     elsewhere, outside_why = trial.outside
     nor = f"{what}, and outside it is {elsewhere} too"
@@ -133,7 +138,36 @@ def _trial(expect: Expect, case: Case, variables: Mapping[str, str]) -> Trial:
         case "getenv":
             return Trial(expect=expect, words=(verb, *argument))
         case _:
-            return _file(expect, case)
+            return _file(expect, case, variables)
+
+
+def _put_in_home(
+    case: Case, variables: Mapping[str, str], wanted: Sequence[Expect]
+) -> None:
+    """What expectations name in the caller's home, which is empty else."""
+    files = {"read": 0o600, "exec": 0o700}
+    named = [
+        (e.verb, _path(e.argument[0], variables))
+        for e in wanted
+        if e.argument[0].startswith(IN_HOME)
+    ]
+
+    def make() -> None:
+        for verb, path in named:
+            top = path if verb == "list" else os.path.dirname(path)
+            os.makedirs(top, mode=0o700, exist_ok=True)
+        for verb, path in named:
+            if verb in files and not os.path.lexists(path):
+                os.close(os.open(path, os.O_CREAT | os.O_EXCL, files[verb]))
+
+    if named:
+        as_caller(case.caller, variables, make)
+
+
+def _path(path: str, variables: Mapping[str, str]) -> str:
+    if path.startswith(IN_HOME):
+        return f"{variables['HOME']}/{path.removeprefix(IN_HOME)}"
+    return path
 
 
 def _as_outside(
@@ -157,7 +191,10 @@ def _address(expect: Expect, case: Case, variables: Mapping[str, str]) -> Trial:
         # A file would be made; that it could is told by its directory.
         there = _may(case, os.path.dirname(where), os.W_OK | os.X_OK)
         return Trial(expect=expect, words=("bind", kind, where), outside=there)
-    return _as_outside(expect, (expect.verb, kind, number), case, variables)
+    trial = _as_outside(expect, (expect.verb, kind, number), case, variables)
+    if kind == "unix" or case.policy.network == "host":
+        return trial
+    return replace(trial, allowed="in a network of its own")
 
 
 def numbers(where: str) -> str:
@@ -213,9 +250,8 @@ def _available() -> int:
     return int(words["MemAvailable"].split()[0]) * 1024
 
 
-def _file(expect: Expect, case: Case) -> Trial:
-    (path,) = expect.argument
-    verb = expect.verb
+def _file(expect: Expect, case: Case, variables: Mapping[str, str]) -> Trial:
+    path, verb = _path(expect.argument[0], variables), expect.verb
     rights = {"read": os.R_OK, "list": os.R_OK, "exec": os.X_OK, "write": os.W_OK}
     place = path
     if verb == "write" and not os.path.lexists(path):

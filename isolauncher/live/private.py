@@ -10,44 +10,61 @@ from __future__ import annotations
 import os
 import resource
 import select
-import shutil
 import signal
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from .. import client, config, daemon, kernel
+from .. import client, config, daemon, kernel, request
 from ..errors import DaemonError
+from . import places
 
 PATIENCE_S = 30
-RUN = "/run"
 
 
 @contextmanager
 def serving(policy_dir: str | None) -> Iterator[str]:
     """The socket of a daemon that serves ``policy_dir`` beside the shipped policies."""
-    top = tempfile.mkdtemp(prefix="isolauncher-live-", dir=RUN)
+    with places.directory(places.RUN) as top, _daemon(top, policy_dir) as path:
+        yield path
+
+
+@contextmanager
+def _daemon(top: str, policy_dir: str | None) -> Iterator[str]:
+    path = f"{top}/run/socket"
+    settings = replace(
+        config.load(
+            socket=path, state_dir=f"{top}/state", policy_dir=_absolute(policy_dir)
+        ),
+        rooms=config.RoomsAhead(ahead=0),
+    )
+    child = _start(settings, f"{top}/log")
     try:
-        os.chmod(top, 0o755)  # noqa: S103 (callers of any uid come here)
-        path = f"{top}/run/socket"
-        settings = replace(
-            config.load(
-                socket=path, state_dir=f"{top}/state", policy_dir=_absolute(policy_dir)
-            ),
-            rooms=config.RoomsAhead(ahead=0),
-        )
-        child = _start(settings, f"{top}/log")
-        try:
-            _await(path, child, f"{top}/log")
-            yield path
-        finally:
-            _stop(child)
+        _await(path, child, f"{top}/log")
+        yield path
     finally:
-        shutil.rmtree(top)
+        _stop(child)
+
+
+def give_back(top: str) -> None:
+    """What a daemon of another run, which was killed, has left: as a successor of it.
+
+    That one ends what still runs, and removes its cgroups and mounts.
+    """
+    if not os.path.isdir(f"{top}/run"):
+        return
+    with _daemon(top, None) as path:
+        rows: list[dict[str, object]] = []
+        for part in client.ask(request.encode(request.Ps()), path=path):
+            found = part.get("activities")
+            rows += found if isinstance(found, list) else []
+        ids = tuple(str(row["id"]) for row in rows if row["state"] != "exited")
+        if ids:
+            stop = request.Stop(ids=ids, grace_ms=0)
+            list(client.ask(request.encode(stop), path=path))
 
 
 def _absolute(path: str | None) -> str | None:

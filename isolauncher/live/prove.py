@@ -18,7 +18,7 @@ from ..errors import DaemonError
 from ..policy.load import PolicyStore
 from ..policy.model import Policy
 from ..report import Proof, Result
-from . import caller, claims, desktop, expects, outside, private, probe
+from . import caller, claims, desktop, expects, outside, places, private, probe
 from .caller import Case, Place
 from .talk import Silent, Talk
 
@@ -42,6 +42,7 @@ def proving(store: PolicyStore, policy_dir: str | None) -> Iterator[Prove]:
 
     Raises `DaemonError` where none can be asked or started.
     """
+    places.sweep(private.give_back)
     with _socket(policy_dir) as socket:
         with client.connect(socket) as sock:
             daemon = wire.peer(sock).pid

@@ -809,6 +809,7 @@ class _Checker:
         return self.items(key, node, '"/srv/drawings"', item)
 
     def _path(self, key: Key, value: str, at: toml.Place) -> bool:
+        path = value
         if value.startswith(IN_HOME):
             value = value.removeprefix(IN_HOME[:-1])
             if value.startswith("/") and f"/home{value}" == posixpath.normpath(
@@ -826,7 +827,7 @@ class _Checker:
                 at,
                 key.name,
                 "policy-bad-path",
-                f"{shown(value)} is not a plain absolute path",
+                f"{shown(path)} is not a plain absolute path",
                 'such as "/usr/share" or "{home}/drawings": no "..", "." or "//", no '
                 '"/" at the end, nothing that cannot be printed',
             )
@@ -1058,12 +1059,15 @@ class _Checker:
             result = None
         if attempt is not None and not _is_attempt(attempt.split()):
             verb = attempt.split()[0]
+            hint = ATTEMPTS.get(verb, "begin with one of: " + ", ".join(ATTEMPTS))
+            if hint == f"{verb} PATH":
+                hint += f", which is absolute or in {IN_HOME} and holds no space"
             self.mistake(
                 found["try"].place,
                 "expect.try",
                 "policy-bad-expect",
                 f"{shown(attempt)} cannot be tried",
-                ATTEMPTS.get(verb, "begin with one of: " + ", ".join(ATTEMPTS)),
+                hint,
             )
             attempt = None
         if that is None or attempt is None or result is None:
@@ -1207,7 +1211,9 @@ ATTEMPTS: Mapping[str, str] = {
 def _is_attempt(words: list[str]) -> bool:
     match words:
         case ["read" | "write" | "list" | "exec", path]:
-            return path.startswith("/")
+            rest = path.removeprefix(IN_HOME)
+            inner = f"/{rest}" == posixpath.normpath(f"/{rest}") != "/"
+            return path.startswith("/") or (path.startswith(IN_HOME) and inner)
         case ["connect" | "bind", "tcp" | "udp", address]:
             found = _HOST_PORT.fullmatch(address)
             return found is not None and 0 < int(found[2]) < 65536

@@ -446,6 +446,16 @@ class PolicyStore:
         near = difflib.get_close_matches(name, known, 1)
         where = " or ".join(folder.path for folder in self._folders)
         hint = f"did you mean {near[0]}?" if near else f"sought in {where}"
+        if at is not None and name in near:
+            return _mistake(
+                file,
+                "extends",
+                "policy-unknown",
+                f"it is {shown(name)} itself, and no shipped policy has that name",
+                "leave it out to extend default",
+                at.line,
+                at.column,
+            )
         if at is not None:
             return _mistake(
                 file,

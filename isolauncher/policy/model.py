@@ -397,7 +397,8 @@ KEYS: tuple[Key, ...] = (
         default='"none"',
         choices=("none", "own", "opened", "all"),
         says="Which objects of the Journal exist for the activity: those it made, also "
-        "the one it was opened with, all. `none`: there is no Journal.",
+        "the one it was opened with and, to be read, those that the person chooses for "
+        "it in the Journal's window, all. `none`: there is no Journal.",
     ),
     Key(
         name="devices.allow",

@@ -155,15 +155,24 @@ long, or is no file of the bundle's own ends the launch.
 
 _EXPECT_MORE = """\
 
+A PATH is absolute, or begins with `{home}/`, the home of who launches. Of a path in
+`/home` itself little is to be expected: down to the program, and for a bundle to its
+directories, it is there.
+
 What is tried is tried by a program in the sandbox. That it is refused there says
-nothing where it does not work outside either. So before a `connect` to an address of
-this machine alone, or to a socket's path, somebody listens there if nobody does yet;
-and who launches tries `connect`, `bind`, `resolve` and `call` outside first. Where that
-fails, where a path or a device does not exist on this machine, and where a trial would
-do harm (`fork` of more than 5000, `allocate` of more than the machine has to spare),
-the expectation is *untried*, and the report says why. A program that is executed is
-ended at once, nothing that is there is overwritten, and what a `call` of a name would
-do is not done: it has arguments that nobody takes.
+nothing where it does not work outside either. So what is named in `{home}` is there
+outside; before a `connect` to an address of this machine alone, or to a socket's path,
+somebody listens there if nobody does yet; and who launches tries `connect`, `bind`,
+`resolve` and `call` outside first. Where that fails, where a path or a device does not
+exist on this machine, and where a trial would do harm (`fork` of more than 5000,
+`allocate` of more than the machine has to spare), the expectation is *untried*, and the
+report says why. A program that is executed is ended at once, nothing that is there is
+overwritten, and what a `call` of a name would do is not done: it has arguments that
+nobody takes.
+
+Unless `network.access` is "host", a HOST is one of the activity's own network, where
+nobody else is: a `bind` that is allowed there opens nothing to anybody. Under "none"
+one of TCP is refused where there is Landlock; one of UDP to 127.0.0.1 never is.
 """
 
 _LIVE = """\

@@ -91,7 +91,9 @@ class Problem:
 
 def read(text: str) -> tuple[Table, tuple[Problem, ...]]:
     """Everything that could be read, and every reason why something could not."""
-    reader = _Reader(text.replace("\r\n", "\n"))
+    text = text.replace("\r\n", "\n")
+    reader = _Reader(text)
+    reader.note_unseen()
     root = reader.document()
     if not reader.problems:
         reader.compare_with_tomllib(root)
@@ -133,6 +135,7 @@ class _Twice(Exception):
         self.message = message
 
 
+_MARK = "\ufeff"
 _BLANK = re.compile(r"[ \t]*")
 _BLANK_LINES = re.compile(r"(?:[ \t\n]|#[^\n]*)*")
 _COMMENT = re.compile(r"#[^\n]*")
@@ -160,6 +163,25 @@ class _Reader:
     def place(self, pos: int) -> Place:
         line = bisect_right(self.starts, pos)
         return Place(line, pos - self.starts[line - 1] + 1)
+
+    def note_unseen(self) -> None:
+        """A byte order mark, and a carriage return that ends no line of TOML's.
+
+        Editors show neither; the rest is read as they show it.
+        """
+        text = self.text
+        if text.startswith(_MARK):
+            self._note(
+                *(0, "", "policy-not-toml", "the file begins with a byte order mark"),
+                "save it as UTF-8 without one",
+            )
+        if (pos := text.find("\r")) >= 0:
+            self._note(
+                *(pos, "", "policy-not-toml", "a carriage return stands here alone"),
+                "a line ends with a newline, or with both",
+            )
+        unmarked = " " + text[1:] if text.startswith(_MARK) else text
+        self.text = unmarked.replace("\r", "\n")
 
     # Statements
 
@@ -380,6 +402,10 @@ class _Reader:
                     f"{token[:40]!a} is no day or time that there is",
                     "a day is written 2027-06-30",
                 ) from error
+            if re.fullmatch(r"[+-]?\d+", token):
+                # Of more digits than int() takes.
+                text = f"a number of {len(token)} digits is no amount of anything"
+                raise _Stop(pos, text, "write the number that is meant") from error
             raise _Stop(
                 pos,
                 f"{token[:40]!a} is not a value",

@@ -5,7 +5,8 @@ The real one takes every path of the person's for a document, hands out links to
 documents in one directory, and lets anybody find, change and delete anything. Here:
 
 - an object exists for the activity only if it made it, or was launched with it, or if
-  the policy says "all"; what another made is not told from what is not there;
+  the policy says "all"; what another made is not told from what is not there. One that
+  the person chose for it (chooser.py) exists to be read;
 - a path is a file to be stored only if, opened beneath one of the activity's own
   directories and through no link, it is a regular file; a copy is what is stored;
 - what is to be read is copied to the activity's ``instance``;
@@ -173,6 +174,7 @@ class Journal:
     _created: int = 0
     _pending: int = 0
     _told: set[str] = field(default_factory=set)
+    _chosen: set[str] = field(default_factory=set)
     _sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
     _asked: deque[tuple[_Task, Ask]] = field(default_factory=deque)
     _asking: bool = False
@@ -207,6 +209,13 @@ class Journal:
     def done(self) -> None:
         self._pending -= 1
 
+    def choose(self, uid: str) -> bool:
+        """From now on it exists, to be read; False: it is none of the Journal's."""
+        if not _UID.fullmatch(uid):
+            return False  # a path: of a file on a medium
+        self._chosen.add(uid)
+        return True
+
     # Each is a generator: what it yields is done aside, and the result sent back in.
 
     def _create(self, body: Any) -> _Work:
@@ -226,7 +235,7 @@ class Journal:
 
     def _update(self, body: Any) -> _Work:
         uid = body.get_child_value(0).get_string()
-        found = yield from self._must_exist(uid)
+        found = yield from self._must_be_more_than_chosen(uid)
         properties = self._properties(body.get_child_value(1))
         if MADE_BY in found:
             # Whoever changes it has not made it: opened once is not for ever.
@@ -283,7 +292,7 @@ class Journal:
 
     def _delete(self, body: Any) -> _Work:
         uid = body.get_child_value(0).get_string()
-        yield from self._must_exist(uid)
+        yield from self._must_be_more_than_chosen(uid)
         yield Ask("delete", GLib.Variant("(s)", (uid,)))
         self._sizes.pop(uid, None)
         return None
@@ -347,7 +356,17 @@ class Journal:
                     return properties
         raise Refused("there is no such object", _NOT_FOUND)
 
+    def _must_be_more_than_chosen(self, uid: str) -> _Work:
+        """Of what the person has only chosen it takes a copy."""
+        found = yield from self._must_exist(uid)
+        if not self._is_its_own(uid, found):
+            raise Refused("it was chosen to be read")
+        return found
+
     def _exists(self, uid: str, properties: dict[str, Any]) -> bool:
+        return uid in self._chosen or self._is_its_own(uid, properties)
+
+    def _is_its_own(self, uid: str, properties: dict[str, Any]) -> bool:
         match self.part.documents:
             case "all":
                 return True

@@ -33,9 +33,9 @@ from typing import Any
 
 from gi.repository import Gio, GLib
 
-from .. import client, kernel, wire
+from .. import client, kernel, request, wire
 from ..errors import HostError, IsolauncherError, RequestError
-from . import copying, files, journal, presence, proxy, relay
+from . import chooser, copying, files, journal, presence, proxy, relay
 
 SCAN_MS = 1000
 _GROWTH = 1 << 20
@@ -215,6 +215,7 @@ class Mediator:
         if not any(call.startswith(presence.NAME) for call in wanted.session_call):
             stand_ins.append(presence.NoAccounts())
         mediated: journal.Journal | None = None
+        choosing: chooser.Chooser | None = None
         if wanted.documents != "none" and self.directories is not None:
             mediated = journal.Journal(
                 part=journal.Part(
@@ -230,6 +231,13 @@ class Mediator:
                 connect=lambda: _connect(wanted.address),
             )
             stand_ins.append(mediated)
+            named = any(c.startswith(f"{chooser.NAME}=") for c in wanted.session_call)
+            chooses = wanted.documents in ("opened", "all") and not named
+            if chooses and "display" in wanted.furniture:
+                choosing = chooser.Chooser(
+                    connect=lambda: _connect(wanted.address), chosen=mediated.choose
+                )
+                stand_ins.append(choosing)
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(bus)
         # The activity has another uid. Who gets as far as this directory is the
@@ -244,6 +252,8 @@ class Mediator:
         self.relay = relay.Relay(
             listener, upstream, stand_ins, self._ready, private, own
         )
+        if choosing is not None:
+            choosing.relay = self.relay
         if mediated is not None:
             mediated.relay = self.relay
             # By the time the activity asks for the first time.
@@ -354,10 +364,21 @@ class Mediator:
         finally:
             self.scanning = False
         if why:
-            sys.stderr.write(f"{self.wanted.id} is stopped: {why}  [data-full]\n")
-            stop = {"version": wire.VERSION, "verb": "stop", "ids": [self.wanted.id]}
-            with suppress(IsolauncherError):
-                list(client.ask({**stop, "grace_ms": 0}))
+            self._stop(why)
+
+    def _stop(self, why: str) -> None:
+        """End it; who waits for that is told why, and so is the session's log."""
+        wanted = self.wanted
+        line = HostError(
+            f"{wanted.id} is stopped: {why}",
+            code="data-full",
+            hint="what it has kept stays; see files.data of its policy",
+            step="data",
+        ).line()
+        sys.stderr.write(f"{line}\n")
+        stop = request.Stop(ids=(wanted.id,), grace_ms=0, reason=line)
+        with suppress(IsolauncherError):
+            list(client.ask(request.encode(stop)))
 
     def end(self) -> None:
         """What was only for this run goes."""

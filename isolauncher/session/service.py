@@ -342,8 +342,7 @@ class Manager(dbus.service.Object):
         activity.change("exited")
         exited = (end.report or {}).get("exit")
         number = exited.get("signal") if isinstance(exited, dict) else None
-        reason = end.error.line() if end.error is not None else ""
-        activity.Exited(end.status, number or 0, reason)
+        activity.Exited(end.status, number or 0, end.reason())
         self.InterfacesRemoved(activity.path, [ACTIVITY])
         activity.remove_from_connection()
 

@@ -63,7 +63,7 @@ BAD: dict[str, tuple[str, list[Wanted]]] = {
     ),
     "bare: byte order mark": (
         "\ufeffversion = 1\n",
-        [(1, 1, "", "policy-not-toml"), (1, 1, "version", "policy-version")],
+        [(1, 1, "", "policy-not-toml")],
     ),
     "NUL in a comment": ("# a\0b\n", [(2, 4, "", "policy-not-toml")]),
     "prose": ("limits are good\n", [(2, 1, "", "policy-not-toml")]),
@@ -703,6 +703,10 @@ BAD: dict[str, tuple[str, list[Wanted]]] = {
         '[[expect]]\nthat = "x"\ntry = "bind tcp 0.0.0.0:70000"\nresult = "allowed"\n',
         [(4, 7, "expect.try", "policy-bad-expect")],
     ),
+    "expect what lies above the home": (
+        '[[expect]]\nthat = "x"\ntry = "read {home}/../a"\nresult = "absent"\n',
+        [(4, 7, "expect.try", "policy-bad-expect")],
+    ),
     "expect misspelt": (
         '[[expect]]\nthat = "x"\ntry = "read /a"\nresult = "absent"\nresutl = "x"\n',
         [(6, 1, "expect.resutl", "policy-unknown-key")],
@@ -719,6 +723,14 @@ BAD: dict[str, tuple[str, list[Wanted]]] = {
     "extends what is not there": (
         'extends = "defualt"\n',
         [(2, 11, "extends", "policy-unknown")],
+    ),
+    "extends itself alone": (
+        'extends = "bad"\n',
+        [(2, 11, "extends", "policy-unknown")],
+    ),
+    "shows what lies above the home": (
+        '[files]\nread = ["{home}/.."]\n',
+        [(3, 9, "files.read", "policy-bad-path")],
     ),
     "extends two": (
         'extends = ["default", "untrusted"]\n',

@@ -6,11 +6,13 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.daemons import Service
 from support.powers import need, root, sandboxes
 
 SHOWN = "/home/ana/isolauncher"
@@ -30,7 +32,10 @@ def books() -> Iterator[None]:
         shutil.rmtree(BOOKS)
 
 
-def test_each_step_prints_what_the_tutorial_says(checkout: Path, books: None) -> None:
+def test_each_step_prints_what_the_tutorial_says(
+    checkout: Path, books: None, daemon: Service
+) -> None:
+    before = sorted(daemon.policies.iterdir())
     text = (checkout / "docs/first-policy.md").read_text(encoding="utf-8")
     place = checkout / "my-policies"
     place.mkdir()
@@ -42,16 +47,22 @@ def test_each_step_prints_what_the_tutorial_says(checkout: Path, books: None) ->
                 continue
             for step in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
                 command, _, expected = step.partition("\n")
-                assert printed(command, checkout) == expected, command
+                assert printed(command, checkout, daemon) == expected, command
                 commands += 1
-        assert commands == 8
+        assert commands == 11
+        (installed,) = set(daemon.policies.iterdir()).difference(before)
+        assert installed.read_bytes() == (place / "reader.toml").read_bytes()
+        assert stat.S_IMODE(installed.stat().st_mode) == 0o644
     finally:
+        (daemon.policies / "reader.toml").unlink(missing_ok=True)
         shutil.rmtree(place)
 
 
-def printed(command: str, checkout: Path) -> str:
+def printed(command: str, checkout: Path, daemon: Service) -> str:
+    command = command.removeprefix("sudo ")
+    command = command.replace("/etc/isolauncher/policies", str(daemon.policies))
     done = subprocess.run(
-        ["/bin/sh", "-c", command.removeprefix("sudo ")],
+        ["/bin/sh", "-c", command],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,
@@ -59,6 +70,10 @@ def printed(command: str, checkout: Path) -> str:
         text=True,
         timeout=60,
         check=False,
-        env={**os.environ, "LC_ALL": "C.UTF-8", "NO_COLOR": "1"},
+        env={
+            **os.environ,
+            **{"LC_ALL": "C.UTF-8", "NO_COLOR": "1"},
+            "ISOLAUNCHER_SOCKET": str(daemon.socket),
+        },
     )
     return done.stdout.replace(str(checkout), SHOWN)

@@ -7,6 +7,7 @@ import json
 import os
 import select
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from support.desktop import Desktop
 from support.peers import until
 from support.powers import landlock, loopback, need, sandboxes
 
-from isolauncher.live import expects, probe
+from isolauncher.live import expects, places, probe
 
 PATIENCE_S = 120
 FOR_NOBODYS = ("developer", "exam")
@@ -129,8 +130,8 @@ class Shell(dbus.service.Object):
     @dbus.service.method("org.laptop.Shell", in_signature="s", out_signature="s")
     def GetBundlePath(self, name):
         return ""
-both = ("org.laptop.Shell", "org.example.Other")
-names = [dbus.service.BusName(name, bus) for name in both]
+every = ("org.laptop.Shell", "org.laptop.Journal", "org.example.Other")
+names = [dbus.service.BusName(name, bus) for name in every]
 Shell(bus, "/org/laptop/Shell")
 print("up", flush=True)
 GLib.MainLoop().run()
@@ -160,16 +161,22 @@ def shells(session: Desktop) -> Iterator[dict[str, str]]:
         process.stdout.close()
 
 
+KINDS = ("default", "sugar", "untrusted", "exam", "terminal", "write")
+"""Of the activities' own policies one: they differ in what they take from ``sugar``."""
+
+
 @pytest.mark.timeout(180)
+@pytest.mark.parametrize("which", [KINDS, pytest.param((), marks=pytest.mark.long)])
 def test_every_claim_of_every_shipped_policy_is_proved(
-    checkout: Path, session: Desktop
+    checkout: Path, session: Desktop, which: tuple[str, ...]
 ) -> None:
     with shells(session) as environment:
         began = time.monotonic()
-        said = live(checkout, "--json", environment=environment)
+        said = live(checkout, "--json", *which, environment=environment)
         print(f"{time.monotonic() - began:.1f} s")
     assert said.status == 0, said.err
-    names = {path.stem for path in (checkout / "policies").glob("*.toml")}
+    shipped = {path.stem for path in (checkout / "policies").glob("*.toml")}
+    names = set(which) or shipped
     assert {policy["name"] for policy in said.report["policies"]} == names
     for name in names:
         for proof in said.live(name):
@@ -262,6 +269,8 @@ VERBS = (
     ("read {books}/tales", "allowed", "absent"),
     ("read /etc/shadow", "absent", "absent"),
     ("list {books}", "allowed", "absent"),
+    ("read {home}/diary", "absent", "absent"),
+    ("list {home}/papers", "absent", "absent"),
     ("write {drawings}/mine", "allowed", "refused"),
     ("write /usr/mine", "refused", "refused"),
     ("exec {books}/tool", "allowed", "absent"),
@@ -331,7 +340,12 @@ def things() -> Iterator[Things]:
             sock.bind(("127.0.0.1", 0))
             free = str(sock.getsockname()[1])
         names = dict(zip(("tcp", "udp", "taken"), ports, strict=True))
-        names |= {"free": free, "books": str(books), "drawings": str(drawings)}
+        names |= {
+            "home": "{home}",
+            "free": free,
+            "books": str(books),
+            "drawings": str(drawings),
+        }
         yield Things(names)
 
 
@@ -349,6 +363,8 @@ def test_every_verb_comes_out_both_ways(
         assert len(found) == len(VERBS)
         for proof in found:
             assert proof["result"] == "proved", (name, proof)
+            own = "is allowed (in a network of its own)" in proof["detail"]
+            assert own == (name == "closed" and "bind udp 127." in proof["claim"])
             assert f"{directory}/{name}.toml:" in proof["detail"]
         broken = [p for p in said.live(name) if p["result"] in ("broken", "failed")]
         assert not broken
@@ -414,6 +430,20 @@ result = "{first}"
 that = "nobody else can"
 try = "call org.example.Other"
 result = "{second}"
+[[expect]]
+that = "its home is its own"
+try = "write {{home}}/note"
+result = "allowed"
+[[expect]]
+that = "the person's papers are not there"
+try = "read {{home}}/papers/diary"
+result = "absent"
+[[expect]]
+that = "the person's music is"
+try = "list {{home}}/Music/old"
+result = "allowed"
+[files]
+read = ["...", "{{home}}/Music"]
 """
 
 
@@ -431,7 +461,11 @@ def test_a_name_on_the_bus_is_called_both_ways(
         path.write_text(CALLS.format(rule="", first="allowed", second="allowed"))
         closed = live(checkout, *place, environment=environment)
     assert results["expect: the shell can be called"] == "proved"
-    assert results["expect: nobody else can"] == "proved"
+    for claim in (
+        *("nobody else can", "its home is its own"),
+        *("the person's papers are not there", "the person's music is"),
+    ):
+        assert results[f"expect: {claim}"] == "proved", said.out
     assert closed.status == 1
     assert closed.results("calls")["expect: the shell can be called"] == "failed"
     assert closed.results("calls")["expect: nobody else can"] == "failed"
@@ -579,39 +613,87 @@ def test_live_and_diff_do_not_go_together(checkout: Path) -> None:
 # ------------------------------------------------------------------ what may go wrong
 
 
-def test_who_is_killed_takes_its_daemon_along() -> None:
-    places = {path for base in ("/run", "/var/lib") for path in made_in(base)}
-    command = [sys.executable, "-m", "isolauncher", "test-policy", "--live", "default"]
-    environment = {**os.environ, "ISOLAUNCHER_SOCKET": "/nonexistent/socket"}
+@pytest.mark.parametrize("first", ["itself", "daemon"])
+def test_what_one_leaves_that_is_killed_the_next_removes(
+    checkout: Path, first: str
+) -> None:
+    before = _ours()
     process = subprocess.Popen(
-        command,
-        cwd=Path(__file__).parents[2],
-        env=environment,
+        [sys.executable, "-m", "isolauncher", "test-policy", "--live", "default"],
+        cwd=checkout,
+        env={**os.environ, "ISOLAUNCHER_SOCKET": "/nonexistent/socket"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     try:
-        daemons: list[int] = []
-
-        def started() -> bool:
-            daemons[:] = titled(process.pid, "isolauncher: daemon")
-            return bool(daemons)
-
-        assert until(started)
-        gone = os.pidfd_open(daemons[0])
+        assert until(lambda: running(process.pid))
+        (daemon,) = titled(process.pid, "isolauncher: daemon")
+        ((init, place),) = running(process.pid)
+        groups = groups_of(init)
+        gone = [os.pidfd_open(pid) for pid in (daemon, init)]
+        if first == "daemon":
+            os.kill(daemon, signal.SIGKILL)
         process.kill()
-        assert select.select([gone], [], [], 30)[0]
-        os.close(gone)
+        for fd in gone:
+            # It takes its daemon along, and a probe that nobody listens to ends.
+            assert select.select([fd], [], [], 30)[0]
+            os.close(fd)
+        left = _ours() - before
+        assert {os.path.dirname(path) for path in left} == {"/run", "/var/lib"}
+        assert str(place) in left
+        other = next(iter(left)) + "x"
+        os.mkdir(other)  # none of ours: it has another name
+        try:
+            assert live(checkout, "--json", "exam").status == 0
+            assert _ours() == before | {other}
+        finally:
+            os.rmdir(other)
+        assert not [path for path in groups if os.path.exists(path)]
     finally:
         process.kill()
         process.wait()
-        for base in ("/run", "/var/lib"):
-            for path in made_in(base) - places:
-                shutil.rmtree(path)
 
 
-def made_in(base: str) -> set[Path]:
-    return set(Path(base).glob("isolauncher-live-*"))
+def test_what_somebody_works_in_is_not_swept(tmp_path: Path) -> None:
+    told: list[str] = []
+    with places.directory(str(tmp_path)) as held:
+        left = tmp_path / "isolauncher-live-1-abcdefgh"
+        left.mkdir()
+        (left / "link").symlink_to(tmp_path)
+        alike = tmp_path / "isolauncher-live-2-abcdefgh"
+        alike.symlink_to(held)
+        foreign = tmp_path / "isolauncher-live-3-abcdefgh"
+        foreign.mkdir()
+        os.chown(foreign, 12345, 12345)
+        assert list(places.held_by_nobody([str(tmp_path)], told.append)) == [str(left)]
+        assert told == [str(left)]
+        assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
+            (os.path.basename(held), alike.name, foreign.name)
+        )
+        assert alike.is_symlink()
+
+
+def running(parent: int) -> list[tuple[int, Path]]:
+    """(its init, the directory of its daemon), if the daemon of ``parent`` has one."""
+    found = []
+    for record in Path("/run").glob("isolauncher-live-*/run/activities/*"):
+        lines = [json.loads(line) for line in record.read_text().splitlines()]
+        if any(one["event"] == "go" for one in lines):
+            place = record.parents[2]
+            if place.name.startswith(f"isolauncher-live-{parent}-"):
+                found.append((lines[0]["init_pid"], place))
+    return found
+
+
+def groups_of(pid: int) -> list[str]:
+    """A process's own cgroups, below a daemon's."""
+    lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+    paths = [line.partition(":")[2].partition(":") for line in lines]
+    found = []
+    for kind, _, path in paths:
+        if "isolauncher" in path:
+            found += [f"/sys/fs/cgroup/{kind}{path}", f"/sys/fs/cgroup{path}"]
+    return [path for path in found if os.path.exists(path)]
 
 
 def titled(parent: int, title: str) -> list[int]:

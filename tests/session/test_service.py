@@ -19,6 +19,8 @@ from support.peers import until
 from support.powers import need, sandboxes
 from support.sugar import NAME
 
+from isolauncher import request
+
 PATH = "/org/sugarlabs/IsoLauncher1"
 MANAGER = f"{NAME}.Manager"
 ACTIVITY = f"{NAME}.Activity"
@@ -303,6 +305,18 @@ def test_stop_returns_when_it_is_gone_and_says_what_ended_it(session: Hostile) -
         states = [one[3][1]["State"] for one in heard if one[2] == "PropertiesChanged"]
         assert states == ["stopping", "exited"]
         person.do(let_end)
+
+
+def test_whoever_waits_hears_why_it_was_stopped(session: Hostile) -> None:
+    person, reason = session.person, "data: it is full  [data-full]"
+    person.do(listen)
+    _, path = person.do(launch, str(session.bundle()), "{}", ["stdin", "stdout"])
+    person.do(first_line)
+    asked = request.Stop(ids=(path.rpartition("/")[2],), grace_ms=30_000, reason=reason)
+    session.session.service.ask(request.encode(asked))
+    heard = person.do(hear, "InterfacesRemoved")
+    assert [path, "Activity", "Exited", [143, 15, reason]] in heard
+    person.do(let_end)
 
 
 REFUSED = {

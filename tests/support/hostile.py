@@ -39,6 +39,7 @@ class Witness:
 
     process: subprocess.Popen[bytes]
     id: str = ""
+    errors: Path = Path("/dev/null")
     unread: bytes = b""
 
     def do(self, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -113,7 +114,13 @@ def listen(me, names):  # type: ignore[no-untyped-def]
     import json
     import threading
 
-    from gi.repository import Gio
+    from gi.repository import Gio, GLib
+
+    def send(bus, member, body):  # type: ignore[no-untyped-def]
+        driver = "org.freedesktop.DBus"
+        asked = Gio.DBusMessage.new_method_call(driver, "/", driver, member)
+        asked.set_body(body)
+        bus.send_message(asked, Gio.DBusSendMessageFlags.NONE)
 
     def arrived(bus, message, incoming):  # type: ignore[no-untyped-def]
         kind = message.get_message_type()
@@ -135,10 +142,24 @@ def listen(me, names):  # type: ignore[no-untyped-def]
         if one["member"] == "Mark":
             print(json.dumps(kept), flush=True)
             kept.clear()
+        elif one["member"] == "Emit":
+            path, name, words = body.unpack()
+            interface, _, member = name.rpartition(".")
+            said = GLib.Variant(f"({'s' * len(words)})", tuple(words))
+            bus.emit_signal(None, path, interface, member, said)
+        elif one["member"] == "LetGo":
+            send(bus, "ReleaseName", GLib.Variant("(s)", body.unpack()))
+        elif one["member"] == "TakeBack":
+            again = (*body.unpack(), 4)
+            send(bus, "RequestName", GLib.Variant("(su)", again))
         else:
             kept.append(one)
         if call:
             answer = Gio.DBusMessage.new_method_reply(message)
+            if one["member"].startswith("ChooseObject") and body is not None:
+                one["values"] = body.unpack()
+                one["shown"] = f"shown{len(kept)}"
+                answer.set_body(GLib.Variant("(s)", (one["shown"],)))
             bus.send_message(answer, Gio.DBusSendMessageFlags.NONE)
         return None
 
@@ -239,7 +260,7 @@ class Hostile:
                 stdout=subprocess.PIPE,
                 stderr=log,
             )
-        witness = Witness(process, id)
+        witness = Witness(process, id, errors)
         try:
             try:
                 witness.answer()

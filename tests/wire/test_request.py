@@ -47,6 +47,7 @@ def refused(fields: dict[str, object], n_fds: int | None = None) -> RequestError
         request.Attach(id="a_1"),
         request.Ps(),
         request.Stop(ids=("a", "b"), grace_ms=5000),
+        request.Stop(ids=("a",), grace_ms=0, reason="data: it is full  [data-full]"),
         request.Stats(),
     ],
 )
@@ -304,7 +305,20 @@ def test_other_verbs_are_refused(verb: object) -> None:
         {"ids": "a", "grace_ms": 0},
         {"ids": ["a"]},
         {"ids": ["a"], "grace_ms": 0, "uid": 0},
+        {"ids": ["a"], "grace_ms": 0, "reason": None},
+        {"ids": ["a"], "grace_ms": 0, "reason": "x" * 1001},
+        {"ids": ["a"], "grace_ms": 0, "reason": "two\nlines"},
+        {"ids": ["a"], "grace_ms": 0, "reason": "\u202eno"},
+        {"ids": ["a"], "grace_ms": 0, "reason": "\udc80"},
     ],
 )
 def test_a_stop_is_bounded(fields: dict[str, object]) -> None:
     refused({"version": 1, "verb": "stop", **fields}, 0)
+
+
+def test_a_stop_needs_no_reason() -> None:
+    """A mediator of before an upgrade must still be able to stop its activity."""
+    asked = request.parse(
+        {"version": 1, "verb": "stop", "ids": ["a"], "grace_ms": 0}, 0
+    )
+    assert asked == request.Stop(ids=("a",), grace_ms=0)
