@@ -18,7 +18,7 @@ MORE_ACTIVITIES := sugar-browse-activity sugar-chat-activity sugar-jukebox-activ
 TEST_PACKAGES := python3-pip python3-venv python3-setuptools python3-wheel \
 	python3-pytest python3-pytest-timeout python3-hypothesis python3-jsonschema \
 	libnss-systemd bubblewrap acl groff-base zsh locales x11-utils libglib2.0-bin \
-	at-spi2-core gir1.2-atspi-2.0 sugar-session gettext \
+	at-spi2-core gir1.2-atspi-2.0 sugar-session gettext pkexec polkitd \
 	python3-jinja2 python3-psutil python3-simplejson python3-yaml \
 	$(DEMO_PACKAGES) $(SUGAR_PACKAGES) sugar-imageviewer-activity xdotool
 # Of the interpreter that is there by then: expanded only where it is used.

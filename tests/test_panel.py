@@ -204,3 +204,44 @@ def test_who_is_confined_and_who_is_not(panel: Panel) -> None:
 def open_windows(told: Any) -> dict[str, str]:
     """What is said under each title."""
     return dict(zip(told["open"][::2], told["open"][1::2], strict=True))
+
+
+def test_a_real_polkit_lets_whom_it_is_told_run_this_verb_and_no_other(
+    tmp_path: Path,
+) -> None:
+    need(
+        sandboxes(),
+        program("pkexec"),
+        program("dbus-daemon"),
+        program("msgfmt"),
+        None if Path("/usr/lib/polkit-1/polkitd").exists() else "there is no polkitd",
+        None if (SUGAR_ACTIVITIES / "Log.activity").exists() else "there is no Log",
+    )
+    command = TOP / ".venv/bin/isolauncher"
+    lines = {
+        f"games {command} restrict {LOG} files": 0,
+        # Whose directory it is, is not theirs to say.
+        f"games {command} restrict {LOG} files --policy-dir=/etc/polkit-1": 125,
+        # Another verb, and another person: polkit's own answer, as nobody can be asked.
+        f"games {command} test-policy": 127,
+        f"nobody {command} restrict {LOG} documents": 127,
+        f"games {command} restrict org.laptop.Calculate documents": 0,
+        f"games {command} restrict org.laptop.Calculate --as-shipped": 0,
+    }
+    done = subprocess.run(
+        ("unshare", "--mount", TOP / "tests/support/polkit.sh", tmp_path, INSTALL),
+        input="\n".join(lines) + "\n",
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    said = (tmp_path / "said").read_text()
+    assert [int(line) for line in done.stdout.split()] == [*lines.values()], said
+    written = tmp_path / "etc/policies"
+    assert [path.name for path in written.iterdir()] == ["log.toml"]
+    (log,) = written.iterdir()
+    assert log.stat().st_uid == 0
+    assert log.stat().st_mode & 0o7777 == 0o644
+    assert "restrict-directory" in said
