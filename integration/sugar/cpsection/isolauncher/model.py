@@ -27,7 +27,8 @@ except ImportError:
 if CODE and CODE not in sys.path:
     sys.path.append(CODE)
 
-ASK = ("pkexec",)
+# Its own way to ask is on the terminal that Sugar was started from, which nobody sees.
+ASK = ("pkexec", "--disable-internal-agent")
 POLICY_DIR = "/etc/isolauncher/policies"
 
 
@@ -178,7 +179,7 @@ def refusal(status: int, said: str) -> str:
     if status == 126:
         return _("Nobody gave an administrator's password, so nothing has changed.")
     if status == 127:
-        return _("Only an administrator can change this, and could not be asked here.")
+        return _("Only an administrator can change this, and none could be asked here.")
     lines = [line for line in said.splitlines() if line.endswith("]")]
     error = from_line(lines[-1].removeprefix("isolauncher: ") if lines else said)
     reasons = {

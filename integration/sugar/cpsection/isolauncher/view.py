@@ -37,6 +37,16 @@ _ICONS = {
     "memory": "isolauncher-memory",
     "storage": "media-flash-sd",
 }
+# By power, what its switch allows.
+_ALLOW = {
+    "network": _("Allow the network"),
+    "documents": _("Allow what I open"),
+    "files": _("Allow other files"),
+    "sound": _("Allow sounds"),
+    "microphone": _("Allow listening"),
+    "camera": _("Allow the camera"),
+    "programs": _("Allow asking others"),
+}
 # Which of them are shown with the name: what a person would want to know at a glance.
 _AT_A_GLANCE = (
     "network",
@@ -277,7 +287,7 @@ class _Row(Gtk.VBox):
         label = _grey(sentence.says) if none else _label(sentence.says)
         box.pack_start(label, True, True, 0)
         if sentence.power:
-            check = Gtk.CheckButton(label=_("Allowed"))
+            check = Gtk.CheckButton(label=_ALLOW[sentence.power])
             check.set_active(not sentence.taken)
             check.set_sensitive(self.activity.changeable)
             check.connect("toggled", self.__toggled_cb, sentence.power)
