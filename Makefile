@@ -18,7 +18,7 @@ MORE_ACTIVITIES := sugar-browse-activity sugar-chat-activity sugar-jukebox-activ
 TEST_PACKAGES := python3-pip python3-venv python3-setuptools python3-wheel \
 	python3-pytest python3-pytest-timeout python3-hypothesis python3-jsonschema \
 	libnss-systemd bubblewrap acl groff-base zsh locales x11-utils libglib2.0-bin \
-	at-spi2-core gir1.2-atspi-2.0 \
+	at-spi2-core gir1.2-atspi-2.0 sugar-session gettext pkexec polkitd \
 	python3-jinja2 python3-psutil python3-simplejson python3-yaml \
 	$(DEMO_PACKAGES) $(SUGAR_PACKAGES) sugar-imageviewer-activity xdotool
 # Of the interpreter that is there by then: expanded only where it is used.
@@ -49,11 +49,11 @@ if [ -n "$$missing" ]; then \
 fi
 endef
 
-.PHONY: help setup tools demo test test-long check bench clean
+.PHONY: help setup install-sugar tools demo test test-long check bench clean
 
 help:  ## Says what each target does.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' \
-		| expand -t 12
+		| expand -t 15
 
 setup: ## Installs what is missing and makes .venv, whose bin/isolauncher runs this checkout.
 	$(call debian,$(RUN_PACKAGES))
@@ -69,6 +69,10 @@ $(VENV)/bin/isolauncher: Makefile
 			"from isolauncher.$${command%%:*} import main" '' 'sys.exit(main())' \
 			> $${command#*:}; \
 		chmod 755 $${command#*:}; done
+
+install-sugar: setup ## Puts isolauncher's section into Sugar's control panel, for everybody.
+	$(call debian,sugar-session gettext python3-xlib pkexec)
+	integration/sugar/install-section
 
 tools: setup
 	$(call debian,$(TEST_PACKAGES) $(TESTSUITE))

@@ -33,11 +33,11 @@ import prctl
 _NUMBERS: Mapping[str, Mapping[str, int]] = {
     "x86_64": {
         **{"pivot_root": 155, "keyctl": 250, "seccomp": 317, "rt_sigaction": 13},
-        **{"setresuid": 117, "setresgid": 119},
+        **{"setresuid": 117, "setresgid": 119, "renameat2": 316},
     },
     "aarch64": {
         **{"pivot_root": 41, "keyctl": 219, "seccomp": 277, "rt_sigaction": 134},
-        **{"setresuid": 147, "setresgid": 149},
+        **{"setresuid": 147, "setresgid": 149, "renameat2": 276},
     },
 }
 _COMMON = {
@@ -91,6 +91,8 @@ RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
 
+RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
 KEYCTL_JOIN_SESSION_KEYRING = 1
 SECCOMP_SET_MODE_FILTER = 1
 PR_SET_MM = 35
@@ -689,6 +691,14 @@ _AREAS: list[object] = []
 # Inotify, for the daemon's watch on preloaded files (inotify(7)).
 IN_CLOEXEC = os.O_CLOEXEC
 IN_NONBLOCK = os.O_NONBLOCK
+
+
+def rename(directory: int, one: str, other: str, *, exchange: bool = False) -> None:
+    """Rename within a directory, never over another file; or exchange the two."""
+    number = ctypes.c_int(directory)
+    flags = ctypes.c_uint(RENAME_EXCHANGE if exchange else RENAME_NOREPLACE)
+    names = os.fsencode(one), os.fsencode(other)
+    _syscall("renameat2", number, names[0], number, names[1], flags)
 
 
 def inotify_init() -> int:

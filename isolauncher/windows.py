@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which windows are mapped on an X display, told by the server's own events.
+"""Which windows there are on an X display, and when one is mapped.
 
-For the benchmark and the tests. The only importer of python3-xlib, which nothing else
-needs.
+`Watch` is told of each by the server's own events, for the benchmark and the tests.
+`present` lists those that are there, with the process behind each, which a window
+cannot say wrongly. The only importer of python3-xlib.
 """
 
 from __future__ import annotations
@@ -38,22 +39,10 @@ class Watch:
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         """``environment`` names display and cookie; HostError if it cannot be had."""
-        try:
-            from Xlib import X, display, error
-        except ImportError:
-            raise HostError(
-                "python3-xlib, which tells of windows, is not installed",
-                code="xlib-missing",
-                hint="apt-get install python3-xlib",
-            ) from None
-        self._x, self._gone = X, (error.BadWindow, error.BadDrawable)
-        try:
-            with _variable("XAUTHORITY", environment.get("XAUTHORITY")):
-                self._display = display.Display(environment.get("DISPLAY", ""))
-        except (error.DisplayError, OSError) as failed:
-            raise HostError(f"no display: {failed}", code="display-not-there") from None
+        self._display, self._x, error = _connected(environment)
+        self._gone = (error.BadWindow, error.BadDrawable)
         root = self._display.screen().root
-        root.change_attributes(event_mask=X.SubstructureNotifyMask)
+        root.change_attributes(event_mask=self._x.SubstructureNotifyMask)
         # Past this nothing is missed.
         self._display.sync()
 
@@ -100,9 +89,7 @@ class Watch:
         window = event.window
 
         def text(name: str) -> str:
-            atom = self._display.intern_atom(name)
-            found = window.get_full_property(atom, self._x.AnyPropertyType)
-            return found.value.decode("utf-8", "replace") if found else ""
+            return _text(self._display, self._x, window, name)
 
         try:
             return Window(
@@ -115,6 +102,105 @@ class Watch:
             )
         except self._gone:
             return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Present:
+    """A window that is there, and what it says of itself.
+
+    ``pid`` is of the process that the server is connected with; 0: it does not know.
+    """
+
+    number: int
+    pid: int
+    title: str
+    sugar_bundle: str
+    sugar_activity: str
+
+
+def present(environment: Mapping[str, str]) -> tuple[Present, ...]:
+    """The windows of programs as the window manager lists them, or all at the top.
+
+    HostError if the display cannot be had.
+    """
+    display, x, error = _connected(environment)
+    try:
+        root = display.screen().root
+        listed = root.get_full_property(
+            display.intern_atom("_NET_CLIENT_LIST"), x.AnyPropertyType
+        )
+        if listed:
+            windows = [
+                display.create_resource_object("window", int(n)) for n in listed.value
+            ]
+        else:
+            windows = root.query_tree().children
+        found = []
+        for window in windows:
+            try:
+                if not listed and not _is_shown(x, window):
+                    continue
+                found.append(_described(display, x, window))
+            except (error.BadWindow, error.BadDrawable):
+                continue  # closed meanwhile
+        return tuple(found)
+    finally:
+        display.close()
+
+
+def _is_shown(x: Any, window: Any) -> bool:
+    attributes = window.get_attributes()
+    shown: bool = attributes.map_state == x.IsViewable
+    return shown and not attributes.override_redirect
+
+
+def _described(display: Any, x: Any, window: Any) -> Present:
+    return Present(
+        number=window.id,
+        pid=_process(display, window),
+        title=_text(display, x, window, "_NET_WM_NAME")
+        or _text(display, x, window, "WM_NAME"),
+        sugar_bundle=_text(display, x, window, "_SUGAR_BUNDLE_ID"),
+        sugar_activity=_text(display, x, window, "_SUGAR_ACTIVITY_ID"),
+    )
+
+
+def _text(display: Any, x: Any, window: Any, name: str) -> str:
+    found = window.get_full_property(display.intern_atom(name), x.AnyPropertyType)
+    if not found or isinstance(found.value, str):
+        return found.value if found else ""
+    return bytes(found.value).decode("utf-8", "replace")
+
+
+def _process(display: Any, window: Any) -> int:
+    """By the server's own end of the connection (X-Resource 1.2); 0: not known."""
+    from Xlib.ext import res
+
+    mask = res.LocalClientPIDMask
+    if not display.has_extension("X-Resource"):
+        return 0
+    reply = display.res_query_client_ids([{"client": window.id, "mask": mask}])
+    for one in reply.ids:
+        if one.spec.mask == mask and one.value:
+            return int(one.value[0])
+    return 0
+
+
+def _connected(environment: Mapping[str, str]) -> tuple[Any, Any, Any]:
+    """A connection, and Xlib's modules X and error; HostError if it cannot be had."""
+    try:
+        from Xlib import X, display, error
+    except ImportError:
+        raise HostError(
+            "python3-xlib, which tells of windows, is not installed",
+            code="xlib-missing",
+            hint="apt-get install python3-xlib",
+        ) from None
+    try:
+        with _variable("XAUTHORITY", environment.get("XAUTHORITY")):
+            return display.Display(environment.get("DISPLAY", "")), X, error
+    except (error.DisplayError, OSError) as failed:
+        raise HostError(f"no display: {failed}", code="display-not-there") from None
 
 
 @contextmanager
@@ -132,4 +218,4 @@ def _variable(name: str, value: str | None) -> Iterator[None]:
             del os.environ[name]
 
 
-__all__ = ["Watch", "Window"]
+__all__ = ["Present", "Watch", "Window", "present"]

@@ -92,7 +92,7 @@ def test_make_help_says_a_sentence_for_each_target() -> None:
     alone = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}
     told = run("make", "help", env=alone).stdout.splitlines()
     targets = [line.split()[0] for line in told]
-    wanted = "help setup demo test test-long check bench clean".split()
+    wanted = "help setup install-sugar demo test test-long check bench clean".split()
     assert targets == wanted
     assert all(re.fullmatch(r"\S+ +[A-Z].*\.", line) for line in told)
 

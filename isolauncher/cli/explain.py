@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from .. import report
 from ..errors import RequestError
+from ..policy import words
 from ..policy.load import ETC_DIRECTORY
 from ..policy.model import reasons, values
 from . import governing, printable
@@ -35,6 +36,11 @@ def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
         "key", metavar="KEY", nargs="?", help="one key or table, as limits.memory"
     )
     parser.add_argument(
+        "--words",
+        action="store_true",
+        help="what it comes to, in plain sentences instead of keys and values",
+    )
+    parser.add_argument(
         "--json", action="store_true", help="one JSON object on standard output"
     )
     parser.add_argument(
@@ -50,6 +56,10 @@ def run(args: argparse.Namespace) -> int:
     found = governing.find(governing.store(args.policy_dir), args.what)
     policy = found.policy
     wanted: str | None = args.key
+    if args.words and wanted is not None:
+        raise RequestError(
+            "--words tells of all of a policy, not of one key", code="explain-words-key"
+        )
     known = {**values(policy), **reasons(policy)}
     tables = {key.rpartition(".")[0] for key in known} | {"environment", "grants"}
     if wanted is not None and wanted not in known and wanted not in tables:
@@ -67,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
             "why": found.why,
             "files": list(policy.files),
             "values": report.explained_data(policy, wanted),
+            "words": [told.as_data() for told in words.tell(policy)],
             "asked": [told.as_data() for told in found.answers],
         }
         json.dump(said, sys.stdout, indent=1)
@@ -76,7 +87,12 @@ def run(args: argparse.Namespace) -> int:
     print(f"{policy.name}{says}")
     if found.why:
         print(f"  {printable(found.why)}")
-    for line in report.explained(policy, wanted):
+    lines = (
+        (f"  {told.topic:11}{report.safe(told.says)}" for told in words.tell(policy))
+        if args.words
+        else report.explained(policy, wanted)
+    )
+    for line in lines:
         print(line)
     if wanted is None:
         for line in report.answered(found.answers):

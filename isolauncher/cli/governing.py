@@ -28,10 +28,14 @@ def store(etc_dir: str) -> PolicyStore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Governing:
-    """A policy; if it governs a bundle, why, and what became of what that asks for."""
+    """A policy; if it governs a bundle, why, and what became of what that asks for.
+
+    ``for_all``: the bundle was found, and it is the system's.
+    """
 
     policy: Policy
     why: str = ""
+    for_all: bool = False
     answers: tuple[wishes.Answer, ...] = ()
 
 
@@ -74,4 +78,4 @@ def _of_bundle(policies: PolicyStore, path: str) -> Governing:
     choice = choose.for_bundle(policies, read.bundle_id, system=system)
     policy, answers = wishes.answer(choice.policy, read.wishes, read.permissions)
     why = f"{read.path}: {choice.why} ({read.why})"
-    return Governing(policy=policy, why=why, answers=answers)
+    return Governing(policy=policy, why=why, for_all=system, answers=answers)

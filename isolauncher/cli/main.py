@@ -30,6 +30,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "stats": ("stats", "show what the daemon has measured: launches, rooms, zygotes"),
     "test-policy": ("test_policy", "check policies: mistakes, what they open, plans"),
     "explain": ("explain", "show which file and line set each value of a policy"),
+    "restrict": ("restrict", "take powers from an activity, or give them back"),
     "preload": ("preload", "show what each zygote imports and what it costs"),
     "identity": ("identity", "show which uid belongs to which activity"),
     "doctor": ("doctor", "show what this machine can enforce and what is missing"),

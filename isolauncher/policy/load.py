@@ -214,6 +214,14 @@ class PolicyStore:
             raise PolicyError((self._unknown(name),))
         return self._policy(source)
 
+    def shipped(self, name: str) -> Policy:
+        """The shipped policy of a name, as a file in /etc of that name extends it."""
+        self._look_again()
+        source = self._find(name, below="etc")
+        if source is None:
+            raise PolicyError((self._unknown(name),))
+        return _stack(name, *self._chain(source))
+
     def matches(self) -> Mapping[str, tuple[Match, Origin]]:
         """What each policy's own [match] says, and where; all of them or PolicyError.
 

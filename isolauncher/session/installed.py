@@ -26,29 +26,33 @@ def find(name: str, environment: Mapping[str, str]) -> str:
             f"{name[:64]!a} is neither the id of a bundle nor a path with a '/'",
             code="bundle-not-found",
         )
+    own = user_activities(environment, environment.get("HOME", "/"))
+    return _newest(name, (own, *SYSTEM))
+
+
+def find_for_all(name: str) -> str:
+    """The same, where only what is installed for everybody counts."""
+    return _newest(name, SYSTEM)
+
+
+def _newest(name: str, directories: tuple[str, ...]) -> str:
     found = [
         (_comparable(version), path)
-        for path, bundle_id, version in _all(environment)
+        for path, bundle_id, version in _all(directories)
         if bundle_id == name
     ]
     if not found:
-        searched = ", ".join(_directories(environment))
         raise BundleError(
             f"no bundle with the id {name} is installed",
             code="bundle-not-found",
-            hint=f"looked in {searched}",
+            hint=f"looked in {', '.join(directories)}",
         )
     return max(found)[1]
 
 
-def _directories(environment: Mapping[str, str]) -> tuple[str, ...]:
-    own = user_activities(environment, environment.get("HOME", "/"))
-    return (own, *SYSTEM)
-
-
-def _all(environment: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+def _all(directories: tuple[str, ...]) -> Iterator[tuple[str, str, str]]:
     """(path, bundle id, version) of every bundle that can be read."""
-    for directory in _directories(environment):
+    for directory in directories:
         try:
             names = sorted(os.listdir(directory))
         except OSError:

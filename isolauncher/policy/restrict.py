@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What can be taken from one activity, and the policy file that takes it.
+
+A *power* is a thing that a person has a word for: the network, the Journal's documents,
+the camera. Taking one away is a file in /etc that extends the policy which governs the
+activity anyway and sets a few keys lower; giving more than that policy is nothing that
+can be said here. Such a file names itself: its first lines say what made it and the
+digest of the rest, so that one which somebody has edited is known to be theirs.
+
+Decides and writes text; whoever puts the file in its place is keep.py.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Literal
+
+from isolauncher.errors import NotAllowed, RequestError
+from isolauncher.policy import choose, trust, words
+from isolauncher.policy.check import POLICY_NAME
+from isolauncher.policy.load import PolicyStore
+from isolauncher.policy.model import Policy, Value, values
+
+Power = Literal[
+    "network", "documents", "files", "sound", "microphone", "camera", "programs"
+]
+POWERS: Mapping[Power, str] = {
+    "network": "to reach a network",
+    "documents": "to see what of the Journal is opened with it, beside its own",
+    "files": "to read and write files that are no part of the system's programs",
+    "sound": "to play sounds",
+    "microphone": "to listen",
+    "camera": "to see through the camera",
+    "programs": "to call other programs on the session bus",
+}
+"""Every power that can be taken away, and what it is."""
+
+_DEVICES = ("sound", "microphone", "camera")
+SUFFIX = ".restricted"
+
+
+def held(policy: Policy) -> tuple[Power, ...]:
+    """Those that a policy gives, and that taking away would lower."""
+    return tuple(power for power in POWERS if lowered(policy, [power]))
+
+
+def lowered(policy: Policy, taken: Sequence[Power]) -> dict[str, Value]:
+    """The keys that a policy without those powers sets, and to what."""
+    has, now = values(policy), dict(values(policy))
+    for power in taken:
+        match power:
+            case "network":
+                now |= {"network.access": "none", "network.allow": ()}
+            case "documents" if has["files.documents"] in ("opened", "all"):
+                now["files.documents"] = "own"
+            case "files":
+                beyond, _ = words.beyond_the_system(policy)
+                kept = (path for path in policy.view.read if path not in beyond)
+                now |= {"files.read": tuple(kept), "files.write": ()}
+            case "programs":
+                now["bus.session-call"] = ()
+            case "sound" | "microphone" | "camera":
+                allowed = now["devices.allow"]
+                assert isinstance(allowed, tuple)  # noqa: S101 (a list in the model)
+                now["devices.allow"] = tuple(one for one in allowed if one != power)
+    return {key: now[key] for key in now if now[key] != has[key]}
+
+
+# ---------------------------------------------------------------------------- the file
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """A file that was made here."""
+
+    bundle_id: str
+    extends: str
+    taken: tuple[Power, ...]
+
+
+_HEAD = (
+    "# Made by `isolauncher restrict`, which replaces it and takes it out again. Once\n"
+    "# it is edited it is yours, and nothing but you changes it.\n"
+    "# sha256 "
+)
+_FILE = re.compile(
+    re.escape(_HEAD)
+    + r"(?P<digest>[0-9a-f]{64})\n"
+    + r"(?P<rest>\nversion = 1\n"
+    + r'description = "(?P<bundle>[A-Za-z0-9._-]+) without (?P<taken>[a-z, ]+)\."\n'
+    + r'extends = "(?P<extends>[A-Za-z0-9._-]+)"\n.*)',
+    re.DOTALL,
+)
+
+
+def text(bundle_id: str, base: Policy, taken: Sequence[Power]) -> str:
+    """The file that takes ``taken`` from a bundle which ``base`` governs."""
+    ordered = [power for power in POWERS if power in taken]
+    sets = lowered(base, ordered)
+    lines = [
+        "",
+        "version = 1",
+        f'description = "{bundle_id} without {", ".join(ordered)}."',
+        f"extends = {_written(base.name)}",
+        "",
+        "[match]",
+        f"bundle-id = {_written((bundle_id,))}",
+    ]
+    if base.match.callers and bundle_id in base.match.bundle_ids:
+        lines.append(f"callers = {_written(base.match.callers)}")
+    for table in dict.fromkeys(key.partition(".")[0] for key in sets):
+        lines += ["", f"[{table}]"]
+        lines += [
+            f"{key.partition('.')[2]} = {_written(value)}"
+            for key, value in sets.items()
+            if key.startswith(f"{table}.")
+        ]
+    if "network.access" in sets:
+        lines += ["", "[[expect]]", 'that = "the network is closed"']
+        lines += ['try = "connect tcp 127.0.0.1:22"', 'result = "refused"']
+    for path in _gone(base, sets):
+        lines += ["", "[[expect]]", f"that = {_written(f'{path} is not there')}"]
+        lines += [f"try = {_written(f'list {path}')}", 'result = "absent"']
+    rest = "\n".join(lines) + "\n"
+    return f"{_HEAD}{sha256(rest.encode()).hexdigest()}\n{rest}"
+
+
+def _gone(base: Policy, sets: Mapping[str, Value]) -> list[str]:
+    """What an expectation can be written of: not below what is still shown."""
+    kept = _list(sets.get("files.read", base.view.read))
+    return [
+        path
+        for path in base.view.read
+        if path not in kept
+        and re.fullmatch(r"/[^\s]+", path)
+        and not any(path.startswith(f"{top}/") for top in kept)
+    ]
+
+
+def made(data: bytes) -> Made | None:
+    """What a file says that was made here; None: it is somebody's own."""
+    try:
+        match = _FILE.fullmatch(data.decode())
+    except UnicodeDecodeError:
+        return None
+    if match is None or sha256(match["rest"].encode()).hexdigest() != match["digest"]:
+        return None
+    taken = match["taken"].split(", ")
+    known = tuple(power for power in POWERS if power in taken)
+    if len(known) != len(taken):
+        return None
+    return Made(bundle_id=match["bundle"], extends=match["extends"], taken=known)
+
+
+def _written(value: Value) -> str:
+    if isinstance(value, tuple):
+        one = f"[{', '.join(map(_written, value))}]"
+        many = "".join(f"  {_written(item)},\n" for item in value)
+        return one if len(one) < 70 else f"[\n{many}]"
+    # A basic string of TOML escapes as JSON does, for what policies may hold.
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _list(value: Value) -> tuple[str, ...]:
+    return value if isinstance(value, tuple) else ()
+
+
+# ---------------------------------------------------------------------- where it stands
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """What governs a system bundle now, and what would without a file made here.
+
+    ``name`` is how the file is called that takes something away. ``by_hand`` is the
+    administrator's own file that stands in its place; nothing can be taken then.
+    """
+
+    bundle_id: str
+    name: str
+    base: Policy
+    now: Policy
+    taken: tuple[Power, ...] = ()
+    by_hand: str = ""
+
+    @property
+    def held(self) -> tuple[Power, ...]:
+        """Of the policy that governs it anyway."""
+        return held(self.base)
+
+
+def standing(store: PolicyStore, bundle_id: str) -> Standing:
+    """PolicyError where policies are unusable, NotAllowed where none can be made."""
+    now = choose.for_bundle(store, bundle_id, system=True).policy
+    if bundle_id not in now.match.bundle_ids:
+        # A prefix, or no match at all: a file of its own is the more specific one.
+        name = f"{bundle_id}{SUFFIX}"
+        if not POLICY_NAME.fullmatch(name):
+            raise NotAllowed(
+                f"{bundle_id} is too long for the name of a policy",
+                code="restrict-name-too-long",
+                hint="write a policy for it, under a shorter name",
+            )
+        by_hand = f"{store.etc_dir}/{name}.toml" if name in store.names() else ""
+        return Standing(
+            bundle_id=bundle_id, name=name, base=now, now=now, by_hand=by_hand
+        )
+    if now.name not in store.directory_names("etc"):
+        if now.match.bundle_ids != (bundle_id,):
+            others = ", ".join(i for i in now.match.bundle_ids if i != bundle_id)
+            raise NotAllowed(
+                f"policy {now.name} governs {bundle_id} together with {others}",
+                code="restrict-shared",
+                hint=f"write /etc/isolauncher/policies/{now.name}.toml by hand",
+            )
+        return Standing(bundle_id=bundle_id, name=now.name, base=now, now=now)
+    found = read(store, now.name)
+    if found is None or found.bundle_id != bundle_id:
+        return Standing(
+            bundle_id=bundle_id,
+            name=now.name,
+            base=now,
+            now=now,
+            by_hand=f"{store.etc_dir}/{now.name}.toml",
+        )
+    own = found.extends == now.name
+    base = store.shipped(now.name) if own else store.get(found.extends)
+    return Standing(
+        bundle_id=bundle_id, name=now.name, base=base, now=now, taken=found.taken
+    )
+
+
+def read(store: PolicyStore, name: str) -> Made | None:
+    """What the administrator's file of that name says, if it was made here."""
+    if store.etc_dir is None:
+        return None
+    try:
+        directory = trust.open_directory(store.etc_dir, store.owners)
+        try:
+            data, _ = trust.read_file(directory, f"{name}.toml", store.owners)
+        finally:
+            directory.close()
+    except (OSError, trust.Untrusted):
+        return None
+    return made(data)
+
+
+def powers(given: Sequence[str], standing: Standing) -> tuple[Power, ...]:
+    """The words of a command line as powers that can be taken; RequestError if not."""
+    wanted: list[Power] = []
+    for word in given:
+        known = next((power for power in POWERS if power == word), None)
+        if known is None:
+            raise RequestError(
+                f"there is no power {word[:32]!a}",
+                code="restrict-no-power",
+                hint=f"one of {', '.join(POWERS)}",
+            )
+        if known not in standing.held:
+            raise RequestError(
+                f"{standing.bundle_id} has no {known} that could be taken from it",
+                code="restrict-not-held",
+                hint=f"it has {', '.join(standing.held) or 'none of them'}",
+            )
+        wanted.append(known)
+    return tuple(power for power in POWERS if power in wanted)
+
+
+__all__ = [
+    "POWERS",
+    "Made",
+    "Power",
+    "Standing",
+    "held",
+    "lowered",
+    "made",
+    "powers",
+    "read",
+    "standing",
+    "text",
+]

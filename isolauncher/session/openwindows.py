@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is open on a display, and whether it is really confined.
+
+A window may say of itself what it likes, its activity id as well. Believed are the X
+server, which knows what process it is connected with, the kernel, which knows whose
+that process is, and the daemon, which knows the uids of what it launched. A window is
+confined if its process has the uid of something that runs in a sandbox.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ..errors import IsolauncherError
+from ..windows import Present, present
+
+Verdict = Literal["confined", "unconfined", "unknown"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """What the daemon says of something that runs."""
+
+    id: str
+    bundle_id: str
+    uid: int
+    policy: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Open:
+    """A window and the verdict; ``running`` is what the daemon has for it."""
+
+    window: Present
+    verdict: Verdict
+    running: Running | None = None
+
+    @property
+    def bundle_id(self) -> str:
+        """Of the activity that it is: the daemon's word, else what it says itself."""
+        return self.running.bundle_id if self.running else self.window.sugar_bundle
+
+
+def judge(
+    windows: Iterable[Present],
+    running: Sequence[Running] | None,
+    owner: Callable[[int], int | None],
+    person: int,
+) -> tuple[Open, ...]:
+    """``running`` None: the daemon could not be asked. ``owner``: whose a process is.
+
+    What belongs to ``person`` is unconfined whoever cannot be asked: nothing that was
+    launched ever has a uid of a person's.
+    """
+    return tuple(_judged(window, running, owner, person) for window in windows)
+
+
+def _judged(
+    window: Present,
+    running: Sequence[Running] | None,
+    owner: Callable[[int], int | None],
+    person: int,
+) -> Open:
+    uid = owner(window.pid) if window.pid else None
+    if uid is None:
+        return Open(window=window, verdict="unknown")
+    if uid == person or uid == 0:
+        return Open(window=window, verdict="unconfined")
+    if running is None:
+        return Open(window=window, verdict="unknown")
+    of_it = [one for one in running if one.uid == uid]
+    if not of_it:
+        return Open(window=window, verdict="unconfined")
+    # Several where a bundle keeps its uid; then it may say which it is.
+    said = (one for one in of_it if one.id == window.sugar_activity)
+    return Open(window=window, verdict="confined", running=next(said, of_it[0]))
+
+
+def owner(pid: int) -> int | None:
+    """The real uid of a process, as the kernel says it; None: it is not to be seen."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
+            for line in file:
+                if line.startswith("Uid:"):
+                    return int(line.split()[1])
+    except (OSError, ValueError):
+        pass
+    return None
+
+
+def running() -> tuple[Running, ...]:
+    """What the daemon runs for whoever asks; IsolauncherError if it cannot be asked."""
+    from .. import client, wire
+
+    found: list[Running] = []
+    for reply in client.ask({"version": wire.VERSION, "verb": "ps"}):
+        listed = reply.get("activities")
+        for one in listed if isinstance(listed, list) else []:
+            if isinstance(one, dict) and isinstance(one.get("uid"), int):
+                found.append(
+                    Running(
+                        id=str(one.get("id")),
+                        bundle_id=str(one.get("bundle_id") or ""),
+                        uid=one["uid"],
+                        policy=str(one.get("policy")),
+                    )
+                )
+    return tuple(found)
+
+
+def look(
+    environment: Mapping[str, str], *, without: Iterable[int] = ()
+) -> tuple[Open, ...]:
+    """The windows of a display but those of the processes ``without``.
+
+    HostError if the display cannot be had; a daemon that cannot be asked is none.
+    """
+    # The windows first: what is launched meanwhile is known then, not the reverse.
+    windows = [one for one in present(environment) if one.pid not in set(without)]
+    try:
+        known: tuple[Running, ...] | None = running()
+    except IsolauncherError:
+        known = None
+    return judge(windows, known, owner, os.getuid())
+
+
+__all__ = ["Open", "Running", "Verdict", "judge", "look", "owner", "running"]
