@@ -26,6 +26,7 @@ from isolauncher import init, kernel, netlink, plan, wire
 from isolauncher.errors import IsolauncherError
 from isolauncher.zygote import (
     fingerprint,
+    forever,
     handover,
     preload,
     program,
@@ -63,11 +64,10 @@ def main(
         print(f"isolauncher zygote: {type(e).__name__}: {e}", file=sys.stderr)
         os._exit(1)
     waiting = _serve(channel, own_namespace, expected, linux)
+    forever.keep(waiting)  # the room's plan
     kernel.title(f"isolauncher: stem({name})")
     start = stem.prepare(waiting, lambda: rehearsal.touch(written))
     channel = waiting.channel
-    # The room's plan: given back while the daemon verifies, not after "go".
-    del waiting
     return _hand_over(channel, start, world)
 
 

@@ -27,7 +27,6 @@ that who searches for a module (`importlib.util.find_spec`) finds its file as ev
 from __future__ import annotations
 
 import atexit
-import ctypes
 import dataclasses
 import os
 import sys
@@ -43,7 +42,7 @@ from importlib.machinery import (
 from importlib.machinery import PathFinder as Finder
 from typing import Any
 
-from isolauncher.zygote import unseen
+from isolauncher.zygote import forever, unseen
 from isolauncher.zygote.handover import Start, World
 from isolauncher.zygote.noting import bootstrap, globals_of
 
@@ -74,8 +73,8 @@ def settle(world: World) -> World:
 
     unseen.hide(_find_and_load)
     bootstrap._find_and_load = _find_and_load
-    # Never given back: a child that ends would take apart what it has never used.
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(tuple(modules.values())))
+    # A child that ends would take apart what it has never used.
+    forever.keep(tuple(modules.values()))
     return dataclasses.replace(world, shelf=modules)
 
 
