@@ -14,7 +14,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -50,8 +50,7 @@ class Sandbox:
         self.stem_channel = Channel(ours)
         with theirs:
             everything = {**descriptors, "stem": theirs.fileno()}
-            with _paper(room) as paper:
-                _hand_paper(self.channel, paper, everything)
+            _hand(self.channel, room, everything)
         forked = await _said(self.channel, "stem", max_fds=1)
         (self.stem,) = forked.fds
         self.stem_pid = pid_of(self.stem)
@@ -65,10 +64,9 @@ class Sandbox:
         for_stem: Mapping[str, int],
     ) -> None:
         """Have the rest done."""
-        with _paper(rest) as paper:
-            # Init first: the stem has to wait for what it does.
-            _hand_paper(self.channel, paper, for_init)
-            _hand_paper(self._stem(), paper, for_stem)
+        # The stem first, whose part takes longer.
+        _hand(self._stem(), rest.part_of("stem"), for_stem)
+        _hand(self.channel, rest.part_of("init"), for_init)
 
     async def sealed(self) -> tuple[list[plan.Skipped], dict[str, int]]:
         """The rest is done: what was let pass, and the stem's answers to probes."""
@@ -79,9 +77,8 @@ class Sandbox:
         answers = {str(k): v for k, v in probes.items() if isinstance(v, int)}
         return [*_notes(left.fields), *_notes(sealed.fields)], answers
 
-    async def hand_over(self) -> Mapping[str, object]:
-        """Have the stem become a cold start's twin; what it is ready to start."""
-        tell(self._stem(), "hand-over", {"verb": "hand-over"})
+    async def ready(self) -> Mapping[str, object]:
+        """The stem is a cold start's twin: what it is ready to start."""
         return (await _said(self._stem(), "ready")).fields
 
     async def go(self) -> int:
@@ -187,21 +184,26 @@ def pid_of(pidfd: int) -> int:
 # -------------------------------------------------------------------------- messages
 
 
-@contextmanager
-def _paper(part: plan.Room | plan.Rest) -> Iterator[int]:
-    """A memory file with a part of a plan, which may be larger than a message."""
+_SHORT = wire.MAX_MESSAGE // 4
+"""Bytes of a part of a plan that goes in the message itself, all of them escaped."""
+
+
+def _hand(
+    channel: Channel, part: plan.Room | plan.Rest, fds: Mapping[str, int]
+) -> None:
+    text = json.dumps(plan.pack(part))
+    if len(text) <= _SHORT:
+        message = {"descriptors": list(fds), "plan": text}
+        tell(channel, "plan", message, tuple(fds.values()))
+        return
     paper = os.memfd_create("isolauncher-plan", os.MFD_CLOEXEC)
     try:
         with open(paper, "wb", closefd=False) as f:
-            f.write(json.dumps(plan.pack(part)).encode())
-        yield paper
+            f.write(text.encode())
+        names = {"descriptors": [*fds, "plan"]}
+        tell(channel, "plan", names, (*fds.values(), paper))
     finally:
         os.close(paper)
-
-
-def _hand_paper(channel: Channel, paper: int, fds: Mapping[str, int]) -> None:
-    everything = {**fds, "plan": paper}
-    tell(channel, "plan", {"descriptors": list(everything)}, tuple(everything.values()))
 
 
 def tell(

@@ -66,7 +66,12 @@ def main(
     waiting = _serve(channel, own_namespace, expected, linux)
     forever.keep(waiting)  # the room's plan
     kernel.title(f"isolauncher: stem({name})")
-    start = stem.prepare(waiting, lambda: rehearsal.touch(written))
+
+    def warm(until: int) -> None:
+        handover.begin(world)
+        rehearsal.touch(written, until)
+
+    start = stem.prepare(waiting, warm)
     channel = waiting.channel
     return _hand_over(channel, start, world)
 
@@ -97,6 +102,7 @@ def _preload(
         report = preload.preload(names, pristine=pristine, expected_fds=expected)
         world = handover.settle(report.world)
         unfit = {e.name: "; ".join(e.faults) for e in report.unfit}
+        init.practise()
         named = traces.scan_identity(
             traces.own_values(), world.visible, shelf=world.shelf
         )
@@ -209,9 +215,8 @@ def _serve(
 def _hand_over(
     channel: socket.socket, start: plan.Start, world: World
 ) -> program.Prepared:
-    """Verified: become a cold start's twin, or another program; then "go"."""
+    """Sealed: become a cold start's twin, or another program; verified: "go"."""
     try:
-        stem.expect(channel, "hand-over")
         environment = dict(start.environment)
         cwd = _enter(start.cwd)
         kind, path, shown, why = _resolve(start, environment)

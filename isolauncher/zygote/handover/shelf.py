@@ -78,9 +78,13 @@ def settle(world: World) -> World:
     return dataclasses.replace(world, shelf=modules)
 
 
-def apply(start: Start, world: World) -> None:
+def begin(world: World) -> None:
     if _shelf is not None:
         _shelf.leave_nothing()
+
+
+def apply(start: Start, world: World) -> None:
+    begin(world)
 
 
 def place(name: str, module: object) -> tuple[str, str] | None:
@@ -196,6 +200,7 @@ class _Shelf:
         }
         self._brings = {name: self._closure(name, world.needs) for name in self._all}
         self._bound = self._take_out() - world.own_children
+        self._left_nothing = False
         self._exits: dict[str, list[Any]] = {}
         for one in world.exits:
             module = str(getattr(one[0], "__module__", None))
@@ -273,6 +278,9 @@ class _Shelf:
         """Of what is on the shelf, or was taken from it before there was a program."""
         for name in [n for n in sys.modules if n in self._all]:
             self.modules[name] = sys.modules.pop(name)
+        if self._left_nothing:
+            return
+        self._left_nothing = True
         for name in self._bound:
             # Else ``from package import child`` would find it without asking.
             package, child = self._package(name)
@@ -313,6 +321,7 @@ class _Shelf:
         module = self.modules.pop(name)
         sys.modules[name] = module  # type: ignore[assignment]
         if name in self._bound:
+            self._left_nothing = False
             package, child = self._package(name)
             setattr(package, child, module)
         sys.meta_path.extend(self._finders.get(name, ()))  # type: ignore[arg-type]
