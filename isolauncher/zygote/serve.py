@@ -25,6 +25,7 @@ from typing import NoReturn
 from isolauncher import init, kernel, netlink, plan, wire
 from isolauncher.errors import IsolauncherError
 from isolauncher.zygote import (
+    filling,
     fingerprint,
     forever,
     handover,
@@ -131,6 +132,7 @@ def _preload(
         # What an import did cannot be undone in this process.
         os._exit(3)
     gc.collect()
+    filling.fill()
     gc.freeze()
     state.prove_fit(expected)
     return world
