@@ -8,7 +8,6 @@ launch, with its own words.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
@@ -103,25 +102,25 @@ class Sandbox:
         self, of_init: str, of_stem: str
     ) -> tuple[wire.Message, wire.Message]:
         """Where one fails the other ends with it, and only the one knows why."""
-        from_stem = asyncio.create_task(_said(self._stem(), of_stem))
-        from_init = asyncio.create_task(_said(self.channel, of_init))
-        heard = (from_stem, from_init)
-        try:
-            await asyncio.wait(heard, return_when=asyncio.FIRST_EXCEPTION)
-            gone: StepError | None = None
-            for task in sorted(heard, key=lambda t: not t.done()):
+        waiting = {"stem": (self._stem(), of_stem), "init": (self.channel, of_init)}
+        heard: dict[str, wire.Message] = {}
+        gone: StepError | None = None
+        while waiting:
+            for who, (channel, event) in list(waiting.items()):
                 try:
-                    await task
-                except StepError as e:
-                    if e.code != "sandbox-died":
-                        raise
-                    gone = gone or e
-            if gone is not None:
-                raise gone
-            return from_init.result(), from_stem.result()
-        finally:
-            for task in heard:
-                task.cancel()
+                    message = channel.try_recv()
+                except WireError as e:
+                    gone = gone or _died(event, e)
+                else:
+                    if message is None:
+                        continue
+                    heard[who] = _expected(message, event)
+                del waiting[who]
+            if waiting:
+                await readable(*(c.sock.fileno() for c, _ in waiting.values()))
+        if gone is not None:
+            raise gone
+        return heard["init"], heard["stem"]
 
     def open_root(self) -> int:
         """An O_PATH descriptor of the root that the stem has."""
@@ -228,11 +227,19 @@ async def _said(channel: Channel, event: str, *, max_fds: int = 0) -> wire.Messa
     try:
         message = await channel.recv(max_fds=max_fds)
     except WireError as e:
-        raise StepError(
-            f"the sandbox ended before it said {event!r}",
-            step=event,
-            code="sandbox-died",
-        ) from e
+        raise _died(event, e) from e
+    return _expected(message, event)
+
+
+def _died(event: str, error: WireError) -> StepError:
+    died = StepError(
+        f"the sandbox ended before it said {event!r}", step=event, code="sandbox-died"
+    )
+    died.__cause__ = error
+    return died
+
+
+def _expected(message: wire.Message, event: str) -> wire.Message:
     fields = message.fields
     if fields.get("event") == "failed":
         raise from_fields(fields)
