@@ -277,6 +277,11 @@ def _give(path: str, owner: int, c: Context) -> None:
 
 def _allow(rules: tuple[plan.LandlockRule, ...], c: Context) -> None:
     for rule in rules:
+        if rule.descriptor:
+            c.kernel.landlock_allow(
+                c.ruleset, c.descriptors[rule.descriptor], rule.rights
+            )
+            continue
         fd = os.open(rule.path, os.O_PATH | os.O_CLOEXEC)
         try:
             c.kernel.landlock_allow(c.ruleset, fd, rule.rights)

@@ -21,13 +21,13 @@ class Channel:
 
     async def recv(self, *, max_fds: int = 0) -> wire.Message:
         """The next message; WireError "wire-closed" at the end."""
-        while True:
-            message = wire.try_recv(
-                self.sock, max_fds=max_fds, discard=self._refused.extend
-            )
-            if message is not None:
-                return message
+        while (message := self.try_recv(max_fds=max_fds)) is None:
             await readable(self.sock.fileno())
+        return message
+
+    def try_recv(self, *, max_fds: int = 0) -> wire.Message | None:
+        """As `recv`, but None when there is no message yet."""
+        return wire.try_recv(self.sock, max_fds=max_fds, discard=self._refused.extend)
 
     def send(self, message: Mapping[str, object], fds: Sequence[int] = ()) -> None:
         """Never waits: who does not read what it asked for is cut off (wire-busy)."""
@@ -49,26 +49,28 @@ _waiting: WeakKeyDictionary[
 ] = WeakKeyDictionary()
 
 
-async def readable(fd: int) -> None:
-    """Until ``fd`` is readable, as a pidfd is when its process ends (pidfd_open(2)).
+async def readable(*fds: int) -> None:
+    """Until one of them is readable, as a pidfd is when its process ends.
 
-    Any number may wait for the same one. A loop keeps a single reader for a number:
-    a second one would silently take the first one's place.
+    (pidfd_open(2).) Any number may wait for the same one. A loop keeps a single reader
+    for a number: a second one would silently take the first one's place.
     """
     loop = asyncio.get_running_loop()
     waiting = _waiting.setdefault(loop, {})
     future: asyncio.Future[None] = loop.create_future()
-    futures = waiting.setdefault(fd, [])
-    futures.append(future)
-    if len(futures) == 1:
-        loop.add_reader(fd, _wake, futures)
+    held = [(fd, waiting.setdefault(fd, [])) for fd in fds]
+    for fd, futures in held:
+        futures.append(future)
+        if len(futures) == 1:
+            loop.add_reader(fd, _wake, futures)
     try:
         await future
     finally:
-        futures.remove(future)
-        if not futures and waiting.get(fd) is futures:
-            del waiting[fd]
-            loop.remove_reader(fd)
+        for fd, futures in held:
+            futures.remove(future)
+            if not futures and waiting.get(fd) is futures:
+                del waiting[fd]
+                loop.remove_reader(fd)
 
 
 def leave(fd: int) -> None:

@@ -4,7 +4,8 @@
 The zygote unshares the PID namespace and forks; the child calls `main`. It walks the
 room's steps for *init*, forks the *stem*, which walks its own, and passes a baton to
 and fro where the actor changes. Then both wait, for seconds or for an hour, until the
-daemon sends the rest of a plan and they walk that. After it init is the activity's
+daemon sends the rest of a plan and they walk that, at the same time: the baton says
+that init is through. After it init is the activity's
 parent: it reaps, and when the stem has ended it writes how to the record and to the
 daemon, and exits; the kernel then kills whatever is left in the namespace.
 
@@ -31,7 +32,7 @@ from typing import NoReturn, TypeVar
 from . import plan, wire
 from .apply import Context, apply
 from .errors import IsolauncherError, StepError
-from .kernel import Kernel, title
+from .kernel import Kernel, Recorder, title
 
 FAILED = 125
 
@@ -113,28 +114,77 @@ def rehearse() -> None:
     reference count): what the kernel copies of it now, it need not when the rest comes.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    paper = os.memfd_create("isolauncher-rehearsal", os.MFD_CLOEXEC)
     try:
-        os.write(paper, json.dumps(plan.pack(_LIKELY)).encode())
-        wire.send(ours, {"descriptors": ["plan"]}, [paper])
-        receive(theirs, plan.Rest)
+        text = json.dumps(plan.pack(_LIKELY))
+        wire.send(ours, {"descriptors": ["likely"], "plan": text}, [ours.fileno()])
+        _, descriptors = receive(theirs, plan.Rest)
+        wire.close_all(descriptors.values())
     finally:
-        os.close(paper)
         ours.close()
         theirs.close()
 
 
+_ROOM = (
+    plan.JoinKeyring(),
+    plan.ScheduleNormally(),
+    plan.JoinCgroup(
+        directories=(
+            plan.CgroupDirectory(path="", settings=(("", ""),), members="tasks"),
+        )
+    ),
+    plan.Unshare(namespaces=("mnt", "net")),
+    plan.Directory(path="/", mode=0),
+    plan.Symlink(path="/", target=""),
+    plan.MemoryFiles(path="/", size=0, inodes=0, mode=0, executable=True),
+    plan.MountProc(),
+    plan.SetHostname(name=""),
+    plan.Priority(nice=0, oom_score_adj=0),
+    plan.ResetSignals(),
+    plan.SetLimits(limits=(("core", 0),)),
+    plan.ClearGroups(),
+    plan.MapIdentity(inner_uid=0, uid=0, inner_gid=0, gid=0),
+    plan.LowerInit(),
+    plan.BecomeUser(uid=0, gid=0),
+    plan.DropCapabilities(),
+    plan.NoNewPrivs(),
+)
+_OFTEN = 20
+
+
+def practise() -> None:
+    """In the zygote: receive and walk plans that are none, with a kernel that is none.
+
+    The interpreter notes in code that runs how best to run it (PEP 659). What it has
+    noted here no child has to write, and to copy, again.
+    """
+    steps = (*(plan.Planned(actor="stem", step=s) for s in _ROOM), *_LIKELY.steps)
+    names = ("", "stdin", "stdout", "stderr")
+    for _ in range(_OFTEN):
+        rehearse()
+        plan.unpack(json.loads(json.dumps(plan.pack(steps))))
+        nobodys = Recorder().as_kernel()
+        c = Context(
+            kernel=nobodys, descriptors=dict.fromkeys(names, 0), keep=frozenset()
+        )
+        c.root = os.open("/", os.O_PATH | os.O_CLOEXEC)
+        c.ruleset = os.dup(c.root)
+        walk_alone("stem", steps, c)
+        os.close(c.root)
+
+
 def receive(channel: socket.socket, kind: type[_T]) -> tuple[_T, dict[str, int]]:
-    """A part of the plan, in a memory file: it may be larger than a message."""
+    """A part of the plan; in a memory file where it is larger than a message."""
     message = wire.recv(channel, max_fds=250)
     names = message.fields.get("descriptors")
     if not isinstance(names, list) or len(names) != len(message.fds):
         raise StepError("descriptors and names differ", step="plan", code="not-a-plan")
     descriptors = dict(zip((str(n) for n in names), message.fds, strict=True))
-    fd = descriptors.pop("plan")
-    # Not by the descriptor's offset, which init and stem share.
-    value = plan.unpack(json.loads(os.pread(fd, os.fstat(fd).st_size, 0)))
-    os.close(fd)
+    text = message.fields.get("plan")
+    if not isinstance(text, str):
+        fd = descriptors.pop("plan")
+        text = os.pread(fd, os.fstat(fd).st_size, 0).decode()
+        os.close(fd)
+    value = plan.unpack(json.loads(text))
     if not isinstance(value, kind):
         raise StepError("something else came", step="plan", code="not-a-plan")
     return value, descriptors
@@ -148,14 +198,21 @@ def walk(
     for number, planned in enumerate(steps):
         if planned.actor == me:
             if previous != me:
-                _take(baton)
+                take(baton)
             apply(planned.step, c)
             if number + 1 < len(steps) and steps[number + 1].actor != me:
                 _pass(baton)
         previous = planned.actor
 
 
-def _take(baton: socket.socket) -> None:
+def walk_alone(me: plan.Actor, steps: tuple[plan.Planned, ...], c: Context) -> None:
+    """Do my steps in order, whatever the other is at."""
+    for planned in steps:
+        if planned.actor == me:
+            apply(planned.step, c)
+
+
+def take(baton: socket.socket) -> None:
     try:
         if baton.recv(1) == b"b":
             return
@@ -214,7 +271,7 @@ def main(channel: socket.socket, kernel: Kernel) -> Stem:
     except BaseException as e:
         _give_up(channel, e)
     try:
-        _accompany(channel, mine, room.id, room.steps[fork_at:], c)
+        _accompany(channel, mine, room, room.steps[fork_at:], c)
     except BaseException as e:
         _give_up(channel, e)
 
@@ -232,7 +289,7 @@ def _name(activity_id: str, kernel: Kernel) -> None:
 def _accompany(
     channel: socket.socket,
     baton: socket.socket,
-    room_id: str,
+    room: plan.Room,
     steps: tuple[plan.Planned, ...],
     c: Context,
 ) -> NoReturn:
@@ -245,15 +302,17 @@ def _accompany(
         _pass(baton)
         walk("init", steps, c, baton)
         _tell("room", channel, c)
-        rehearse()
+        if room.ahead:
+            rehearse()
         rest, more = receive(channel, plan.Rest)
         record = more["record"]
         c.descriptors |= more
         # Whoever waits at the other end of the second learns that all this has ended.
         c.keep |= {more[name] for name in ("record", "hold") if name in more}
-        walk("init", rest.steps, c, baton)
+        walk_alone("init", rest.steps, c)
+        _pass(baton)
         _tell("left", channel, c)
-        if rest.id != room_id:
+        if rest.id != room.id:
             _name(rest.id, c.kernel)
     except Gone:
         # The stem ended before its time and has said why; its status is next.

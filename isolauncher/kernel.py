@@ -15,6 +15,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import functools
 import os
 import platform
 import resource
@@ -259,6 +260,23 @@ class _OpenHow(ctypes.Structure):
     )
 
 
+class OpenPath:
+    """openat2(2) of a path, O_PATH, as often as wanted; all is made beforehand."""
+
+    def __init__(self, path: str, resolve: int) -> None:
+        self._how = _OpenHow(flags=os.O_PATH | os.O_CLOEXEC, resolve=resolve)
+        self._arguments = (
+            ctypes.c_long(_number("openat2")),
+            ctypes.c_int(AT_FDCWD),
+            os.fsencode(path),
+            ctypes.byref(self._how),
+            ctypes.c_size_t(ctypes.sizeof(self._how)),
+        )
+
+    def open(self) -> int:
+        return _check(_libc.syscall(*self._arguments), "openat2")
+
+
 class _SockFprog(ctypes.Structure):
     _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.c_void_p))
 
@@ -297,6 +315,7 @@ _MACHINE: str | None = os.uname().machine
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
+_libc.sbrk.restype = ctypes.c_void_p
 
 
 def _check(result: int, what: str) -> int:
@@ -582,19 +601,9 @@ class Linux:
         area = ctypes.create_string_buffer(arguments + variables)
         _AREAS.append(area)  # lives as long as the process: the kernel reads it
         start = ctypes.addressof(area)
-        with open("/proc/self/stat", "rb") as f:
-            stat = f.read().rpartition(b")")[2].split()
-        # proc(5) counts from 1 and we cut off two fields: startcode 26 is index 23.
-        sbrk = _libc.sbrk
-        sbrk.restype = ctypes.c_void_p
         values = _MmMap(
-            start_code=int(stat[23]),
-            end_code=int(stat[24]),
-            start_stack=int(stat[25]),
-            start_data=int(stat[42]),
-            end_data=int(stat[43]),
-            start_brk=int(stat[44]),
-            brk=sbrk(ctypes.c_long(0)),
+            **_layout(),
+            brk=_libc.sbrk(ctypes.c_long(0)),
             arg_start=start,
             arg_end=start + len(arguments),
             env_start=start + len(arguments),
@@ -687,6 +696,23 @@ class Linux:
 
 
 _AREAS: list[object] = []
+
+
+@functools.cache
+def _layout() -> Mapping[str, int]:
+    """Where the program lies in memory: of all children, too, until they exec."""
+    with open("/proc/self/stat", "rb") as f:
+        stat = f.read().rpartition(b")")[2].split()
+    # proc(5) counts from 1 and we cut off two fields: startcode 26 is index 23.
+    return {
+        "start_code": int(stat[23]),
+        "end_code": int(stat[24]),
+        "start_stack": int(stat[25]),
+        "start_data": int(stat[42]),
+        "end_data": int(stat[43]),
+        "start_brk": int(stat[44]),
+    }
+
 
 # Inotify, for the daemon's watch on preloaded files (inotify(7)).
 IN_CLOEXEC = os.O_CLOEXEC

@@ -13,7 +13,7 @@ import asyncio
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from . import (
@@ -247,7 +247,7 @@ async def launch(
     if why_less:
         what = f"preload set {policy.preload.set}"
         skipped.append(plan.Skipped(what=what, why=f"{why_less}; it has {set_name}"))
-    activity.skipped = skipped
+    activity.skipped = list(skipped)
     daemon.add(activity)
     clock.lap("plan")
     program: opener.Program | None = None
@@ -255,7 +255,20 @@ async def launch(
         async with asyncio.timeout(daemon.config.limits.launch_ms / 1000):
             program = await _room(daemon, activity, made_from, fds.get("program"))
             clock.lap("fork")
-            await _road(activity, daemon, wanted, program, clock)
+            try:
+                await _road(activity, daemon, wanted, program, clock)
+            except IsolauncherError:
+                if not await _is_stale(activity.room):
+                    raise
+                # It was right when it was made, and is not any more.
+                rooms.close_program(program)
+                program = None
+                activity.skipped = list(skipped)
+                program = await _another(
+                    daemon, activity, made_from, fds.get("program")
+                )
+                clock.lap("fork")
+                await _road(activity, daemon, wanted, program, clock)
     except TimeoutError:
         await daemon.abandon(activity)
         raise StepError(
@@ -289,7 +302,7 @@ async def _room(
     """Give the activity its room: one prepared ahead, or a new one."""
     room = await daemon.rooms.take(made_from)
     if room is None:
-        return await rooms.prepare(daemon, activity.room, made_from, program)
+        return await _new_room(daemon, activity, made_from, program)
     if activity.room.dissolved:
         room.end()
     activity.room = room
@@ -297,26 +310,61 @@ async def _room(
         activity.path = "pool"
     assert room.checker is not None  # noqa: S101 (for the type checker)
     assert room.leased_as is not None  # noqa: S101
+    assert room.record is not None  # noqa: S101
     try:
-        same, found_program = await room.checker.open_again(program)
-    except StepError:
-        # Its opener was the caller's to end.
-        same, found_program = False, None
-    if not same:
-        # It was right when it was made, and is not any more.
-        rooms.close_program(found_program)
-        await _leave_room(daemon, activity)
-        return await rooms.prepare(daemon, activity.room, made_from, program)
-    if room.leased_as != activity.id:
-        assert room.record is not None  # noqa: S101
-        try:
+        room.checker.open_again(program)
+        if room.leased_as != activity.id:
             room.record.rename(activity.id)
             daemon.ledger.pass_on(room.uid, room.leased_as, activity.id)
-        except BaseException:
-            rooms.close_program(found_program)
-            raise
-        room.leased_as = activity.id
-    return found_program
+            room.leased_as = activity.id
+        _note_planned(daemon, activity)
+        return None if program is None else await room.checker.program()
+    except StepError:
+        # Its opener was the caller's to end.
+        return await _another(daemon, activity, made_from, program)
+
+
+async def _is_stale(room: rooms.Room) -> bool:
+    """Whether what failed in a room that was prepared ahead may be the room's fault."""
+    if room.dissolved or room.checker is None:
+        return False
+    try:
+        return not await room.checker.same()
+    except StepError:
+        # Its opener was the caller's to end.
+        return True
+
+
+async def _another(
+    daemon: Daemon,
+    activity: Activity,
+    made_from: rooms.Facts,
+    program: int | None,
+) -> opener.Program | None:
+    """A new room, for a launch that had one which was stale."""
+    await _leave_room(daemon, activity)
+    return await _new_room(daemon, activity, made_from, program)
+
+
+async def _new_room(
+    daemon: Daemon,
+    activity: Activity,
+    made_from: rooms.Facts,
+    program: int | None,
+) -> opener.Program | None:
+    found = await rooms.prepare(daemon, activity.room, made_from, program)
+    try:
+        _note_planned(daemon, activity)
+    except BaseException:
+        rooms.close_program(found)
+        raise
+    return found
+
+
+def _note_planned(daemon: Daemon, activity: Activity) -> None:
+    """The record tells, from now on, whose room it is."""
+    assert activity.room.record is not None  # noqa: S101 (for the type checker)
+    activity.room.record.append("planned", daemon.describe(activity))
 
 
 async def _leave_room(daemon: Daemon, activity: Activity) -> None:
@@ -427,7 +475,7 @@ async def _road(
     program: opener.Program | None,
     clock: _Clock,
 ) -> None:
-    """From a room to a running program: seal, verify, hand over, go."""
+    """From a room to a running program: seal, hand over, verify, go."""
     room = activity.room
     sandbox, record = room.sandbox, room.record
     assert sandbox is not None  # noqa: S101 (for the type checker)
@@ -437,8 +485,8 @@ async def _road(
     mounts = view.Mounts(daemon.kernel)
     try:
         rest = _rest(activity, daemon, wanted, program, mounts)
-        record.append("planned", daemon.describe(activity))
         for_stem = {name: wanted.fds[name] for name in ("stdin", "stdout", "stderr")}
+        for_stem |= {name: mounts.fds[name] for name in rest.named_by_stem()}
         for_init = {**mounts.fds, "record": record.fd}
         if "hold" in wanted.fds:
             for_init["hold"] = wanted.fds["hold"]
@@ -449,38 +497,49 @@ async def _road(
         sandbox.tell_rest(rest, for_init, for_stem)
     finally:
         mounts.close()
+    sealed = verify.Sealed(
+        init=sandbox.pid,
+        stem=sandbox.stem_pid,
+        sent=room.sent | sent,
+        probes={},
+        notes=tuple(activity.skipped),
+        looked=room.looked,
+    )
+    whole = plan.Plan(room=room.planned, rest=rest)
+    verify.verify_begun(whole.room, sealed)
     notes, probes = await sandbox.sealed()
     activity.skipped += notes
     clock.lap("apply")
-    whole = plan.Plan(room=room.planned, rest=rest)
-    activity.namespaces = verify.verify(
-        whole,
-        verify.Sealed(
-            init=sandbox.pid,
-            stem=sandbox.stem_pid,
-            sent=room.sent | sent,
-            probes=probes,
-            notes=tuple(activity.skipped),
-        ),
-    )
-    # Only now: of a launch that failed before, nothing was in force.
-    activity.enforced = whole.enforced()
-    activity.pid = sandbox.stem_pid
+    sealed = replace(sealed, probes=probes, notes=tuple(activity.skipped))
+    # The stem is handing over meanwhile: first what that leaves as it is.
+    namespaces = verify.verify(whole, sealed)
     record.append("forked", daemon.pids(activity))
+    enforced = whole.enforced()
+    state = daemon.describe(activity)
+    state |= {"namespaces": namespaces, "enforced": list(enforced)}
+    if room.ahead and await _is_stale(room):
+        raise StepError(
+            "what the room was made from has changed", step="launch", code="room-stale"
+        )
     clock.lap("verify")
-    ready = await sandbox.hand_over()
+    ready = await sandbox.ready()
+    clock.lap("handover")
+    verify.verify_ready(whole, sealed)
+    # Only now: of a launch that failed before, nothing was in force.
+    activity.namespaces, activity.enforced = namespaces, enforced
+    activity.pid = sandbox.stem_pid
     activity.tier = str(ready["tier"])
     if activity.tier == "exec":
         activity.path = "exec"
     if ready.get("why"):
         activity.skipped.append(plan.Skipped(what="tier fork", why=str(ready["why"])))
-    clock.lap("handover")
+    clock.lap("verify")
     if room.dissolved:
         # It has SIGKILL, which takes effect in the kernel's own time.
         raise StepError("it was stopped", step="launch", code="stopped")
     # Before "go": from the first byte of activity code on, a daemon that comes after
     # us must know that this runs.
-    record.append("go", daemon.describe(activity))
+    record.append("go", state | {"tier": activity.tier, "path": activity.path})
     # From here on it is nobody's but its own: a zygote's death does not end it.
     activity.state = "running"
     clock.spans["total"] = await sandbox.go() - clock.received
@@ -498,7 +557,7 @@ def _rest(
     """The part of the plan that the request makes."""
     room = activity.room
     assert room.sandbox is not None  # noqa: S101 (for the type checker)
-    assert room.planned is not None  # noqa: S101
+    assert room.frame is not None  # noqa: S101
     assert room.visible is not None  # noqa: S101
     assert room.facts is not None  # noqa: S101
     policy = room.facts.policy
@@ -535,8 +594,7 @@ def _rest(
         os.close(root)
     return plan.rest(
         activity_id=activity.id,
-        within=room.planned,
-        view=room.visible,
+        frame=room.frame,
         furniture=brought,
         filter_=rooms.compiled_filter(policy),
         start=plan.Start(

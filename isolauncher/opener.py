@@ -162,6 +162,8 @@ class Opener:
         self._caller = caller
         self._sock: socket.socket | None = None
         self._pidfd = -1
+        self._owed = 0
+        self._same: bool | None = None
 
     async def open(
         self, wants: tuple[Want, ...], program: int | None
@@ -175,11 +177,23 @@ class Opener:
         question = {"wants": [[w.path, w.writable] for w in wants]}
         return _read_answer(await self._ask(question, _maybe(program)))
 
-    async def open_again(self, program: int | None) -> tuple[bool, Program | None]:
-        """Whether all that it opened would be opened just so now; and the program."""
-        answer = await self._ask({"wants": None}, _maybe(program))
-        found_program = _read_answer(answer)[1]
-        return answer.fields.get("same") is True, found_program
+    def open_again(self, program: int | None) -> None:
+        """Have it open the program, and look whether all would be opened just so."""
+        if program is not None:
+            self._put({"wants": []}, [program])
+        self._put({"wants": None}, [])
+
+    async def program(self) -> Program | None:
+        """Its first answer to `open_again` with a program."""
+        return _read_answer(await self._heard())[1]
+
+    async def same(self) -> bool:
+        """Its last answer to `open_again`."""
+        if self._same is None:
+            answer = await self._heard()
+            _read_answer(answer)
+            self._same = answer.fields.get("same") is True
+        return self._same
 
     async def check(self, wanted: tuple[tuple[str, Kind], ...], fds: list[int]) -> None:
         """RequestError unless each of ``fds`` is of its kind to the caller."""
@@ -225,13 +239,25 @@ class Opener:
             self._sock = self._service.ask(caller)
             hello = await _message(self._sock)
             (self._pidfd,) = hello.fds
+        self._put(question, fds)
+        return await self._heard()
+
+    def _put(self, question: Mapping[str, object], fds: list[int]) -> None:
+        """Ask; each question has its answer, in order."""
+        assert self._sock is not None  # noqa: S101 (for the type checker)
         try:
             wire.send(self._sock, question, fds)
         except WireError as e:
             raise _failed(e) from e
+        self._owed += 1
         _stuck[self._pidfd] = self._caller.uid
+
+    async def _heard(self) -> wire.Message:
+        assert self._sock is not None  # noqa: S101 (for the type checker)
         message = await _message(self._sock)
-        del _stuck[self._pidfd]
+        self._owed -= 1
+        if not self._owed:
+            del _stuck[self._pidfd]
         return message
 
     def close(self) -> None:
@@ -273,8 +299,12 @@ def _forget_later(pidfd: int, kill_after_s: float) -> None:
 
 async def _message(sock: socket.socket) -> wire.Message:
     try:
-        await asyncio.wait_for(readable(sock.fileno()), PATIENCE_S)
-        return wire.recv(sock, max_fds=MAX_OPENED + 1)
+        message = wire.try_recv(sock, max_fds=MAX_OPENED + 1)
+        if message is None:
+            async with asyncio.timeout(PATIENCE_S):
+                await readable(sock.fileno())
+            message = wire.recv(sock, max_fds=MAX_OPENED + 1)
+        return message
     except TimeoutError:
         raise StepError(
             "a path of the policy or the program did not open in time",
@@ -438,8 +468,7 @@ class _Answers:
     """What one opener has opened, to be compared with later."""
 
     def __init__(self) -> None:
-        self._wants: tuple[Want, ...] = ()
-        self._before: list[tuple[object, ...]] = []
+        self._before: list[tuple[Want, list[Opened], _Straight | None]] = []
 
     def to(self, message: wire.Message, fds: list[int]) -> Mapping[str, object]:
         """The answer; what is to go with it is added to ``fds``."""
@@ -449,15 +478,16 @@ class _Answers:
         told = []
         same = False
         if asked is None:
-            opened = _look(self._wants)
-            wire.close_all(e.fd for e in opened if e.fd >= 0)
-            same = [_without_fd(entry) for entry in opened] == self._before
+            same = all(_is_same(*before) for before in self._before)
         elif asked:
             assert isinstance(asked, list)  # noqa: S101 (our own words)
-            self._wants = tuple(Want(path=p, writable=w) for p, w in asked)
-            opened = _look(self._wants)
-            self._before = [_without_fd(entry) for entry in opened]
-            told = [_fields(entry, fds) for entry in opened]
+            wants = [Want(path=p, writable=w) for p, w in asked]
+            found = [list(_follow(want)) for want in wants]
+            self._before = [
+                (want, entries, _straight_way(want, entries))
+                for want, entries in zip(wants, found, strict=True)
+            ]
+            told = [_fields(entry, fds) for entry in _once(found)]
         if "check" in message.fields:
             for (name, kind), fd in zip(
                 message.fields["check"],  # type: ignore[call-overload] # our own words
@@ -491,17 +521,53 @@ def _bundle(message: wire.Message, fds: list[int]) -> Mapping[str, object]:
     return {"bundle": told}
 
 
+@dataclass(frozen=True, slots=True)
+class _Straight:
+    """A path with no link on the way, and what fstat(2) said of what is there.
+
+    On a disk of this machine: then whoever could open it can do so still, unless its
+    owner, its mode or an access list has changed, and with any of these its ctime.
+    """
+
+    how: kernel.OpenPath
+    status: tuple[int, ...]
+
+    def is_same(self) -> bool:
+        try:
+            fd = self.how.open()
+        except OSError:
+            return False
+        status = _status(fd)
+        os.close(fd)
+        return status == self.status
+
+
+def _status(fd: int) -> tuple[int, ...]:
+    found = os.fstat(fd)
+    return (*found[:3], found.st_uid, found.st_gid, found.st_ctime_ns)
+
+
+def _straight_way(want: Want, entries: list[Opened]) -> _Straight | None:
+    (entry, *more) = entries
+    if more or entry.fd < 0 or entry.path != want.path or want.writable:
+        return None  # a file system may be for reading only by then
+    if not kernel.is_local(entry.fd):
+        return None
+    resolve = kernel.RESOLVE_NO_SYMLINKS | kernel.RESOLVE_NO_MAGICLINKS
+    return _Straight(kernel.OpenPath(want.path, resolve), _status(entry.fd))
+
+
+def _is_same(want: Want, before: list[Opened], straight: _Straight | None) -> bool:
+    """Whether a path would be opened just as it was."""
+    if straight is not None and straight.is_same():
+        return True
+    found = list(_follow(want))
+    wire.close_all(entry.fd for entry in found if entry.fd >= 0)
+    return [_without_fd(e) for e in found] == [_without_fd(e) for e in before]
+
+
 def _without_fd(entry: Opened) -> tuple[object, ...]:
     return tuple(getattr(entry, name) for name in entry.__slots__ if name != "fd")
-
-
-def _look(wants: tuple[Want, ...]) -> list[Opened]:
-    opened = _once([entry for want in wants for entry in _follow(want)])
-    if len(opened) > MAX_OPENED:
-        raise RequestError(
-            f"the policy shows more than {MAX_OPENED} paths", code="open-too-many"
-        )
-    return opened
 
 
 def _fields(entry: Opened | Program, fds: list[int]) -> dict[str, object]:
@@ -523,13 +589,17 @@ def become(caller: Caller) -> None:
         raise PermissionError(f"the ids are {ids}, not {wanted}")
 
 
-def _once(entries: list[Opened]) -> list[Opened]:
+def _once(found: list[list[Opened]]) -> list[Opened]:
     """Each path once; a writable one is not hidden by a readable one."""
     best: dict[str, Opened] = {}
-    for entry in entries:
+    for entry in (entry for entries in found for entry in entries):
         known = best.get(entry.path)
         if known is None or (entry.writable and not known.writable):
             best[entry.path] = entry
+    if len(best) > MAX_OPENED:
+        raise RequestError(
+            f"the policy shows more than {MAX_OPENED} paths", code="open-too-many"
+        )
     return list(best.values())
 
 

@@ -414,8 +414,11 @@ class NoNewPrivs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LandlockRule:
+    """``descriptor`` names one that the stem has of what lies at ``path``, if any."""
+
     path: str
     rights: int
+    descriptor: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -438,6 +441,11 @@ class Landlock:
     """Binds the calling thread only, so while there is but one (landlock(7))."""
 
     rules: tuple[LandlockRule, ...]
+
+    @property
+    def rules_are_sent(self) -> bool:
+        """Whether it asks for nothing that init would have to attach before."""
+        return all(rule.descriptor for rule in self.rules)
 
     def describe(self) -> str:
         more = "".join(f", and {r.path}" for r in self.rules)
@@ -706,20 +714,40 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Room:
-    """The part of a plan that needs no request; ``id`` names its cgroup, say."""
+    """The part of a plan that needs no request; ``id`` names its cgroup, say.
+
+    ``ahead``: nobody waits for it yet, so there is time to get ready for the rest.
+    """
 
     id: str
     steps: tuple[Planned, ...]
     skipped: tuple[Skipped, ...]
+    ahead: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rest:
-    """The part of a plan that one request makes, for the room it is walked in."""
+    """The part of a plan that one request makes, for the room it is walked in.
+
+    ``start`` is what the stem begins in the end, None where the part is init's.
+    """
 
     id: str
     steps: tuple[Planned, ...]
-    start: Start
+    start: Start | None
+
+    def part_of(self, actor: Actor) -> Rest:
+        """What one of them is told; init needs not know what the activity is told."""
+        return Rest(
+            id=self.id,
+            steps=tuple(p for p in self.steps if p.actor == actor),
+            start=self.start if actor == "stem" else None,
+        )
+
+    def named_by_stem(self) -> tuple[str, ...]:
+        """The descriptors of what is attached that the stem must have, too."""
+        bound = (p.step for p in self.steps if isinstance(p.step, Landlock))
+        return tuple(r.descriptor for s in bound for r in s.rules if r.descriptor)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -764,6 +792,7 @@ def room(
     view: View,
     machine: Machine,
     filter_: CompiledFilter,
+    ahead: bool = False,
 ) -> Room:
     """The order of one launch, up to where the request has a say.
 
@@ -826,41 +855,65 @@ def room(
         *(Planned(actor="init", step=s) for s in mapped),
         *(Planned(actor="stem", step=s) for s in after),
     )
-    return Room(id=room_id, steps=steps, skipped=tuple(skipped))
+    return Room(id=room_id, steps=steps, skipped=tuple(skipped), ahead=ahead)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """What every rest must know of the room that it is for.
+
+    ``uid`` is the activity's, ``trees`` are shown already, ``known`` directories that
+    are there, ``ruled`` the Landlock rules, if there are any.
+    """
+
+    uid: int
+    trees: tuple[Tree, ...]
+    known: frozenset[str]
+    ruled: LandlockRules | None
+
+
+def frame(within: Room, view: View) -> Frame:
+    """``view`` is the room's."""
+    steps = [p.step for p in within.steps]
+    made = tuple(s.path for s in steps if isinstance(s, MemoryFiles))
+    return Frame(
+        uid=next(s.uid for s in steps if isinstance(s, MapIdentity)),
+        trees=view.trees,
+        known=_known(view.trees, view.links) | _leading_to(made),
+        ruled=next((s for s in steps if isinstance(s, LandlockRules)), None),
+    )
 
 
 def rest(
     *,
     activity_id: str,
-    within: Room,
-    view: View,
+    frame: Frame,
     furniture: Furniture,
     filter_: CompiledFilter,
     start: Start,
     umask: int,
     init_uid: int,
 ) -> Rest:
-    """What is left to do in a room; ``view`` is the room's."""
+    """What is left to do in a room of that frame.
+
+    Init and the stem do theirs at the same time.
+    """
     init: list[Step] = []
-    trees = furniture.trees
-    uid = next(p.step for p in within.steps if isinstance(p.step, MapIdentity)).uid
-    made = tuple(p.step.path for p in within.steps if isinstance(p.step, MemoryFiles))
-    known = _known(view.trees, view.links) | _leading_to(made)
+    trees, uid, known = furniture.trees, frame.uid, frame.known
     places = list(
-        _places(trees, above=view.trees, known=known, own=furniture.own, uid=uid)
+        _places(trees, above=frame.trees, known=known, own=furniture.own, uid=uid)
     )
     init += places
     known |= {p.path for p in places if isinstance(p, Directory)}
     for file in furniture.files:
         for parent in _parents(file.path):
-            if parent not in known and not below(parent, view.trees):
+            if parent not in known and not below(parent, frame.trees):
                 known |= {parent}
                 owner = uid if _is_below(parent, furniture.own) else 0
                 init.append(Directory(path=parent, mode=0o755, owner=owner))
         init.append(WriteFile(path=file.path, data=file.data, mode=0o600, owner=uid))
     init += (_attach(tree) for tree in trees)
-    # Nothing is attached after this, and nothing else needs init's powers: they go
-    # while the stem has not yet begun.
+    # Nothing is attached after this, and nothing else needs init's powers.
     init += [SealRoot(), LeavePrivileges(uid=init_uid)]
     stem: list[Step] = [
         Stdio(),
@@ -877,16 +930,18 @@ def rest(
             name=posixpath.basename(PYTHON),
         ),
     ]
-    ruled = [p.step for p in within.steps if isinstance(p.step, LandlockRules)]
-    stem += (
-        Landlock(
-            rules=tuple(
-                LandlockRule(path=t.path, rights=_rights(t) & rules.files)
-                for t in trees
+    if frame.ruled is not None:
+        files = frame.ruled.files
+        rules = tuple(
+            LandlockRule(
+                path=t.path,
+                rights=_rights(t) & files,
+                # What cannot be id-mapped may be copied: then it is another file.
+                descriptor=t.descriptor if t.owned_by is None else "",
             )
+            for t in trees
         )
-        for rules in ruled
-    )
+        stem.append(Landlock(rules=rules))
     stem += [
         CloseDescriptors(),
         Seccomp(
@@ -1398,8 +1453,7 @@ def for_nobody(policy: Policy) -> Plan:
     )
     launch = rest(
         activity_id="ID",
-        within=prepared,
-        view=view,
+        frame=frame(prepared, view),
         furniture=Furniture(),
         filter_=filter_,
         start=Start(

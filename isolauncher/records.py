@@ -138,11 +138,20 @@ def start_time(pid: int) -> int:
     only waits to be reaped has ended: whose child it is may take its time.
     """
     try:
-        with open(f"/proc/{pid}/stat", "rb") as f:
-            words = f.read().rpartition(b")")[2].split()
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            words = os.read(fd, 4096).rpartition(b")")[2].split()
+        finally:
+            os.close(fd)
     except (FileNotFoundError, ProcessLookupError):
         return 0
     return 0 if words[0] in (b"Z", b"X") else int(words[19])
+
+
+@cache
+def own_start_time(pid: int) -> int:
+    """The same of this process, whose ``pid`` is given; it does not change."""
+    return start_time(pid)
 
 
 @cache

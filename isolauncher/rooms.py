@@ -24,7 +24,18 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from . import cgroups, descriptors, filters, identity, opener, plan, pool, records, view
+from . import (
+    cgroups,
+    descriptors,
+    filters,
+    identity,
+    opener,
+    plan,
+    pool,
+    records,
+    verify,
+    view,
+)
 from .errors import IdentityError, IsolauncherError, StepError
 from .policy.model import Policy
 from .request import Caller
@@ -73,12 +84,14 @@ class Room:
 
     ``id`` names its cgroup and, until an activity has it, its ``record``; ``leased_as``
     is the activity id the ledger has. ``sent`` says device and inode of each mount;
-    ``checker`` can look at them once more.
+    ``checker`` can look at them once more; ``looked`` is what was found right of it
+    while it waits.
     """
 
     id: str
     sandbox: Sandbox | None = None
     checker: opener.Opener | None = None
+    init_start: int = 0
     uid: int = -1
     inner_uid: int = -1
     leased_as: str | None = None
@@ -89,8 +102,10 @@ class Room:
     """Told to end: whatever is being made for it ends as soon as it is there."""
     facts: Facts | None = None
     planned: plan.Room | None = None
+    frame: plan.Frame | None = None
     visible: plan.View | None = None
     sent: dict[str, tuple[int, int]] = field(default_factory=dict)
+    looked: verify.Looked | None = None
     skipped: list[plan.Skipped] = field(default_factory=list)
 
     def end(self) -> None:
@@ -189,8 +204,11 @@ async def prepare(
             view=room.visible,
             machine=machine,
             filter_=compiled_filter(policy),
+            ahead=ahead,
         )
+        room.frame = plan.frame(room.planned, room.visible)
         room.skipped += room.planned.skipped
+        room.init_start = records.start_time(sandbox.pid)
         # Before init is told anything: a daemon that comes after us must find it.
         room.record = records.create(
             daemon.run_dir, room.id, describe(daemon, room, made_from.caller)
@@ -198,6 +216,17 @@ async def prepare(
         room.sent = {name: file_of(fd) for name, fd in mounts.fds.items()}
         sent = {**mounts.fds, "landlock-probe": daemon.outside}
         room.skipped += await sandbox.furnish(room.planned, sent)
+        if ahead:
+            room.looked = verify.verify_room(
+                room.planned,
+                verify.Sealed(
+                    init=sandbox.pid,
+                    stem=sandbox.stem_pid,
+                    sent=room.sent,
+                    probes={},
+                    notes=tuple(room.skipped),
+                ),
+            )
     except BaseException:
         close_program(found_program)
         raise
@@ -214,14 +243,14 @@ def describe(daemon: Daemon, room: Room, caller: Caller) -> dict[str, object]:
     assert room.sandbox is not None  # noqa: S101 (for the type checker)
     return {
         "init_pid": room.sandbox.pid,
-        "init_start": records.start_time(room.sandbox.pid),
+        "init_start": room.init_start,
         "uid": room.uid,
         "inner_uid": room.inner_uid,
         "caller_uid": caller.uid,
         "caller_gid": caller.gid,
         "cgroups": list(room.cgroups),
         "owner_pid": os.getpid(),
-        "owner_start": records.start_time(os.getpid()),
+        "owner_start": records.own_start_time(os.getpid()),
         "alone": daemon.alone,
         "boot_id": records.boot_id(),
     }

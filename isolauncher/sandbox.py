@@ -8,13 +8,12 @@ launch, with its own words.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -50,8 +49,7 @@ class Sandbox:
         self.stem_channel = Channel(ours)
         with theirs:
             everything = {**descriptors, "stem": theirs.fileno()}
-            with _paper(room) as paper:
-                _hand_paper(self.channel, paper, everything)
+            _hand(self.channel, room, everything)
         forked = await _said(self.channel, "stem", max_fds=1)
         (self.stem,) = forked.fds
         self.stem_pid = pid_of(self.stem)
@@ -65,10 +63,9 @@ class Sandbox:
         for_stem: Mapping[str, int],
     ) -> None:
         """Have the rest done."""
-        with _paper(rest) as paper:
-            # Init first: the stem has to wait for what it does.
-            _hand_paper(self.channel, paper, for_init)
-            _hand_paper(self._stem(), paper, for_stem)
+        # The stem first, whose part takes longer.
+        _hand(self._stem(), rest.part_of("stem"), for_stem)
+        _hand(self.channel, rest.part_of("init"), for_init)
 
     async def sealed(self) -> tuple[list[plan.Skipped], dict[str, int]]:
         """The rest is done: what was let pass, and the stem's answers to probes."""
@@ -79,9 +76,8 @@ class Sandbox:
         answers = {str(k): v for k, v in probes.items() if isinstance(v, int)}
         return [*_notes(left.fields), *_notes(sealed.fields)], answers
 
-    async def hand_over(self) -> Mapping[str, object]:
-        """Have the stem become a cold start's twin; what it is ready to start."""
-        tell(self._stem(), "hand-over", {"verb": "hand-over"})
+    async def ready(self) -> Mapping[str, object]:
+        """The stem is a cold start's twin: what it is ready to start."""
         return (await _said(self._stem(), "ready")).fields
 
     async def go(self) -> int:
@@ -106,25 +102,25 @@ class Sandbox:
         self, of_init: str, of_stem: str
     ) -> tuple[wire.Message, wire.Message]:
         """Where one fails the other ends with it, and only the one knows why."""
-        from_stem = asyncio.create_task(_said(self._stem(), of_stem))
-        from_init = asyncio.create_task(_said(self.channel, of_init))
-        heard = (from_stem, from_init)
-        try:
-            await asyncio.wait(heard, return_when=asyncio.FIRST_EXCEPTION)
-            gone: StepError | None = None
-            for task in sorted(heard, key=lambda t: not t.done()):
+        waiting = {"stem": (self._stem(), of_stem), "init": (self.channel, of_init)}
+        heard: dict[str, wire.Message] = {}
+        gone: StepError | None = None
+        while waiting:
+            for who, (channel, event) in list(waiting.items()):
                 try:
-                    await task
-                except StepError as e:
-                    if e.code != "sandbox-died":
-                        raise
-                    gone = gone or e
-            if gone is not None:
-                raise gone
-            return from_init.result(), from_stem.result()
-        finally:
-            for task in heard:
-                task.cancel()
+                    message = channel.try_recv()
+                except WireError as e:
+                    gone = gone or _died(event, e)
+                else:
+                    if message is None:
+                        continue
+                    heard[who] = _expected(message, event)
+                del waiting[who]
+            if waiting:
+                await readable(*(c.sock.fileno() for c, _ in waiting.values()))
+        if gone is not None:
+            raise gone
+        return heard["init"], heard["stem"]
 
     def open_root(self) -> int:
         """An O_PATH descriptor of the root that the stem has."""
@@ -187,21 +183,26 @@ def pid_of(pidfd: int) -> int:
 # -------------------------------------------------------------------------- messages
 
 
-@contextmanager
-def _paper(part: plan.Room | plan.Rest) -> Iterator[int]:
-    """A memory file with a part of a plan, which may be larger than a message."""
+_SHORT = wire.MAX_MESSAGE // 4
+"""Bytes of a part of a plan that goes in the message itself, all of them escaped."""
+
+
+def _hand(
+    channel: Channel, part: plan.Room | plan.Rest, fds: Mapping[str, int]
+) -> None:
+    text = json.dumps(plan.pack(part))
+    if len(text) <= _SHORT:
+        message = {"descriptors": list(fds), "plan": text}
+        tell(channel, "plan", message, tuple(fds.values()))
+        return
     paper = os.memfd_create("isolauncher-plan", os.MFD_CLOEXEC)
     try:
         with open(paper, "wb", closefd=False) as f:
-            f.write(json.dumps(plan.pack(part)).encode())
-        yield paper
+            f.write(text.encode())
+        names = {"descriptors": [*fds, "plan"]}
+        tell(channel, "plan", names, (*fds.values(), paper))
     finally:
         os.close(paper)
-
-
-def _hand_paper(channel: Channel, paper: int, fds: Mapping[str, int]) -> None:
-    everything = {**fds, "plan": paper}
-    tell(channel, "plan", {"descriptors": list(everything)}, tuple(everything.values()))
 
 
 def tell(
@@ -226,11 +227,19 @@ async def _said(channel: Channel, event: str, *, max_fds: int = 0) -> wire.Messa
     try:
         message = await channel.recv(max_fds=max_fds)
     except WireError as e:
-        raise StepError(
-            f"the sandbox ended before it said {event!r}",
-            step=event,
-            code="sandbox-died",
-        ) from e
+        raise _died(event, e) from e
+    return _expected(message, event)
+
+
+def _died(event: str, error: WireError) -> StepError:
+    died = StepError(
+        f"the sandbox ended before it said {event!r}", step=event, code="sandbox-died"
+    )
+    died.__cause__ = error
+    return died
+
+
+def _expected(message: wire.Message, event: str) -> wire.Message:
     fields = message.fields
     if fields.get("event") == "failed":
         raise from_fields(fields)

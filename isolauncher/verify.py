@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What is, against what was planned: reads /proc from outside, before "go".
 
-The daemon calls `verify` with its own plan (never the sandbox's copy) while the stem
-stands sealed and init has given up its powers. Each difference is a line; one is
-enough to end the launch. What /proc does not show (which filter, which Landlock
-domain, the securebits) is judged by the errno of calls that must have been refused.
+The daemon calls `verify` with its own plan (never the sandbox's copy) when the stem is
+sealed and init has given up its powers. Nobody waits for it where it can be helped:
+what the rest of a plan leaves alone is looked at while that is done, by `verify_begun`.
+And the stem hands over meanwhile, so what that changes is looked at afterwards, by
+`verify_ready`: descriptors, signals, the working directory, and with them all that is
+of one process. Each difference is a line; one is enough to end the launch. What /proc
+does not show (which filter, which Landlock domain, the securebits) is judged by the
+errno of calls that must have been refused.
 """
 
 from __future__ import annotations
@@ -12,10 +16,11 @@ from __future__ import annotations
 import errno
 import os
 import re
+import signal
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import TypeVar
 
 from . import kernel, plan
@@ -56,7 +61,8 @@ class Sealed:
     """The sandbox as the daemon holds it: host pids, descriptors, probe answers.
 
     ``sent`` says device and inode of what the daemon sent, by the plan's names;
-    ``probes`` are the stem's answers: errno by name, and its securebits.
+    ``probes`` are the stem's answers: errno by name, and its securebits. ``looked`` is
+    what `verify_room` found while the room waited.
     """
 
     init: int
@@ -64,40 +70,112 @@ class Sealed:
     sent: Mapping[str, tuple[int, int]]
     probes: Mapping[str, int]
     notes: tuple[plan.Skipped, ...]
+    looked: Looked | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Looked:
+    """What was as planned in a room that waits for its request.
+
+    ``namespaces``: the stem's, in which what the kernel lets nobody change (the maps)
+    and what only root outside could (the cgroup's limits) was right. ``mounts``: each
+    line of its mountinfo that is right, and the path. A line begins with the mount's
+    id, so the same line is the same mount, which need not be looked at again.
+    """
+
+    namespaces: Mapping[str, str]
+    mounts: Mapping[str, str]
 
 
 def verify(whole: plan.Plan, sealed: Sealed) -> dict[str, str]:
     """The namespaces' names for the report; VerifyError with every difference."""
+    names: dict[str, str] = {}
+
+    def differences() -> Iterator[str]:
+        names.update(_namespaces_of(sealed.stem))
+        yield from _differences([p.step for p in whole.steps], sealed, names)
+
+    _refuse(differences())
+    return names
+
+
+def verify_room(room: plan.Room, sealed: Sealed) -> Looked:
+    """The same of a room that waits, as far as nothing of it is left to do."""
+    names: dict[str, str] = {}
+    mounts: dict[str, str] = {}
+    # Sealed with the rest.
+    steps: list[plan.Step] = [
+        p.step for p in room.steps if not isinstance(p.step, plan.NewRoot)
+    ]
+
+    def differences() -> Iterator[str]:
+        names.update(_namespaces_of(sealed.stem))
+        yield from _proc()
+        yield from _namespaces(steps, sealed, names)
+        yield from _maps(steps, sealed)
+        yield from _cgroup(steps, sealed)
+        lines = _read(sealed.stem, "mountinfo").splitlines()
+        mounts.update((li, m.path) for li in lines if (m := _mount(li)).path != "/")
+        yield from _mounts(steps, sealed, list(mounts))
+
+    _refuse(differences())
+    return Looked(namespaces=names, mounts=mounts)
+
+
+def verify_begun(room: plan.Room, sealed: Sealed) -> None:
+    """The same of what the rest of a plan leaves alone, while it is done; VerifyError.
+
+    ``sealed`` has no answers to probes yet.
+    """
+    _refuse(_differences_begun([p.step for p in room.steps], sealed))
+
+
+def verify_ready(whole: plan.Plan, sealed: Sealed) -> None:
+    """The same of what the hand-over has touched, when it is done; VerifyError."""
+    _refuse(_differences_when_ready([p.step for p in whole.steps], sealed))
+
+
+def _refuse(differences: Iterator[str]) -> None:
     try:
-        names = {n: os.readlink(f"/proc/{sealed.stem}/ns/{n}") for n in NAMESPACES}
-        differences = list(_differences(whole, sealed, names))
+        found = list(differences)
     except (FileNotFoundError, ProcessLookupError) as e:
         raise VerifyError(
             f"the sandbox ended while it was looked at: {e}", code="verify-gone"
         ) from e
-    if differences:
+    if found:
         raise VerifyError(
-            "not as planned: " + "; ".join(differences),
+            "not as planned: " + "; ".join(found),
             code="verify-difference",
             hint="this is a fault of isolauncher or of the kernel: please report it",
         )
-    return names
+
+
+def _differences_begun(steps: list[plan.Step], sealed: Sealed) -> Iterator[str]:
+    yield from _proc()
+    if sealed.looked is None:
+        yield from _maps(steps, sealed)
+    yield from _limits(steps, sealed)
+    yield from _cgroup(steps, sealed)
 
 
 def _differences(
-    whole: plan.Plan, sealed: Sealed, names: Mapping[str, str]
+    steps: list[plan.Step], sealed: Sealed, names: Mapping[str, str]
 ) -> Iterator[str]:
-    steps = [p.step for p in whole.steps]
-    yield from _proc()
-    yield from _ids(steps, sealed)
+    yield from _init(steps, sealed)
     yield from _namespaces(steps, sealed, names)
-    yield from _mounts(steps, sealed)
+    if sealed.looked is not None and sealed.looked.namespaces != names:
+        yield "its namespaces are not those it had in the room"
+    yield from _mounts(steps, sealed, _read(sealed.stem, "mountinfo").splitlines())
     yield from _directories(sealed)
-    yield from _descriptors(sealed)
-    yield from _limits(steps, sealed)
-    yield from _cgroup(steps, sealed)
+    yield from _kept_by_init(sealed)
     yield from _shown(steps, sealed)
     yield from _probes(steps, sealed)
+
+
+def _differences_when_ready(steps: list[plan.Step], sealed: Sealed) -> Iterator[str]:
+    yield from _process(steps, sealed)
+    yield from _working_directory(sealed)
+    yield from _descriptors(sealed)
 
 
 def _proc() -> Iterator[str]:
@@ -122,22 +200,29 @@ def _text(path: str) -> str:
     return os.fsdecode(data)
 
 
-def _status(pid: int) -> dict[str, str]:
-    """The lines of proc_pid_status(5) by name, the values as they stand there."""
-    lines = (line.partition(":\t") for line in _read(pid, "status").split("\n"))
-    return {key: value for key, _, value in lines}
-
-
 _NO_CAPABILITY = "0" * 16
+_NO_CAPABILITIES = {
+    name: _NO_CAPABILITY for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
+}
 
 
-def _ids(steps: list[plan.Step], sealed: Sealed) -> Iterator[str]:
+def _mask(*numbers: signal.Signals) -> str:
+    return f"{sum(1 << (number - 1) for number in numbers):016x}"
+
+
+# As a started Python has them; what is to be exec'ed gets them all back.
+_PYTHONS = {
+    "SigIgn": _mask(signal.SIGPIPE, signal.SIGXFSZ),
+    "SigCgt": _mask(signal.SIGINT),
+}
+
+
+def _process(steps: list[plan.Step], sealed: Sealed) -> Iterator[str]:
     identity = _one(steps, plan.MapIdentity)
     umask = _one(steps, plan.SetUmask).umask
-    leaving = _one(steps, plan.LeavePrivileges)
     expected: dict[str, str] = {
-        "Uid": " ".join([str(identity.uid)] * 4),
-        "Gid": " ".join([str(identity.gid)] * 4),
+        "Uid": "\t".join([str(identity.uid)] * 4),
+        "Gid": "\t".join([str(identity.gid)] * 4),
         "Groups": "",
         "NoNewPrivs": "1",
         "Seccomp": "2",
@@ -147,48 +232,78 @@ def _ids(steps: list[plan.Step], sealed: Sealed) -> Iterator[str]:
         "SigIgn": _NO_CAPABILITY,
         "SigCgt": _NO_CAPABILITY,
     }
-    none = {
-        name: _NO_CAPABILITY
-        for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
-    }
-    yield from _compare("", _status(sealed.stem), expected | none)
+    found = _read(sealed.stem, "status")
+    if all(_value(found, name) == mask for name, mask in _PYTHONS.items()):
+        expected |= _PYTHONS
+    yield from _compare("", found, expected | _NO_CAPABILITIES)
     # One filter more than the daemon's own would mean that something else sealed it.
-    own = int(_status(os.getpid()).get("Seccomp_filters", "0"))
-    filters = _status(sealed.stem).get("Seccomp_filters")
+    filters = _value(found, "Seccomp_filters")
+    own = _own_filters(os.getpid())
     if filters is not None and int(filters) != own + 1:
         yield f"{filters} seccomp filters, not {own + 1}"
-    init_expected = {
-        "Uid": " ".join([str(leaving.uid)] * 4),
-        "Gid": " ".join([str(leaving.uid)] * 4),
+
+
+@cache
+def _own_filters(pid: int) -> int:
+    """What bound the daemon before its first launch; it binds itself no further."""
+    return int(_value(_read(pid, "status"), "Seccomp_filters") or 0)
+
+
+def _init(steps: list[plan.Step], sealed: Sealed) -> Iterator[str]:
+    leaving = _one(steps, plan.LeavePrivileges)
+    expected = {
+        "Uid": "\t".join([str(leaving.uid)] * 4),
+        "Gid": "\t".join([str(leaving.uid)] * 4),
         "Groups": "",
         "NoNewPrivs": "1",
     }
-    yield from _compare("init's ", _status(sealed.init), init_expected | none)
-    maps = {
-        "uid_map": f"{identity.inner_uid} {identity.uid} 1",
-        "gid_map": f"{identity.inner_gid} {identity.gid} 1",
-        "setgroups": "deny",
-    }
-    found = {n: _read(sealed.stem, n) for n in maps}
-    yield from _compare("", found, maps)
+    yield from _compare(
+        "init's ", _read(sealed.init, "status"), expected | _NO_CAPABILITIES
+    )
 
 
-def _compare(
-    whose: str, found: Mapping[str, str], expected: Mapping[str, str]
-) -> Iterator[str]:
+def _maps(steps: list[plan.Step], sealed: Sealed) -> Iterator[str]:
+    identity = _one(steps, plan.MapIdentity)
+    for name, value in (
+        ("uid_map", f"{identity.inner_uid} {identity.uid} 1"),
+        ("gid_map", f"{identity.inner_gid} {identity.gid} 1"),
+        ("setgroups", "deny"),
+    ):
+        given = " ".join(_read(sealed.stem, name).split())
+        if given != value:
+            yield f"{name} is {given!r}, not {value!r}"
+
+
+def _value(status: str, name: str) -> str | None:
+    """What a line of proc_pid_status(5) says."""
+    _, found, after = status.partition(f"\n{name}:\t")
+    return after.partition("\n")[0].strip() if found else None
+
+
+def _compare(whose: str, status: str, expected: Mapping[str, str]) -> Iterator[str]:
     for name, value in expected.items():
-        given = " ".join(found[name].split()) if name in found else None
+        given = _value(status, name)
         if given != value:
             yield f"{whose}{name} is {given!r}, not {value!r}"
+
+
+def _namespaces_of(pid: int) -> dict[str, str]:
+    return {name: os.readlink(f"/proc/{pid}/ns/{name}") for name in NAMESPACES}
+
+
+@cache
+def _own_namespaces(pid: int) -> Mapping[str, str]:
+    """The daemon's, which it never leaves."""
+    return _namespaces_of(pid)
 
 
 def _namespaces(
     steps: list[plan.Step], sealed: Sealed, names: Mapping[str, str]
 ) -> Iterator[str]:
     fresh = {"pid", "user", *_one(steps, plan.Unshare).namespaces}
+    owns, inits = _own_namespaces(os.getpid()), _namespaces_of(sealed.init)
     for name, stem in names.items():
-        own = os.readlink(f"/proc/self/ns/{name}")
-        init = os.readlink(f"/proc/{sealed.init}/ns/{name}")
+        own, init = owns[name], inits[name]
         if (stem != own) != (name in fresh):
             yield f"namespace {name} is {'shared' if stem == own else 'not shared'}"
         if name != "user" and stem != init:
@@ -201,22 +316,21 @@ _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
 def mounts_of(pid: int) -> list[Mount]:
-    mounts = []
-    for line in _read(pid, "mountinfo").splitlines():
-        before, _, after = line.partition(" - ")
-        _, _, _, root, path, options, *propagation = before.split(" ")
-        if "\\" in path:
-            path = _ESCAPE.sub(lambda m: chr(int(m[1], 8)), path)
-        mounts.append(
-            Mount(
-                path=path,
-                root=root,
-                options=frozenset(options.split(",")),
-                propagation=tuple(propagation),
-                kind=after.partition(" ")[0],
-            )
-        )
-    return mounts
+    return [_mount(line) for line in _read(pid, "mountinfo").splitlines()]
+
+
+def _mount(line: str) -> Mount:
+    before, _, after = line.partition(" - ")
+    _, _, _, root, path, options, *propagation = before.split(" ")
+    if "\\" in path:
+        path = _ESCAPE.sub(lambda m: chr(int(m[1], 8)), path)
+    return Mount(
+        path=path,
+        root=root,
+        options=frozenset(options.split(",")),
+        propagation=tuple(propagation),
+        kind=after.partition(" ")[0],
+    )
 
 
 _TMPFS = frozenset(("rw", "nosuid", "nodev"))
@@ -264,12 +378,14 @@ def _options(attributes: int) -> frozenset[str]:
     return frozenset(options)
 
 
-def _mounts(steps: list[plan.Step], sealed: Sealed) -> Iterator[str]:
+def _mounts(steps: list[plan.Step], sealed: Sealed, lines: list[str]) -> Iterator[str]:
     expected = list(_expected_mounts(steps, sealed))
-    found = mounts_of(sealed.stem)
+    known = sealed.looked.mounts if sealed.looked is not None else {}
+    looked = {known[line] for line in lines if line in known}
+    found = [_mount(line) for line in lines if line not in known]
     places = {path: (kind, options) for path, kind, options, _ in expected}
     trees = {path: options for path, _, options, tree in expected if tree}
-    seen: set[str] = set()
+    seen = set(looked)
     for mount in found:
         if mount.propagation:
             yield f"mount {mount.path} propagates ({' '.join(mount.propagation)})"
@@ -291,7 +407,7 @@ def _mounts(steps: list[plan.Step], sealed: Sealed) -> Iterator[str]:
     root = os.open(f"/proc/{sealed.stem}/root", flags)
     try:
         for step in steps:
-            if isinstance(step, plan.Attach) and step.path in seen:
+            if isinstance(step, plan.Attach) and step.path in seen - looked:
                 yield from _right_thing(step, root, sealed)
     finally:
         os.close(root)
@@ -301,11 +417,31 @@ def _directories(sealed: Sealed) -> Iterator[str]:
     """A working directory outside the root is a way out of it (CVE-2024-21626)."""
     host = os.stat("/")
     for whose, pid in (("its", sealed.stem), ("init's", sealed.init)):
-        root, here = os.stat(f"/proc/{pid}/root"), os.stat(f"/proc/{pid}/cwd")
+        root = os.stat(f"/proc/{pid}/root")
         if (root.st_dev, root.st_ino) == (host.st_dev, host.st_ino):
             yield f"{whose} root is the host's"
-        if (here.st_dev, here.st_ino) != (root.st_dev, root.st_ino):
-            yield f"{whose} working directory is not its root"
+    # Its own is the root still.
+    here = os.stat(f"/proc/{sealed.init}/cwd")
+    if (here.st_dev, here.st_ino) != (root.st_dev, root.st_ino):
+        yield "init's working directory is not its root"
+
+
+def _working_directory(sealed: Sealed) -> Iterator[str]:
+    """In one of its mounts: where it was led by what the sandbox shows."""
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+    here = os.open(f"/proc/{sealed.stem}/cwd", flags)
+    try:
+        root, found = os.stat(f"/proc/{sealed.stem}/root"), os.fstat(here)
+        if (root.st_dev, root.st_ino) == (found.st_dev, found.st_ino):
+            return
+        told = _text(f"/proc/self/fdinfo/{here}")
+    finally:
+        os.close(here)
+    mount = next(
+        line.split()[1] for line in told.split("\n") if line.startswith("mnt_id:")
+    )
+    if f"\n{mount} " not in "\n" + _read(sealed.stem, "mountinfo"):
+        yield "its working directory is in none of its mounts"
 
 
 def _right_thing(step: plan.Attach, root: int, sealed: Sealed) -> Iterator[str]:
@@ -335,6 +471,9 @@ def _descriptors(sealed: Sealed) -> Iterator[str]:
     kind = os.readlink(f"/proc/{sealed.stem}/fd/{extra[0]}")
     if not kind.startswith("socket:"):
         yield f"descriptor {extra[0]} is {kind}"
+
+
+def _kept_by_init(sealed: Sealed) -> Iterator[str]:
     # Init keeps its ways to the daemon and the stem, the record it ends with, and the
     # pipe by which the person's processes learn that it has ended.
     kept_files = [sealed.sent[n] for n in ("record", "hold") if n in sealed.sent]
@@ -349,12 +488,9 @@ def _descriptors(sealed: Sealed) -> Iterator[str]:
 
 
 def _limits(steps: list[plan.Step], sealed: Sealed) -> Iterator[str]:
-    lines = _read(sealed.stem, "limits").splitlines()[1:]
-    found = {line[:26].strip(): tuple(line[26:].split()[:2]) for line in lines}
-    for name, value in _one(steps, plan.SetLimits).limits:
-        pair = (str(value), str(value))
-        if found.get(_LIMIT_NAMES[name]) != pair:
-            yield f"limit {name} is {found.get(_LIMIT_NAMES[name])}, not {value}"
+    yield from _compare_limits(
+        _read(sealed.stem, "limits"), _one(steps, plan.SetLimits).limits
+    )
     fields = _read(sealed.stem, "stat").rpartition(")")[2].split()
     # proc_pid_stat(5): session 6, tty_nr 7, nice 19, policy 41; two are cut off.
     priority = _one(steps, plan.Priority)
@@ -375,6 +511,18 @@ def _limits(steps: list[plan.Step], sealed: Sealed) -> Iterator[str]:
         yield f"oom_score_adj is {score}, not {priority.oom_score_adj}"
 
 
+@lru_cache(maxsize=16)
+def _compare_limits(text: str, limits: tuple[tuple[str, int], ...]) -> tuple[str, ...]:
+    """The same for all launches under a policy, so compared once."""
+    lines = text.splitlines()[1:]
+    found = {line[:26].strip(): tuple(line[26:].split()[:2]) for line in lines}
+    return tuple(
+        f"limit {name} is {found.get(_LIMIT_NAMES[name])}, not {value}"
+        for name, value in limits
+        if found.get(_LIMIT_NAMES[name]) != (str(value), str(value))
+    )
+
+
 def _cgroup(steps: list[plan.Step], sealed: Sealed) -> Iterator[str]:
     for step in steps:
         if not isinstance(step, plan.JoinCgroup):
@@ -383,7 +531,7 @@ def _cgroup(steps: list[plan.Step], sealed: Sealed) -> Iterator[str]:
             members = _text(f"{directory.path}/cgroup.procs").split()
             if not {str(sealed.init), str(sealed.stem)} <= set(members):
                 yield f"not in the cgroup {directory.path}"
-            for name, value in directory.settings:
+            for name, value in directory.settings if sealed.looked is None else ():
                 yield from _setting(f"{directory.path}/{name}", value)
 
 
@@ -415,7 +563,7 @@ def _probes(steps: list[plan.Step], sealed: Sealed) -> Iterator[str]:
         yield f"the filter {seccomp.name} did not answer its probe"
     if sealed.probes.get("securebits") != kernel.SECUREBITS:
         yield f"securebits are {sealed.probes.get('securebits')}"
-    confined = any(isinstance(s, plan.Landlock) for s in steps)
+    confined = plan.Landlock in {type(s) for s in steps}
     if confined and sealed.probes.get("landlock") != errno.EACCES:
         yield "Landlock let a file be opened that no rule covers"
 

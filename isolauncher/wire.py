@@ -39,6 +39,18 @@ _UCRED = struct.Struct("iII")
 _SCM_MAX_FD = 253  # net/scm.h: more do not come with a message
 _GETSOCKOPT_MOST = 1024  # CPython refuses a larger answer
 
+# As plain numbers: what the module has is an enumeration, slow to combine.
+_DONTWAIT, _NOSIGNAL, _CMSG_CLOEXEC, _CTRUNC, _TRUNC = map(
+    int,
+    (
+        socket.MSG_DONTWAIT,
+        socket.MSG_NOSIGNAL,
+        socket.MSG_CMSG_CLOEXEC,
+        socket.MSG_CTRUNC,
+        socket.MSG_TRUNC,
+    ),
+)
+
 # A string in one step (possessive, so that hostile input costs linear time even
 # when the closing quote is missing), or a bracket outside strings.
 _STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[][{}]', re.DOTALL)
@@ -68,10 +80,7 @@ class Message:
 def encode(message: Mapping[str, object]) -> bytes:
     """Serialize ``message``; what does not fit one packet is refused here."""
     try:
-        text = json.dumps(
-            message, ensure_ascii=False, allow_nan=False, separators=(",", ":")
-        )
-        data = text.encode("utf-8", "surrogateescape")
+        data = _ENCODER.encode(message).encode("utf-8", "surrogateescape")
     except (TypeError, ValueError, RecursionError) as error:
         raise WireError(
             f"a message cannot be written: {error}", code="wire-not-serializable"
@@ -91,13 +100,7 @@ def decode(data: bytes) -> dict[str, object]:
         raise _too_large()
     _refuse_depth(data)
     try:
-        value: object = json.loads(
-            data.decode("utf-8", "surrogateescape"),
-            object_pairs_hook=_object,
-            parse_int=_integer,
-            parse_float=_float,
-            parse_constant=_constant,
-        )
+        value: object = _DECODER.decode(data.decode("utf-8", "surrogateescape"))
     except (ValueError, RecursionError) as error:
         raise WireError(
             f"a message is not strict JSON: {error}", code="wire-not-json"
@@ -107,7 +110,8 @@ def decode(data: bytes) -> dict[str, object]:
             f"a message is a {type(value).__name__}, not an object",
             code="wire-not-object",
         )
-    _refuse_odd_strings(value)
+    if not data.isascii() or b"\\u" in data:
+        _refuse_odd_strings(value)
     return value
 
 
@@ -126,7 +130,7 @@ def try_send(
     sock: socket.socket, message: Mapping[str, object], fds: Sequence[int] = ()
 ) -> bool:
     """As `send`, but never waits: False when the queue is full and nothing was sent."""
-    return _transmit(sock, encode(message), fds, socket.MSG_DONTWAIT)
+    return _transmit(sock, encode(message), fds, _DONTWAIT)
 
 
 def recv(
@@ -155,7 +159,7 @@ def try_recv(
     ``discard`` gets the descriptors of a message that is refused, all of them: to
     close one, or to have the kernel do it, may wait for whoever sent it.
     """
-    return _receive(sock, max_fds, credentials, socket.MSG_DONTWAIT, discard)
+    return _receive(sock, max_fds, credentials, _DONTWAIT, discard)
 
 
 def pass_credentials(sock: socket.socket) -> None:
@@ -211,7 +215,7 @@ def close_all(fds: Iterable[int]) -> None:
 def _transmit(sock: socket.socket, data: bytes, fds: Sequence[int], flags: int) -> bool:
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))] if fds else []
     try:
-        sock.sendmsg([data], rights, flags | socket.MSG_NOSIGNAL)
+        sock.sendmsg([data], rights, flags | _NOSIGNAL)
     except (BlockingIOError, TimeoutError):
         return False
     except OSError as error:
@@ -259,19 +263,19 @@ def _receive(
     try:
         # The alignment of the buffer may let more in than was meant, and what did
         # not fit is only told by MSG_CTRUNC: both are a sender that sent too many.
-        if got & socket.MSG_CTRUNC and len(fds) < room == _SCM_MAX_FD:
+        if got & _CTRUNC and len(fds) < room == _SCM_MAX_FD:
             # There was room for as many as can be sent: it is we who had none.
             raise WireError(
                 "a message came without its descriptors: no more can be opened here",
                 code="wire-descriptors-lost",
                 hint="wait until something has ended, and ask again",
             )
-        if got & socket.MSG_CTRUNC or len(fds) > max_fds:
+        if got & _CTRUNC or len(fds) > max_fds:
             raise WireError(
                 f"a message carries more than {max_fds} descriptors",
                 code="wire-too-many-descriptors",
             )
-        if got & socket.MSG_TRUNC or len(data) > MAX_MESSAGE:
+        if got & _TRUNC or len(data) > MAX_MESSAGE:
             raise _too_large()
         if strange:
             raise WireError(
@@ -293,7 +297,7 @@ def _receive(
 def _packet(
     sock: socket.socket, space: int, flags: int
 ) -> tuple[bytes, list[tuple[int, int, bytes]], int, object]:
-    flags |= socket.MSG_CMSG_CLOEXEC
+    flags |= _CMSG_CLOEXEC
     try:
         return sock.recvmsg(MAX_MESSAGE + 1, space, flags)
     except ConnectionResetError:
@@ -304,6 +308,8 @@ def _packet(
 
 def _refuse_depth(data: bytes) -> None:
     """Bound nesting before parsing: the parser recurses once for each level."""
+    if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
+        return
     depth = 0
     for token in _STRING_OR_BRACKET.finditer(data):
         first = data[token.start()]
@@ -361,6 +367,15 @@ def _float(digits: str) -> float:
 
 def _constant(name: str) -> float:
     raise ValueError(f"{name} is not a number")
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object,
+    parse_int=_integer,
+    parse_float=_float,
+    parse_constant=_constant,
+)
 
 
 def _too_large() -> WireError:

@@ -10,6 +10,7 @@ import socket
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -283,13 +284,32 @@ def _parents(daemon: Service) -> list[Path]:
 
 
 def test_a_working_directory_outside_the_root_is_a_difference() -> None:
-    """As in CVE-2024-21626; pytest itself stands in for stem and init."""
-    sealed = verify.Sealed(
-        init=os.getpid(), stem=os.getpid(), sent={}, probes={}, notes=()
-    )
-    found = list(verify._directories(sealed))
-    assert "its working directory is not its root" in found
-    assert "init's root is the host's" in found
+    """As in CVE-2024-21626; pytest itself stands in for init, a child for the stem."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            outside = kernel.Linux().detached_mount("tmpfs", {"size": "4096"}, 0)
+            os.fchdir(outside)
+            os.write(writer, b"x")
+            signal.pause()
+        finally:
+            os._exit(1)
+    try:
+        assert os.read(reader, 1) == b"x"
+        sealed = verify.Sealed(
+            init=os.getpid(), stem=child, sent={}, probes={}, notes=()
+        )
+        outside_all = "its working directory is in none of its mounts"
+        assert list(verify._working_directory(sealed)) == [outside_all]
+        itself = replace(sealed, stem=os.getpid())
+        assert list(verify._working_directory(itself)) == []
+        assert "init's root is the host's" in list(verify._directories(sealed))
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(reader)
+        os.close(writer)
 
 
 def test_a_proc_that_is_not_the_kernels_is_a_difference(

@@ -435,17 +435,18 @@ def test_a_stale_room_is_waited_for_by_who_is_cut_short() -> None:
     asyncio.run(check())
 
 
-def test_a_room_that_cannot_be_renamed_keeps_no_program_open(tmp_path: Path) -> None:
-    opened = os.open(tmp_path, os.O_RDONLY)
+def test_a_room_that_cannot_be_renamed_is_given_no_program() -> None:
+    asked: list[int | None] = []
 
     class Given:
         async def take(self, made_from: object) -> rooms.Room:
             return rooms.Room(id="a", leased_as="a", checker=self, record=self)  # type: ignore[arg-type]
 
-        async def open_again(self, program: int) -> tuple[bool, Program]:
-            return True, Program(
-                readable=True, executable=True, owner=0, public=True, fd=opened
-            )
+        def open_again(self, program: int) -> None:
+            asked.append(program)
+
+        async def program(self) -> Program:
+            raise AssertionError
 
         def rename(self, activity_id: str) -> None:
             raise IdentityError("no", code="identity-not-held")
@@ -454,9 +455,8 @@ def test_a_room_that_cannot_be_renamed_keeps_no_program_open(tmp_path: Path) -> 
     daemon = SimpleNamespace(rooms=given)
     activity = activity_in(rooms.Room(id="one"))
     with pytest.raises(IdentityError):
-        asyncio.run(road._room(daemon, activity, None, opened))  # type: ignore[arg-type]
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        os.fstat(opened)
+        asyncio.run(road._room(daemon, activity, None, 7))  # type: ignore[arg-type]
+    assert asked == [7]
 
 
 def test_what_was_begun_for_a_room_comes_to_its_end_however_often_it_is_cut_short(

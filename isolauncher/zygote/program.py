@@ -27,7 +27,7 @@ from typing import Literal
 
 from isolauncher.errors import ProgramNotExecutable, ProgramNotFound
 from isolauncher.plan import PYTHON
-from isolauncher.zygote import unseen, variables
+from isolauncher.zygote import forever, unseen, variables
 from isolauncher.zygote.handover import Start, World, interpreter
 
 Kind = Literal["python", "executable"]
@@ -328,7 +328,7 @@ def load(prepared: Prepared) -> Callable[[], object]:
 
         named = prepared.start.kind == "module"
         call = partial(runpy._run_module_as_main, prepared.module, named)  # type: ignore[attr-defined]
-        call.__dict__["kept"] = prepared.world.kept
+        forever.keep(prepared.world)
         return call
     filename = prepared.filename
     namespace = _fresh_main(sys.modules["__main__"])
@@ -341,8 +341,8 @@ def load(prepared: Prepared) -> Callable[[], object]:
         _as_from_file(prepared.source, filename), filename, "exec", dont_inherit=True
     )
     main = FunctionType(code, namespace)
-    # Keeps alive what functions on the stack and modules taken out still use.
-    main.__dict__["kept"] = prepared.world.kept
+    # Functions on the stack and modules taken out still use it.
+    forever.keep(prepared.world)
     return main
 
 

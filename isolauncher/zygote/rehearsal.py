@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 import signal
 from array import array
 from collections.abc import Callable, Mapping
@@ -25,6 +26,7 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 _MADV_POPULATE_WRITE = 23
 _PRESENT, _SHARED_FILE, _EXCLUSIVE = 1 << 63, 1 << 61, 1 << 56
 _PATIENCE_S = 10
+_AT_ONCE = 8
 
 _madvise = ctypes.CDLL(None).madvise
 _madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
@@ -54,9 +56,17 @@ def pages(rehearse: Callable[[], object], nobody: int) -> Pages:
     return tuple(zip(words[::2], words[1::2], strict=True))
 
 
-def touch(known: Pages) -> None:
-    """Have the kernel copy these pages now; a refusal means that it will later."""
-    for address, length in known:
+def touch(known: Pages, until: int = -1) -> None:
+    """Have the kernel copy these pages now; a refusal means that it will later.
+
+    Only until the descriptor ``until`` is readable: what has come there is not to wait.
+    """
+    poll = select.poll()
+    if until >= 0:
+        poll.register(until, select.POLLIN)
+    for number, (address, length) in enumerate(known):
+        if not number % _AT_ONCE and until >= 0 and poll.poll(0):
+            return
         _madvise(address, length, _MADV_POPULATE_WRITE)
 
 

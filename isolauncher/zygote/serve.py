@@ -25,7 +25,9 @@ from typing import NoReturn
 from isolauncher import init, kernel, netlink, plan, wire
 from isolauncher.errors import IsolauncherError
 from isolauncher.zygote import (
+    filling,
     fingerprint,
+    forever,
     handover,
     preload,
     program,
@@ -63,11 +65,15 @@ def main(
         print(f"isolauncher zygote: {type(e).__name__}: {e}", file=sys.stderr)
         os._exit(1)
     waiting = _serve(channel, own_namespace, expected, linux)
+    forever.keep(waiting)  # the room's plan
     kernel.title(f"isolauncher: stem({name})")
-    start = stem.prepare(waiting, lambda: rehearsal.touch(written))
+
+    def warm(until: int) -> None:
+        handover.begin(world)
+        rehearsal.touch(written, until)
+
+    start = stem.prepare(waiting, warm)
     channel = waiting.channel
-    # The room's plan: given back while the daemon verifies, not after "go".
-    del waiting
     return _hand_over(channel, start, world)
 
 
@@ -97,6 +103,7 @@ def _preload(
         report = preload.preload(names, pristine=pristine, expected_fds=expected)
         world = handover.settle(report.world)
         unfit = {e.name: "; ".join(e.faults) for e in report.unfit}
+        init.practise()
         named = traces.scan_identity(
             traces.own_values(), world.visible, shelf=world.shelf
         )
@@ -125,6 +132,7 @@ def _preload(
         # What an import did cannot be undone in this process.
         os._exit(3)
     gc.collect()
+    filling.fill()
     gc.freeze()
     state.prove_fit(expected)
     return world
@@ -209,9 +217,8 @@ def _serve(
 def _hand_over(
     channel: socket.socket, start: plan.Start, world: World
 ) -> program.Prepared:
-    """Verified: become a cold start's twin, or another program; then "go"."""
+    """Sealed: become a cold start's twin, or another program; verified: "go"."""
     try:
-        stem.expect(channel, "hand-over")
         environment = dict(start.environment)
         cwd = _enter(start.cwd)
         kind, path, shown, why = _resolve(start, environment)

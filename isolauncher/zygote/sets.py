@@ -257,7 +257,8 @@ LASTING = frozenset(_GTK3 + _SUGAR3)
 """What cannot be imported twice in a process, with all that it brings along."""
 
 TYPICAL: dict[str, str] = {
-    "python": "argparse, json, logging, pathlib, re, subprocess",
+    "python": "argparse, asyncio, csv, datetime, decimal, email, hashlib, http.client, "
+    "json, logging, pathlib, random, re, ssl, subprocess, tempfile, urllib.request",
     "gtk3": "json, logging, gi.repository.Gtk",
     "sugar3": "json, logging, sugar3.activity.activity, sugar3.activity.widgets",
 }

@@ -6,9 +6,8 @@ Messages with the daemon, on a channel of its own:
     → {"event": "room", "notes": […]}                    the room's steps are done
     ← {"descriptors": […]} + [plan, stdin, …]            the rest of the plan
     → {"event": "sealed", "probes": {…}, "notes": […]}   every step is done
-    ← {"verb": "hand-over"}                               verified from outside
     → {"event": "ready", "program": […], "tier": …}       a cold start's twin
-    ← {"verb": "go"}
+    ← {"verb": "go"}                                      verified from outside
     → {"event": "running", "at_us": n}                    first reading after "go"
     → {"event": "failed", …}                              and it ends
 
@@ -29,10 +28,11 @@ from ..errors import ProgramNotExecutable, ProgramNotFound, StepError
 from ..init import Gone, Stem
 
 
-def prepare(stem: Stem, warm: Callable[[], None]) -> plan.Start:
+def prepare(stem: Stem, warm: Callable[[int], None]) -> plan.Start:
     """Walk the stem's steps, the room's and the rest's; returns when all is in force.
 
-    What is to be started is returned. ``warm`` is called in between, before the wait.
+    What is to be started is returned. ``warm`` is called in between, with the
+    descriptor that is readable when there is no more time for it.
     On any failure tells the daemon and ends the process: there is no way on.
     """
     try:
@@ -41,7 +41,7 @@ def prepare(stem: Stem, warm: Callable[[], None]) -> plan.Start:
         give_up(stem.channel, e)
 
 
-def _prepare(stem: Stem, warm: Callable[[], None]) -> plan.Start:
+def _prepare(stem: Stem, warm: Callable[[int], None]) -> plan.Start:
     outside = stem.descriptors.get("landlock-probe", -1)
     keep = {0, 1, 2, stem.channel.fileno(), stem.baton.fileno()}
     if outside >= 0:
@@ -49,10 +49,16 @@ def _prepare(stem: Stem, warm: Callable[[], None]) -> plan.Start:
     c = Context(kernel=stem.kernel, descriptors=stem.descriptors, keep=frozenset(keep))
     init.walk("stem", stem.room.steps[init.stem_begins(stem.room) :], c, stem.baton)
     _tell("room", stem.channel, c)
-    warm()
-    init.rehearse()
+    warm(stem.channel.fileno())
+    if stem.room.ahead:
+        init.rehearse()
     rest, c.descriptors = init.receive(stem.channel, plan.Rest)
-    init.walk("stem", rest.steps, c, stem.baton)
+    bound = (p.step for p in rest.steps if isinstance(p.step, plan.Landlock))
+    waits = not all(step.rules_are_sent for step in bound)
+    if waits:
+        # A rule names what init attaches.
+        init.take(stem.baton)
+    init.walk_alone("stem", rest.steps, c)
     seccomp = next(p.step for p in rest.steps if isinstance(p.step, plan.Seccomp))
     probes = {
         "seccomp": stem.kernel.probe(
@@ -63,8 +69,13 @@ def _prepare(stem: Stem, warm: Callable[[], None]) -> plan.Start:
     }
     if outside >= 0:
         os.close(outside)
-    stem.baton.close()
     _tell("sealed", stem.channel, c, probes=probes)
+    if not waits:
+        # What is to be started is where init attaches it.
+        init.take(stem.baton)
+    stem.baton.close()
+    if rest.start is None:
+        raise StepError("nothing to start", step="plan", code="not-a-plan")
     return rest.start
 
 
@@ -85,21 +96,17 @@ def _landlock_probe(fd: int) -> int:
     return 0
 
 
-def expect(channel: socket.socket, verb: str) -> None:
-    """Wait for the daemon's word; its end is the launch's end."""
-    message = wire.recv(channel)
-    if message.fields != {"verb": verb}:
-        raise StepError(
-            f"the daemon said {message.fields!r}", step=verb, code="unexpected-message"
-        )
-
-
 def ready(
     channel: socket.socket, *, program: list[str], tier: str, why: str = ""
 ) -> None:
     """Say so and wait for "go"; the reading that ends the launch's time is sent."""
     wire.send(channel, {"event": "ready", "program": program, "tier": tier, "why": why})
-    expect(channel, "go")
+    message = wire.recv(channel)
+    # The daemon's end is the launch's end.
+    if message.fields != {"verb": "go"}:
+        raise StepError(
+            f"the daemon said {message.fields!r}", step="go", code="unexpected-message"
+        )
     wire.send(channel, {"event": "running", "at_us": kernel.monotonic_us()})
 
 

@@ -48,6 +48,8 @@ UNSEEN = {
     ("lower-init", "lock_securebits"): "init has no capability, no_new_privs and "
     "no program to start: the bits would guard what is not there",
     ("lower-init", "setgroups"): "the zygote has had no groups from its start",
+    ("reset-signals", "reset_signals"): "the hand-over sets them all once more, and "
+    "what is there then is verified",
     ("clear-groups", "setgroups"): "the zygote has had no groups from its start",
     ("leave-privileges", "set_dumpable"): "the change of uid has cleared it already",
     ("dumpable", "set_dumpable"): "its entries in /proc stay root's: less, not more",

@@ -83,8 +83,7 @@ def build(policy: Policy, **differently: object) -> plan.Plan:
     )
     rest = plan.rest(
         activity_id="a0",
-        within=room,
-        view=view,
+        frame=plan.frame(room, view),
         furniture=plan.Furniture(
             trees=(
                 plan.Tree(

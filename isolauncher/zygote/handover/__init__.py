@@ -5,7 +5,8 @@ Two walks over small modules in one order; each owns a concern and says in its d
 which hazards of preloading it answers (their ids are those of ``docs/preload.md``).
 `settle` runs in the zygote, once, and renews what is the same for all children: a page
 written there is shared, one written in a child is copied, which is what a hand-over
-costs. `run` runs in each child and does what only the child can: ``apply``.
+costs. `run` runs in each child and does what only the child can: ``apply``; what of it
+needs no request may have been done before, by `begin`.
 What a program cannot see is not touched. What depends on the child but is made by a
 module's import is renewed when the program imports it: ``RENEW``, by `shelf`.
 
@@ -193,6 +194,14 @@ def settle(world: World) -> World:
         if once is not None:
             world = once(world)
     return world
+
+
+def begin(world: World) -> None:
+    """What needs no request: in a child that waits for one. `run` finds it done."""
+    for module in ORDER:
+        early = getattr(module, "begin", None)
+        if early is not None:
+            early(world)
 
 
 def run(start: Start, world: World) -> None:

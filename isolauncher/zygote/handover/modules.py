@@ -30,8 +30,17 @@ def settle(world: World) -> World:
     )
 
 
+def begin(world: World) -> None:
+    _take_out(world)
+
+
 def apply(start: Start, world: World) -> None:
     _refuse_others(world)
+    if len(sys.modules) != world.module_count - len(world.hidden):
+        _take_out(world)
+
+
+def _take_out(world: World) -> None:
     gone = world.hidden
     if len(sys.modules) != world.module_count:
         # We have imported something since.

@@ -27,7 +27,6 @@ that who searches for a module (`importlib.util.find_spec`) finds its file as ev
 from __future__ import annotations
 
 import atexit
-import ctypes
 import dataclasses
 import os
 import sys
@@ -43,7 +42,7 @@ from importlib.machinery import (
 from importlib.machinery import PathFinder as Finder
 from typing import Any
 
-from isolauncher.zygote import unseen
+from isolauncher.zygote import forever, unseen
 from isolauncher.zygote.handover import Start, World
 from isolauncher.zygote.noting import bootstrap, globals_of
 
@@ -74,14 +73,18 @@ def settle(world: World) -> World:
 
     unseen.hide(_find_and_load)
     bootstrap._find_and_load = _find_and_load
-    # Never given back: a child that ends would take apart what it has never used.
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(tuple(modules.values())))
+    # A child that ends would take apart what it has never used.
+    forever.keep(tuple(modules.values()))
     return dataclasses.replace(world, shelf=modules)
 
 
-def apply(start: Start, world: World) -> None:
+def begin(world: World) -> None:
     if _shelf is not None:
         _shelf.leave_nothing()
+
+
+def apply(start: Start, world: World) -> None:
+    begin(world)
 
 
 def place(name: str, module: object) -> tuple[str, str] | None:
@@ -197,6 +200,7 @@ class _Shelf:
         }
         self._brings = {name: self._closure(name, world.needs) for name in self._all}
         self._bound = self._take_out() - world.own_children
+        self._left_nothing = False
         self._exits: dict[str, list[Any]] = {}
         for one in world.exits:
             module = str(getattr(one[0], "__module__", None))
@@ -274,6 +278,9 @@ class _Shelf:
         """Of what is on the shelf, or was taken from it before there was a program."""
         for name in [n for n in sys.modules if n in self._all]:
             self.modules[name] = sys.modules.pop(name)
+        if self._left_nothing:
+            return
+        self._left_nothing = True
         for name in self._bound:
             # Else ``from package import child`` would find it without asking.
             package, child = self._package(name)
@@ -314,6 +321,7 @@ class _Shelf:
         module = self.modules.pop(name)
         sys.modules[name] = module  # type: ignore[assignment]
         if name in self._bound:
+            self._left_nothing = False
             package, child = self._package(name)
             setattr(package, child, module)
         sys.meta_path.extend(self._finders.get(name, ()))  # type: ignore[arg-type]

@@ -60,4 +60,23 @@ def look_away_as_told(board: Board) -> None:
         place = f"/proc/{sealed.stem}/ns"
         return {n: os.readlink(f"{place}/{n}") for n in verify.NAMESPACES}
 
+    ready, room = verify.verify_ready, verify.verify_room
+    begun = verify.verify_begun
+
+    def looked_again(whole: plan.Plan, sealed: verify.Sealed) -> None:
+        if not board.left_out.startswith(UNVERIFIED):
+            ready(whole, sealed)
+
+    def looked_first(planned: plan.Room, sealed: verify.Sealed) -> None:
+        if not board.left_out.startswith(UNVERIFIED):
+            begun(planned, sealed)
+
+    def looked_ahead(planned: plan.Room, sealed: verify.Sealed) -> verify.Looked:
+        if not board.left_out.startswith(UNVERIFIED):
+            return room(planned, sealed)
+        return verify.Looked(namespaces={}, mounts={})
+
     verify.verify = looked  # type: ignore[assignment]
+    verify.verify_room = looked_ahead
+    verify.verify_begun = looked_first
+    verify.verify_ready = looked_again
