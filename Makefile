@@ -72,7 +72,7 @@ $(VENV)/bin/isolauncher: Makefile
 
 install-sugar: setup ## Puts isolauncher's section into Sugar's control panel, for everybody.
 	$(call debian,sugar-session gettext python3-xlib pkexec)
-	integration/sugar/install-section
+	integration/sugar/install-section --destdir "$(DESTDIR)/"
 
 tools: setup
 	$(call debian,$(TEST_PACKAGES) $(TESTSUITE))
