@@ -18,9 +18,10 @@ MORE_ACTIVITIES := sugar-browse-activity sugar-chat-activity sugar-jukebox-activ
 TEST_PACKAGES := python3-pip python3-venv python3-setuptools python3-wheel \
 	python3-pytest python3-pytest-timeout python3-hypothesis python3-jsonschema \
 	libnss-systemd bubblewrap acl groff-base zsh locales x11-utils libglib2.0-bin \
-	at-spi2-core gir1.2-atspi-2.0 sugar-session gettext pkexec polkitd \
+	at-spi2-core gir1.2-atspi-2.0 gettext pkexec polkitd \
 	python3-jinja2 python3-psutil python3-simplejson python3-yaml \
-	$(DEMO_PACKAGES) $(SUGAR_PACKAGES) sugar-imageviewer-activity xdotool
+	$(DEMO_PACKAGES) $(SUGAR_PACKAGES) sugar-imageviewer-activity xdotool \
+	sugar-session openssh-client
 # Of the interpreter that is there by then: expanded only where it is used.
 TESTSUITE = libpython$(shell $(PYTHON) -c \
 	'import sys; print("%d.%d" % sys.version_info[:2])')-testsuite
@@ -49,7 +50,13 @@ if [ -n "$$missing" ]; then \
 fi
 endef
 
-.PHONY: help setup install-sugar tools demo test test-long check bench clean
+# Where Sugar's shell and the session bus look; DESTDIR is for who makes packages.
+EXTENSION := /usr/share/sugar/extensions/deviceicon/isolauncher.py
+SERVICE := /usr/share/dbus-1/services/org.sugarlabs.IsoLauncher1.service
+SUGAR_LAUNCH := /usr/local/bin/sugar-launch
+
+.PHONY: help setup tools demo test test-long check bench install-sugar \
+	remove-sugar clean
 
 help:  ## Says what each target does.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' \
@@ -69,10 +76,6 @@ $(VENV)/bin/isolauncher: Makefile
 			"from isolauncher.$${command%%:*} import main" '' 'sys.exit(main())' \
 			> $${command#*:}; \
 		chmod 755 $${command#*:}; done
-
-install-sugar: setup ## Puts isolauncher's section into Sugar's control panel, for everybody.
-	$(call debian,sugar-session gettext python3-xlib pkexec)
-	integration/sugar/install-section --destdir "$(DESTDIR)/"
 
 tools: setup
 	$(call debian,$(TEST_PACKAGES) $(TESTSUITE))
@@ -103,6 +106,23 @@ bench: setup ## Measures launches against bubblewrap, and activities' windows ag
 	$(call debian,$(BENCH_PACKAGES))
 	$(VENV)/bin/isolauncher bench --quick
 	$(PYTHON) integration/demo/in_session.py -- isolauncher bench --windows
+
+install-sugar: setup ## Has Sugar launch through this checkout from its next start on.
+	install -d $(DESTDIR)$(dir $(EXTENSION)) $(DESTDIR)$(dir $(SERVICE)) \
+		$(DESTDIR)$(dir $(SUGAR_LAUNCH))
+	sed 's|^CHECKOUT = ""|CHECKOUT = "$(CURDIR)"|' \
+		integration/sugar/deviceicon/isolauncher.py > $(DESTDIR)$(EXTENSION)
+	sed 's|^Exec=.*|Exec=$(CURDIR)/$(VENV)/bin/isolauncher-session|' \
+		integration/dbus/org.sugarlabs.IsoLauncher1.service > $(DESTDIR)$(SERVICE)
+	sed 's|^isolauncher=.*|isolauncher=$(CURDIR)/$(VENV)/bin/isolauncher|' \
+		integration/sugar/sugar-launch > $(DESTDIR)$(SUGAR_LAUNCH)
+	chmod 644 $(DESTDIR)$(EXTENSION) $(DESTDIR)$(SERVICE)
+	chmod 755 $(DESTDIR)$(SUGAR_LAUNCH)
+	integration/sugar/install-section --destdir "$(DESTDIR)/"
+
+remove-sugar: ## Has Sugar's shell launch by itself again.
+	rm -f $(DESTDIR)$(EXTENSION) $(DESTDIR)$(SERVICE) $(DESTDIR)$(SUGAR_LAUNCH)
+	integration/sugar/install-section --remove --destdir "$(DESTDIR)/"
 
 clean: ## Removes .venv and everything else that was made here; no package is removed.
 	rm -rf $(VENV) build dist bench-results *.egg-info

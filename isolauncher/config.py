@@ -29,6 +29,9 @@ program may do is never said here but in policies.
     launch-ms = 30000       # for a launch until the program runs
     grace-ms = 5000         # from SIGTERM to the end when a caller says nothing
     log-lines = 100         # in two seconds, of one caller's refusals with one code
+
+    [shell]                 # Sugar's
+    without-service = "refuse"  # to launch; "unisolated": launch all the same, say so
 """
 
 from __future__ import annotations
@@ -103,9 +106,21 @@ class RoomsAhead:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Shell:
+    """What Sugar's shell does when neither service nor daemon is to be had."""
+
+    without_service: str = "refuse"
+
+    @property
+    def unisolated(self) -> bool:
+        return self.without_service == "unisolated"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """Everything the daemon is told; the directories come from its command line.
 
+    ``shell`` is not for the daemon but for the adapter in Sugar's shell.
     ``policy_dirs``: vendor first; a later directory's file of the same name wins.
     """
 
@@ -113,6 +128,7 @@ class Config:
     quotas: Quotas = field(default_factory=Quotas)
     limits: DaemonLimits = field(default_factory=DaemonLimits)
     rooms: RoomsAhead = field(default_factory=RoomsAhead)
+    shell: Shell = field(default_factory=Shell)
     file: str | None = None
     socket: str = paths.SOCKET
     run_dir: str = paths.RUN_DIR
@@ -140,6 +156,9 @@ _BOUNDS: dict[str, dict[str, tuple[int, int]]] = {
         "log-lines": (1, 1_000_000),
     },
 }
+_WORDS: dict[str, dict[str, tuple[str, ...]]] = {
+    "shell": {"without-service": ("refuse", "unisolated")},
+}
 
 
 def load(
@@ -156,13 +175,14 @@ def load(
     """
     name = file if file is not None else paths.CONFIG_FILE
     text = _read_trusted(name, must_exist=file is not None)
-    values = _check(name, text) if text is not None else {}
+    numbers, words = _check(name, text) if text is not None else ({}, {})
     where = socket or paths.socket()
     return Config(
-        uids=Uids(**values.get("uids", {})),
-        quotas=Quotas(**values.get("quotas", {})),
-        limits=DaemonLimits(**values.get("limits", {})),
-        rooms=RoomsAhead(**values.get("rooms", {})),
+        uids=Uids(**numbers.get("uids", {})),
+        quotas=Quotas(**numbers.get("quotas", {})),
+        limits=DaemonLimits(**numbers.get("limits", {})),
+        rooms=RoomsAhead(**numbers.get("rooms", {})),
+        shell=Shell(**words.get("shell", {})),
         file=name if text is not None else None,
         socket=where,
         # Two daemons must not share records: one with another socket keeps its own
@@ -214,8 +234,13 @@ def _read_trusted(name: str, *, must_exist: bool) -> str | None:
         os.close(fd)
 
 
-def _check(name: str, text: str) -> dict[str, dict[str, int]]:
-    """The tables of ``text`` as arguments, or every mistake of the file at once."""
+def _check(
+    name: str, text: str
+) -> tuple[dict[str, dict[str, int]], dict[str, dict[str, str]]]:
+    """The tables of ``text`` as arguments, or every mistake of the file at once.
+
+    First those of numbers, then those of words.
+    """
     try:
         data: dict[str, object] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -243,21 +268,29 @@ def _check(name: str, text: str) -> dict[str, dict[str, int]]:
     elif type(version) is not int or version != 1:
         wrong("", "version", "config-version", f"{version!r} is not 1")
 
-    values: dict[str, dict[str, int]] = {}
+    numbers: dict[str, dict[str, int]] = {}
+    words: dict[str, dict[str, str]] = {}
     for table, content in data.items():
-        bounds = _BOUNDS.get(table)
-        if bounds is None:
-            hint = _nearest(table, [*_BOUNDS, "version"])
+        bounds, choices = _BOUNDS.get(table, {}), _WORDS.get(table, {})
+        known = [*bounds, *choices]
+        if not known:
+            hint = _nearest(table, [*_BOUNDS, *_WORDS, "version"])
             wrong("", table, "config-unknown-key", "there is no such key", hint)
             continue
         if not isinstance(content, dict):
             wrong("", table, "config-wrong-type", "is not a table")
             continue
-        values[table] = {}
         for key, value in content.items():
-            if key not in bounds:
-                hint = _nearest(key, list(bounds))
+            name_here = key.replace("-", "_")
+            if key not in known:
+                hint = _nearest(key, known)
                 wrong(table, key, "config-unknown-key", "there is no such key", hint)
+            elif key in choices:
+                if value in choices[key]:
+                    words.setdefault(table, {})[name_here] = value
+                else:
+                    either = " or ".join(f'"{word}"' for word in choices[key])
+                    wrong(table, key, "config-wrong-type", f"{value!r} is not {either}")
             elif type(value) is not int:
                 wrong(
                     table, key, "config-wrong-type", f"{value!r} is not a whole number"
@@ -271,9 +304,9 @@ def _check(name: str, text: str) -> dict[str, dict[str, int]]:
                     f"{value} is not in {least} to {most}",
                 )
             else:
-                values[table][key.replace("-", "_")] = value
+                numbers.setdefault(table, {})[name_here] = value
 
-    given = values.get("uids", {})
+    given = numbers.get("uids", {})
     uids = Uids(**given)
     if not mistakes and uids.first >= uids.last:
         wrong(
@@ -285,7 +318,7 @@ def _check(name: str, text: str) -> dict[str, dict[str, int]]:
         )
     if mistakes:
         raise _error(mistakes)
-    return values
+    return numbers, words
 
 
 def _line(text: str, table: str, key: str) -> int:

@@ -49,6 +49,15 @@ class Watch:
     def close(self) -> None:
         self._display.close()
 
+    def pixels(self) -> tuple[int, int, bytes]:
+        """Width, height and what is on the screen, four bytes a pixel."""
+        root = self._display.screen().root
+        size = root.get_geometry()
+        found = root.get_image(
+            *(0, 0, size.width, size.height), self._x.ZPixmap, 0xFFFFFFFF
+        )
+        return size.width, size.height, bytes(found.data)
+
     def wait(
         self,
         wanted: Callable[[Window], bool] = lambda window: True,

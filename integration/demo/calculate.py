@@ -15,22 +15,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from in_session import COMMANDS, PATIENCE_S, TOP, Desktop, session
+from sessions import COMMANDS, PATIENCE_S, TOP, Desktop, session
 
 BUNDLE = "org.laptop.Calculate"
 PICTURE = TOP / "demo-calculate.png"
-
-SCREENSHOT = """
-import sys
-import gi
-gi.require_version("Gdk", "3.0")
-from gi.repository import Gdk
-root = Gdk.get_default_root_window()
-picture = Gdk.pixbuf_get_from_window(root, 0, 0, root.get_width(), root.get_height())
-sys.stdout.buffer.write(picture.save_to_bufferv("png", [], [])[1])
-"""
 
 
 def show(made: Desktop, socket: Path, report: Path) -> int:
@@ -48,14 +38,7 @@ def show(made: Desktop, socket: Path, report: Path) -> int:
     subprocess.run(
         [COMMANDS / "isolauncher", "ps"], env={**os.environ, **environment}, check=True
     )
-    picture = subprocess.run(
-        ["/usr/bin/python3", "-c", SCREENSHOT],
-        env=made.environment,
-        stdout=subprocess.PIPE,
-        check=True,
-        **made.person(),
-    ).stdout
-    PICTURE.write_bytes(picture)
+    PICTURE.write_bytes(made.screenshot())
     print(f"What it looks like is in {PICTURE}.", flush=True)
     subprocess.run(
         [COMMANDS / "isolauncher", "stop", "demo"],

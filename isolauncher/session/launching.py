@@ -50,6 +50,9 @@ class Running:
     id: str
     bundle_id: str
     policy: str
+    state: str
+    pid: int
+    uid: int
 
 
 def running() -> Iterator[Running]:
@@ -63,6 +66,9 @@ def running() -> Iterator[Running]:
                     id=str(row["id"]),
                     bundle_id=str(row["bundle_id"]),
                     policy=str(row["policy"]),
+                    state=str(row["state"]),
+                    pid=int(row["pid"] or 0),
+                    uid=int(row["uid"]),
                 )
 
 

@@ -29,16 +29,11 @@ from .. import client, wire
 from ..errors import DaemonError, IsolauncherError, RequestError, from_line
 from . import launching
 from .mediators import Mediators
-
-NAME = "org.sugarlabs.IsoLauncher1"
-PATH = "/org/sugarlabs/IsoLauncher1"
-MANAGER = f"{NAME}.Manager"
-ACTIVITY = f"{NAME}.Activity"
-OBJECT_MANAGER = "org.freedesktop.DBus.ObjectManager"
-PROPERTIES = "org.freedesktop.DBus.Properties"
+from .names import ACTIVITY, MANAGER, NAME, OBJECT_MANAGER, PATH, PROPERTIES
 
 STREAMS = ("stdin", "stdout", "stderr")
 MAX_GRACE_MS = 600_000
+TAKE_UP_S = 2
 PROPERTY_TYPES: Mapping[str, str] = {
     "Id": "s",
     "BundleId": "s",
@@ -81,7 +76,7 @@ class Activity(dbus.service.Object):
         for key, name in (("Pid", "pid"), ("Uid", "uid")):
             number = fields.get(name)
             self.values[key] = dbus.UInt32(number if isinstance(number, int) else 0)
-        self.values["State"] = "running"
+        self.values["State"] = fields.get("state", "running")
         dbus.service.Object.__init__(self, self.manager.connection, self.path)
 
     def change(self, state: str) -> None:
@@ -205,8 +200,8 @@ class Manager(dbus.service.Object):
             reply(dbus.ObjectPath(activity.path))
 
         def ended(activity: Activity | None, end: client.End) -> None:
-            if activity is not None and activity.id in self.activities:
-                self._remove(activity, end)
+            if activity is not None:
+                self._remove(activity.id, end)
             if not answered and end.error is not None:
                 failed(Refused(end.error))
 
@@ -246,7 +241,8 @@ class Manager(dbus.service.Object):
 
     @dbus.service.method(MANAGER, out_signature="ao")
     def List(self) -> list[Any]:
-        return [dbus.ObjectPath(a.path) for a in self.activities.values()]
+        alive = (a for a in self.activities.values() if a.values["State"] != "exited")
+        return [dbus.ObjectPath(a.path) for a in alive]
 
     @dbus.service.method(
         MANAGER,
@@ -303,11 +299,32 @@ class Manager(dbus.service.Object):
         try:
             rows = list(launching.running())
         except IsolauncherError as error:
-            _tell(f"what runs is not known: {error.line()}")
-            return
+            _tell(f"what runs is not known yet: {error.line()}")
+            self._take_up_later()
+        else:
+            self._accompany(rows)
+
+    def _take_up_later(self, *ignored: object) -> None:
+        """The daemon may be back by then."""
+
+        def again() -> bool:
+            _aside(
+                lambda: list(launching.running()), self._accompany, self._take_up_later
+            )
+            return False
+
+        GLib.timeout_add_seconds(TAKE_UP_S, again)
+
+    def _accompany(self, rows: list[launching.Running]) -> None:
+        # In one go, before anybody is answered: who asks what runs is told all of it.
         self.mediators.clear([row.id for row in rows])
         for row in rows:
+            if row.id in self.activities:
+                continue
             activity = Activity(self, row.id, row.bundle_id, row.policy)
+            if row.state != "starting":
+                about = {"pid": row.pid, "uid": row.uid, "state": row.state}
+                self._add(activity, about)
             threading.Thread(
                 target=partial(self._attend, activity), daemon=True
             ).start()
@@ -324,11 +341,7 @@ class Manager(dbus.service.Object):
         except IsolauncherError as error:
             end = client.End(error.exit_status, None, error)
 
-        def ended() -> None:
-            if activity.id in self.activities:
-                self._remove(activity, end)
-
-        _later(ended)
+        _later(self._remove, activity.id, end)
 
     def _add(self, activity: Activity, fields: Mapping[str, object]) -> None:
         if activity.id in self.activities:
@@ -337,8 +350,10 @@ class Manager(dbus.service.Object):
         self.activities[activity.id] = activity
         self.InterfacesAdded(activity.path, {ACTIVITY: activity.values})
 
-    def _remove(self, activity: Activity, end: client.End) -> None:
-        del self.activities[activity.id]
+    def _remove(self, id: str, end: client.End) -> None:
+        activity = self.activities.pop(id, None)
+        if activity is None:
+            return  # it never ran
         activity.change("exited")
         exited = (end.report or {}).get("exit")
         number = exited.get("signal") if isinstance(exited, dict) else None

@@ -50,24 +50,27 @@ def test_the_example_of_the_manual_is_the_defaults(file: Path) -> None:
     assert example
     file.write_text(example[1])
     found = config.load(str(file))
-    assert (found.uids, found.quotas, found.limits, found.rooms) == (
-        config.Uids(),
-        config.Quotas(),
-        config.DaemonLimits(),
-        config.RoomsAhead(),
+    assert (
+        *(found.uids, found.quotas, found.limits, found.rooms),
+        found.shell,
+    ) == (
+        *(config.Uids(), config.Quotas(), config.DaemonLimits(), config.RoomsAhead()),
+        config.Shell(),
     )
     told = {
         table: set(keys)
         for table, keys in tomllib.loads(example[1]).items()
         if isinstance(keys, dict)
     }
-    assert told == {table: set(keys) for table, keys in config._BOUNDS.items()}
+    every = [*config._BOUNDS.items(), *config._WORDS.items()]
+    assert told == {table: set(keys) for table, keys in every}
 
 
 def test_what_is_said_is_what_is_used(file: Path, tmp_path: Path) -> None:
     file.write_text(
         "version = 1\n[uids]\nfirst = 100000\nlast = 100009\n"
         "[limits]\ngrace-ms = 0\n[quotas]\nactivities = 1\n"
+        '[shell]\nwithout-service = "unisolated"\n'
     )
     found = config.load(
         str(file), socket="/run/other/s", state_dir="/s", policy_dir="/p"
@@ -75,6 +78,7 @@ def test_what_is_said_is_what_is_used(file: Path, tmp_path: Path) -> None:
     assert found.uids == config.Uids(first=100000, last=100009)
     assert found.limits.grace_ms == 0
     assert found.quotas.activities == 1
+    assert found.shell.unisolated
     assert (found.socket, found.run_dir) == ("/run/other/s", "/run/other")
     assert found.state_dir == "/s"
     assert found.policy_dirs == (paths.vendor_policies(), "/p")
@@ -121,6 +125,17 @@ def test_what_is_said_is_what_is_used(file: Path, tmp_path: Path) -> None:
         (
             "version = 1\n[uids]\nfirst = 90000",
             [(3, "uids.first", "config-empty-range")],
+        ),
+        (
+            'version = 1\n[shell]\nwithout-service = "launch"\nservice = 1',
+            [
+                (3, "shell.without-service", "config-wrong-type"),
+                (4, "shell.service", "config-unknown-key"),
+            ],
+        ),
+        (
+            "version = 1\n[shell]\nwithout-service = ['refuse']",
+            [(3, "shell.without-service", "config-wrong-type")],
         ),
         (
             "version = 1\n[limits]\ngrace-ms = -1\nlaunches = 0",

@@ -41,6 +41,16 @@ SUGAR_ACTIVITIES = Path("/usr/share/sugar/activities")
 USER, UID = "isolauncher-desktop", 59990
 """Debian gives ordinary users 1000 to 59999, and begins at the other end."""
 
+_SCREENSHOT = """
+import sys
+import gi
+gi.require_version("Gdk", "3.0")
+from gi.repository import Gdk
+root = Gdk.get_default_root_window()
+picture = Gdk.pixbuf_get_from_window(root, 0, 0, root.get_width(), root.get_height())
+sys.stdout.buffer.write(picture.save_to_bufferv("png", [], [])[1])
+"""
+
 _CLONE_NEWNS, _MS_BIND, _MS_REC, _MS_PRIVATE = 0x20000, 0x1000, 0x4000, 1 << 18
 _MNT_DETACH = 2
 _PR_SET_CHILD_SUBREAPER = 36
@@ -84,15 +94,15 @@ class Desktop:
 
     def run(self, *words: str, **how: Any) -> str:
         """What ``words`` prints, as the person; CalledProcessError if it fails."""
+        given: dict[str, Any] = {"env": self.environment, **self.person(), **how}
         done = subprocess.run(
             words,
-            env=self.environment,
             cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             timeout=PATIENCE_S,
             check=True,
-            **{**self.person(), **how},
+            **given,
         )
         return done.stdout.decode()
 
@@ -112,6 +122,18 @@ class Desktop:
             yield watch
         finally:
             watch.close()
+
+    def screenshot(self) -> bytes:
+        """What is on the screen, as PNG."""
+        done = subprocess.run(
+            [PYTHON, "-c", _SCREENSHOT],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            timeout=PATIENCE_S,
+            check=True,
+            **self.person(),
+        )
+        return done.stdout
 
     def activity(self, name: str, activity_id: str) -> tuple[list[str], Path]:
         """As the Sugar shell would start an installed one: the words, the directory."""
@@ -134,8 +156,11 @@ def missing() -> str | None:
 
 
 @contextlib.contextmanager
-def desktop(*, size: str = "1200x900x24") -> Iterator[Desktop]:
-    """A session of its own. As root, its person is a user that exists for its time."""
+def desktop(*, size: str = "1200x900x24", nested: bool = False) -> Iterator[Desktop]:
+    """A session of its own. As root, its person is a user that exists for its time.
+
+    ``nested``: in a window on our own display, which closes with the session.
+    """
     with contextlib.ExitStack() as stack:
         top = Path(tempfile.mkdtemp(prefix="isolauncher-desktop-"))
         stack.callback(shutil.rmtree, top)
@@ -146,8 +171,12 @@ def desktop(*, size: str = "1200x900x24") -> Iterator[Desktop]:
             _let_exist(stack, top)
         environment = _lay_out(top, uid, name)
         session = Desktop(top=top, uid=uid, environment=environment)
+        number = ""
+        if nested:
+            number, window = _nested(size, environment["XAUTHORITY"])
+            stack.callback(_kill, [window])
         supervisor = subprocess.Popen(
-            [PYTHON, os.path.abspath(__file__), size],
+            [PYTHON, os.path.abspath(__file__), size, number],
             env=environment,
             cwd="/",
             stdin=subprocess.PIPE,
@@ -162,6 +191,15 @@ def desktop(*, size: str = "1200x900x24") -> Iterator[Desktop]:
         environment.update(json.loads(said))
         stack.callback(_kill, session.started)
         yield session
+
+
+def _nested(size: str, auth: str) -> tuple[str, subprocess.Popen[bytes]]:
+    """An X server in a window on our display, which the person could not open there."""
+    made: list[subprocess.Popen[bytes]] = []
+    screen = ("-screen", size, "-nolisten", "tcp", "-noreset", "-auth", auth)
+    words = ("Xephyr", *screen, "-title", "Sugar through isolauncher")
+    number = _started(lambda fd: [*words, "-displayfd", str(fd)], made)
+    return number, made[0]
 
 
 def _kill(started: list[subprocess.Popen[bytes]]) -> None:
@@ -253,11 +291,11 @@ def _let_exist(stack: contextlib.ExitStack, top: Path) -> None:
 # ---------------------------------------------------------------------- the supervisor
 
 
-def _supervise(size: str) -> None:
+def _supervise(size: str, number: str) -> None:
     if ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError("cannot be a subreaper")
     try:
-        told = _servers(size)
+        told = _servers(size, number)
         sys.stdout.write(json.dumps(told) + "\n")
         sys.stdout.flush()
         sys.stdin.read()
@@ -265,10 +303,12 @@ def _supervise(size: str) -> None:
         _end_all()
 
 
-def _servers(size: str) -> dict[str, str]:
+def _servers(size: str, number: str) -> dict[str, str]:
+    """``number`` is that of an X server which is there, or empty."""
     screen = ("-screen", "0", size, "-nolisten", "tcp", "-noreset")
     auth = ("-auth", os.environ["XAUTHORITY"])
-    number = _started(lambda fd: ["Xvfb", "-displayfd", str(fd), *screen, *auth])
+    if not number:
+        number = _started(lambda fd: ["Xvfb", "-displayfd", str(fd), *screen, *auth])
     # Before the bus, since what it starts may want a display.
     os.environ["DISPLAY"] = f":{number}"
     place = f"--address=unix:path={os.environ['XDG_RUNTIME_DIR']}/bus"
@@ -277,15 +317,20 @@ def _servers(size: str) -> dict[str, str]:
     return {"DISPLAY": f":{number}", "DBUS_SESSION_BUS_ADDRESS": address}
 
 
-def _started(words: Callable[[int], Sequence[str]]) -> str:
-    """Start a server; the line it writes once it listens."""
+def _started(
+    words: Callable[[int], Sequence[str]],
+    made: list[subprocess.Popen[bytes]] | None = None,
+) -> str:
+    """Start a server; the line it writes once it listens. ``made`` gets its process."""
     reader, writer = os.pipe()
-    subprocess.Popen(
+    process = subprocess.Popen(
         words(writer),
         pass_fds=(writer,),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
     )
+    if made is not None:
+        made.append(process)
     os.close(writer)
     with open(reader) as said:
         line = said.readline().strip()
@@ -331,4 +376,4 @@ def _below(pid: int) -> Iterator[int]:
 
 
 if __name__ == "__main__":
-    _supervise(sys.argv[1])
+    _supervise(*sys.argv[1:])

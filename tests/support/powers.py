@@ -19,15 +19,16 @@ import functools
 import os
 import shutil
 import subprocess
-import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
 from isolauncher import kernel, netlink
+
+from .reach import mounted_over as mounted_over
 
 Reason = str | None
 
@@ -208,28 +209,6 @@ def module(name: str) -> Reason:
         __import__(name)
 
     return tried(f"cannot import {name}", attempt)
-
-
-@contextlib.contextmanager
-def mounted_over(place: str) -> Iterator[Path]:
-    """A copy of the directory in memory in its place, for this process and its own.
-
-    Where mounts are the machine's it is refused: conftest.py takes the tests out.
-    """
-    ours, theirs = (f"/proc/{pid}/ns/mnt" for pid in ("self", os.getppid()))
-    if os.readlink(ours) == os.readlink(theirs):
-        raise OSError(f"a mount over {place} would be the machine's")
-    libc = ctypes.CDLL(None, use_errno=True)
-    with tempfile.TemporaryDirectory() as kept:
-        shutil.copytree(place, kept, dirs_exist_ok=True, symlinks=True)
-        if libc.mount(b"tmpfs", place.encode(), b"tmpfs", None, b"mode=0755") != 0:
-            raise OSError(ctypes.get_errno(), f"mount over {place}")
-        try:
-            shutil.copytree(kept, place, dirs_exist_ok=True, symlinks=True)
-            yield Path(place)
-        finally:
-            if libc.umount2(place.encode(), 2) != 0:
-                raise OSError(ctypes.get_errno(), f"unmount {place}")
 
 
 def installed(*names: str) -> Reason:

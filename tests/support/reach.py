@@ -9,12 +9,17 @@ stays what it was, and the machine's own directory as closed as it is.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 CLONE_NEWNS = 0x00020000
 MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 1 << 18
+MNT_DETACH = 2
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -54,6 +59,33 @@ def open_to_all(top: Path) -> None:
         os.chdir(here)
 
 
+@contextlib.contextmanager
+def empty_over(place: str, options: str) -> Iterator[None]:
+    """An empty directory in memory in the place's, for this process and its own.
+
+    Where mounts are the machine's it is refused: conftest.py takes the tests out.
+    """
+    ours, theirs = (f"/proc/{pid}/ns/mnt" for pid in ("self", os.getppid()))
+    if os.readlink(ours) == os.readlink(theirs):
+        raise OSError(f"a mount over {place} would be the machine's")
+    _mount("tmpfs", place, "tmpfs", 0, options)
+    try:
+        yield
+    finally:
+        if _libc.umount2(place.encode(), MNT_DETACH) != 0:
+            raise OSError(ctypes.get_errno(), f"unmount {place}")
+
+
+@contextlib.contextmanager
+def mounted_over(place: str) -> Iterator[Path]:
+    """A copy of the directory in memory in its place, as `empty_over`."""
+    with tempfile.TemporaryDirectory() as kept:
+        shutil.copytree(place, kept, dirs_exist_ok=True, symlinks=True)
+        with empty_over(place, "mode=0755"):
+            shutil.copytree(kept, place, dirs_exist_ok=True, symlinks=True)
+            yield Path(place)
+
+
 def _mount(
     source: str | None, target: str, kind: str | None, flags: int, data: str = ""
 ) -> None:
@@ -63,4 +95,4 @@ def _mount(
         raise OSError(number, f"{os.strerror(number)}: mount {source} at {target}")
 
 
-__all__ = ["closed", "open_to_all", "own_mounts"]
+__all__ = ["closed", "empty_over", "mounted_over", "open_to_all", "own_mounts"]
