@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -26,6 +28,7 @@ from .reach import empty_over, mounted_over
 TOP = Path(__file__).resolve().parents[2]
 OURS = TOP / "integration/sugar/deviceicon/isolauncher.py"
 EXTENSIONS = Path("/usr/share/sugar/extensions/deviceicon")
+SECTIONS = Path("/usr/share/sugar/extensions/cpsection")
 PATIENCE_S = 30
 
 PERSON = """
@@ -246,7 +249,12 @@ def shell(
         hidden.write_text("".join(f"{name}\n" for name in _others(favourites)))
         hidden.chmod(0o644)
         variables["SUGAR_ACTIVITIES_HIDDEN"] = str(hidden)
-    with mounted_over(str(EXTENSIONS)) as place, _session_managers():
+    with (
+        mounted_over(str(EXTENSIONS)) as place,
+        mounted_over(str(SECTIONS)) as sections,
+        _session_managers(),
+    ):
+        _put_section(sections)
         (place / "isolauncher.py").write_text(written(str(config) if config else ""))
         made.run("sh", "-ec", PERSON, env=variables)
         process = made.start("sugar", environment=variables)
@@ -259,6 +267,15 @@ def shell(
         finally:
             process.terminate()
             process.wait(PATIENCE_S)
+
+
+def _put_section(sections: Path) -> None:
+    """The control panel's section, as it is installed from this checkout."""
+    with tempfile.TemporaryDirectory() as place:
+        command = (TOP / "integration/sugar/install-section", "--destdir", place)
+        subprocess.run(command, check=True)
+        made = Path(place, *SECTIONS.parts[1:]) / "isolauncher"
+        shutil.copytree(made, sections / "isolauncher")
 
 
 @contextmanager
