@@ -219,7 +219,7 @@ def standing(store: PolicyStore, bundle_id: str) -> Standing:
             )
         return Standing(bundle_id=bundle_id, name=now.name, base=now, now=now)
     found = read(store, now.name)
-    if found is None or found.bundle_id != bundle_id:
+    if found is None:
         return Standing(
             bundle_id=bundle_id,
             name=now.name,
