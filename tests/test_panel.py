@@ -24,7 +24,7 @@ SECTIONS = Path("/usr/share/sugar/extensions/cpsection")
 LOG = "org.laptop.Log"
 
 NO_NETWORK = "It cannot reach any network."
-OPENED = "In the Journal it sees what it has made itself, and what you open with it."
+OPENED = "In the Journal it sees what it has made itself, and what you give it."
 OWN = "In the Journal it sees only what it has made itself."
 READS = "It can read what you may read of: ~/.sugar/default/logs, /var/log."
 NO_FILES = "It sees no other files of yours, and none of other programs'."

@@ -40,7 +40,7 @@ _ICONS = {
 # By power, what its switch allows.
 _ALLOW = {
     "network": _("Allow the network"),
-    "documents": _("Allow what I open"),
+    "documents": _("Allow what I give it"),
     "files": _("Allow other files"),
     "sound": _("Allow sounds"),
     "microphone": _("Allow listening"),
