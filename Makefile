@@ -21,7 +21,7 @@ TEST_PACKAGES := python3-pip python3-venv python3-setuptools python3-wheel \
 	at-spi2-core gir1.2-atspi-2.0 gettext pkexec polkitd \
 	python3-jinja2 python3-psutil python3-simplejson python3-yaml \
 	$(DEMO_PACKAGES) $(SUGAR_PACKAGES) sugar-imageviewer-activity xdotool \
-	sugar-session openssh-client
+	sugar-session openssh-client patch
 # Of the interpreter that is there by then: expanded only where it is used.
 TESTSUITE = libpython$(shell $(PYTHON) -c \
 	'import sys; print("%d.%d" % sys.version_info[:2])')-testsuite
@@ -54,8 +54,6 @@ endef
 EXTENSION := /usr/share/sugar/extensions/deviceicon/isolauncher.py
 SERVICE := /usr/share/dbus-1/services/org.sugarlabs.IsoLauncher1.service
 SUGAR_LAUNCH := /usr/local/bin/sugar-launch
-SECTION := /usr/share/sugar/extensions/cpsection/isolauncher
-ACTION := /usr/share/polkit-1/actions/org.sugarlabs.isolauncher.policy
 
 .PHONY: help setup tools demo test test-long check bench install-sugar \
 	remove-sugar clean
@@ -111,7 +109,6 @@ bench: setup ## Measures launches against bubblewrap, and activities' windows ag
 
 install-sugar: setup ## Has Sugar launch through this checkout, and its control panel show it.
 	$(call debian,sugar-session gettext python3-xlib pkexec)
-	integration/sugar/install-section --destdir $(or $(DESTDIR),/)
 	install -d $(DESTDIR)$(dir $(EXTENSION)) $(DESTDIR)$(dir $(SERVICE)) \
 		$(DESTDIR)$(dir $(SUGAR_LAUNCH))
 	sed 's|^CHECKOUT = ""|CHECKOUT = "$(CURDIR)"|' \
@@ -122,11 +119,11 @@ install-sugar: setup ## Has Sugar launch through this checkout, and its control 
 		integration/sugar/sugar-launch > $(DESTDIR)$(SUGAR_LAUNCH)
 	chmod 644 $(DESTDIR)$(EXTENSION) $(DESTDIR)$(SERVICE)
 	chmod 755 $(DESTDIR)$(SUGAR_LAUNCH)
+	integration/sugar/install-section --destdir "$(DESTDIR)/"
 
 remove-sugar: ## Has Sugar's shell launch by itself again.
-	rm -f $(DESTDIR)$(EXTENSION) $(DESTDIR)$(SERVICE) $(DESTDIR)$(SUGAR_LAUNCH) \
-		$(DESTDIR)$(ACTION)
-	rm -rf $(DESTDIR)$(SECTION)
+	rm -f $(DESTDIR)$(EXTENSION) $(DESTDIR)$(SERVICE) $(DESTDIR)$(SUGAR_LAUNCH)
+	integration/sugar/install-section --remove --destdir "$(DESTDIR)/"
 
 clean: ## Removes .venv and everything else that was made here; no package is removed.
 	rm -rf $(VENV) build dist bench-results *.egg-info

@@ -24,7 +24,7 @@ SECTIONS = Path("/usr/share/sugar/extensions/cpsection")
 LOG = "org.laptop.Log"
 
 NO_NETWORK = "It cannot reach any network."
-OPENED = "In the Journal it sees what it has made itself, and what you open with it."
+OPENED = "In the Journal it sees what it has made itself, and what you give it."
 OWN = "In the Journal it sees only what it has made itself."
 READS = "It can read what you may read of: ~/.sugar/default/logs, /var/log."
 NO_FILES = "It sees no other files of yours, and none of other programs'."
@@ -111,6 +111,26 @@ def test_what_is_installed_is_what_sugar_and_polkit_look_for(panel: Panel) -> No
         if line.startswith("COMMAND = ")
     ).split("'")[1]
     assert f">{command}</annotate>" in action.read_text()
+
+
+def test_what_was_installed_can_be_removed(tmp_path: Path) -> None:
+    need(program("msgfmt"))
+
+    def files() -> list[str]:
+        return sorted(path.name for path in tmp_path.rglob("*") if path.is_file())
+
+    own = tmp_path / "usr/share/sugar/extensions/cpsection/frame/view.py"
+    own.parent.mkdir(parents=True)
+    own.touch()
+    for number in range(2):
+        subprocess.run((INSTALL, "--packaged", "--destdir", tmp_path), check=True)
+        assert "view.py" in files(), number
+        assert "isolauncher.mo" in files()
+    noted = tmp_path / "usr/share/sugar/extensions/cpsection/isolauncher/installed.py"
+    assert "COMMAND = '/usr/bin/isolauncher'" in noted.read_text()
+    for _ in range(2):
+        subprocess.run((INSTALL, "--remove", "--destdir", tmp_path), check=True)
+        assert files() == ["view.py"]
 
 
 def test_an_activity_in_words_and_what_is_taken_from_it(panel: Panel) -> None:

@@ -56,7 +56,15 @@ def put(
         return ""
     text = restrict.text(standing.bundle_id, standing.base, taken).encode()
     if taken:
-        _try_out(store, standing, taken, text)
+        try:
+            _try_out(store, standing, taken, text)
+        except OSError as error:
+            raise HostError(
+                f"the policies cannot be tried out: {os.strerror(error.errno or 0)}",
+                code="restrict-not-tried",
+            ) from error
+        except trust.Untrusted as error:
+            raise _distrust(error) from error
     try:
         directory = _open(etc_dir, store.owners)
     except OSError as error:

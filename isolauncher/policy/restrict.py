@@ -30,7 +30,7 @@ Power = Literal[
 ]
 POWERS: Mapping[Power, str] = {
     "network": "to reach a network",
-    "documents": "to see what of the Journal is opened with it, beside its own",
+    "documents": "to see what a person gives it of the Journal, beside its own",
     "files": "to read and write files that are no part of the system's programs",
     "sound": "to play sounds",
     "microphone": "to listen",
@@ -219,7 +219,7 @@ def standing(store: PolicyStore, bundle_id: str) -> Standing:
             )
         return Standing(bundle_id=bundle_id, name=now.name, base=now, now=now)
     found = read(store, now.name)
-    if found is None or found.bundle_id != bundle_id:
+    if found is None:
         return Standing(
             bundle_id=bundle_id,
             name=now.name,

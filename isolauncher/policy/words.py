@@ -96,8 +96,7 @@ def _documents(has: dict[str, Value], _: Translate) -> Told:
             return _say("documents", "some", says)
         case "opened":
             says = _(
-                "In the Journal it sees what it has made itself, and what you open "
-                "with it."
+                "In the Journal it sees what it has made itself, and what you give it."
             )
             return _say("documents", "some", says)
         case _:

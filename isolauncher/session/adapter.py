@@ -101,13 +101,10 @@ class Adapter:
         handle, bundle = handler._handle, handler._bundle
         if handle.activity_id is None:
             handle.activity_id = self.factory.create_activity_id()
-        handler._shell.NotifyLaunch(
-            handler._service_name,
-            handle.activity_id,
-            reply_handler=handler._no_reply_handler,
-            error_handler=handler._notify_launch_error_handler,
-        )
         id = str(handle.activity_id)
+        # Not by the toolkit's proxy: it waits until it knows the shell's methods, and
+        # a failure would be told of before the launch.
+        self.tell_shell("NotifyLaunch", str(handler._service_name), id)
         try:
             environment = dict(self.factory.get_environment(bundle))
             path, log = self.factory.open_log_file(bundle)
@@ -209,10 +206,10 @@ class Adapter:
         GLib.child_watch_add(
             child.pid, self.factory._child_watch_cb, (launch.log, launch.id)
         )
-        self.warn(bundle)
+        self.warn(launch)
 
-    def warn(self, bundle: Any) -> None:
-        name = bundle.get_name()
+    def warn(self, launch: Launch) -> None:
+        """A sign in the corner; its words are in the palette of the activity's icon."""
         self.bus.call_async(
             "org.freedesktop.Notifications",
             "/org/freedesktop/Notifications",
@@ -220,8 +217,8 @@ class Adapter:
             "Notify",
             "susssava{sv}i",
             (
-                *("isolauncher", 0, ""),
-                f"{name} is not isolated",
+                *(launch.id, 0, ""),
+                f"{launch.bundle.get_name()} is not isolated",
                 "isolauncher is not running, so it has all your rights.",
                 [],
                 dbus.Dictionary({"x-sugar-icon-name": "emblem-warning"}, "sv"),
@@ -254,21 +251,21 @@ class Adapter:
         """Have the shell say that it failed to start, and why, if it still waits."""
         logging.error("isolauncher: %s: %s", id, logged)
         self.reasons[id] = _markup(said, os.path.basename(log))
+        self.tell_shell("NotifyLaunchFailure", id)
+
+    def tell_shell(self, method: str, *words: str) -> None:
+        """Over the bus, as the toolkit does it."""
+        name = "org.laptop.Shell"
         self.bus.call_async(
-            "org.laptop.Shell",
-            "/org/laptop/Shell",
-            "org.laptop.Shell",
-            "NotifyLaunchFailure",
-            "s",
-            (id,),
-            lambda: self.reasons.pop(id, None),
-            _logged,
+            *(name, "/org/laptop/Shell", name, method, "s" * len(words), words),
+            *(_of_no_interest, _logged),
         )
 
     def explain(self, model: Any, activity: Any) -> None:
         """Below the shell's "failed to start", in the window with the pulsing icon."""
-        reason = self.reasons.pop(activity.get_activity_id(), None)
-        launcher = model.get_launcher(activity.get_activity_id())
+        id = str(activity.get_activity_id())
+        reason = self.reasons.pop(id, None)
+        launcher = model.get_launcher(id)
         if reason is None or launcher is None:
             return
         label = launcher.error_text

@@ -306,6 +306,34 @@ def test_a_mistake_anywhere_stops_it_and_is_named(place: Place) -> None:
     assert [*place.files()] == ["else.toml"]
 
 
+def test_two_policies_that_claim_one_bundle_stop_it_for_others_too(
+    place: Place,
+) -> None:
+    place.write("mine.toml", BY_HAND.replace(LOG, "org.laptop.Chat"))
+    with pytest.raises(PolicyError) as caught:
+        place.take("documents")
+    assert caught.value.code == "policy-match-ambiguous"
+    files = {mistake.file for mistake in caught.value.mistakes}
+    assert files == {str(place.etc / "mine.toml"), str(SHIPPED / "chat.toml")}
+    assert [*place.files()] == ["mine.toml"]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "[limits]\nprocesses = 4096\n",
+        '[network]\naccess = "loopback"\n',
+        "[limits]\nprocesses = 1\n",
+    ],
+)
+def test_a_file_that_says_anything_else_is_not_written(
+    place: Place, monkeypatch: pytest.MonkeyPatch, more: str
+) -> None:
+    text = restrict.text
+    monkeypatch.setattr(restrict, "text", lambda *words: f"{text(*words)}\n{more}")
+    refused(place, "restrict-not-lower", "documents")
+
+
 def test_two_bundles_of_one_policy_are_not_taken_for_one(
     tmp_path: Path,
 ) -> None:
@@ -373,6 +401,27 @@ def test_a_file_that_an_administrator_writes_meanwhile_is_not_lost(
             place.take(*powers, rename=meanwhile(write))
         assert caught.value.code == "restrict-changed"
         assert place.files() == {"log.toml": BY_HAND.encode()}
+
+
+def test_what_came_there_since_it_was_looked_at_is_not_touched(place: Place) -> None:
+    log, record = place.standing(), place.standing(RECORD)
+    place.write("log.toml", BY_HAND)
+    place.take("documents", bundle_id=CALCULATE)
+    # One of ours, but another bundle's.
+    name = f"{RECORD}.restricted.toml"
+    (place.etc / "calculate.toml").rename(place.etc / name)
+    before = place.files()
+    for standing in (log, record):
+        with pytest.raises((NotAllowed, PolicyError)):
+            keep.put(place.store, standing, ("documents",))
+        assert place.files() == before
+    (place.etc / "log.toml").unlink()
+    place.write("calculate.toml", "version = 1\n")
+    before = place.files()
+    with pytest.raises(NotAllowed) as caught:
+        keep.put(place.store, record, ("documents",))
+    assert caught.value.code == "restrict-by-hand"
+    assert place.files() == before
 
 
 def test_a_link_that_is_put_there_meanwhile_is_not_followed(
@@ -447,11 +496,12 @@ def test_nothing_is_left_where_the_file_system_is_full(place: Place) -> None:
     try:
         # The rehearsal writes too: it is the first that a limit of the caller's stops.
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
-        with pytest.raises((HostError, OSError)):
+        with pytest.raises(HostError) as caught:
             place.take("documents")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, handler)
+    assert caught.value.code == "restrict-not-tried"
     assert place.files() == before
 
 

@@ -24,7 +24,7 @@ SHIPPED = sorted(
 SECTION = Path(__file__).parents[2] / "integration/sugar/cpsection/isolauncher"
 
 NO_NETWORK = "It cannot reach any network."
-OPENED = "In the Journal it sees what it has made itself, and what you open with it."
+OPENED = "In the Journal it sees what it has made itself, and what you give it."
 OWN = "In the Journal it sees only what it has made itself."
 NO_FILES = "It sees no other files of yours, and none of other programs'."
 NOBODY = "It can ask no other program to do something."

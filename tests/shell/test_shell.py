@@ -6,7 +6,9 @@ One session for all of them, each of which leaves the home view as it found it.
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -15,18 +17,58 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import bundles
 from support import shell as shells
 from support.daemons import ROOMS_AHEAD, Service, service
-from support.desktop import desktop
+from support.desktop import Desktop, desktop
 from support.desktop import missing as no_desktop
 from support.powers import need, sandboxes
-from support.shell import Box, Shell, middle, until
+from support.shell import Box, Shell, middle, until, wait
 from support.sugar import NAME, Session, session
 
 from isolauncher.windows import Window
 
+# With a daemon and zygotes started anew in one of them.
+pytestmark = pytest.mark.timeout(180)
+
 CALCULATE = "org.laptop.Calculate"
 MEMORIZE = "org.laptop.Memorize"
+SHOW = "org.example.Show"
+STAYS = "org.example.Stays"
+ELSEWHERE = {"LANGUAGE": "es:en", "TZ": "America/Lima"}
+STAY = """#!/usr/bin/python3
+import os, signal, sys
+from Xlib import X, Xatom, display
+from Xlib.protocol import display as protocol
+
+# It knows no cookie that fits any name.
+cookie = open(os.environ["XAUTHORITY"], "rb").read()[-16:]
+protocol.connect.get_auth = lambda *names: (b"MIT-MAGIC-COOKIE-1", cookie)
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+d = display.Display()
+root, atom = d.screen().root, d.intern_atom
+
+def find(window):
+    pid = window.get_full_property(atom("_NET_WM_PID"), Xatom.CARDINAL)
+    if pid is not None and "main.py" in (window.get_wm_class() or ()):
+        return pid.value[0]
+    return next(filter(None, map(find, window.query_tree().children)), 0)
+
+shell = find(root)
+assert shell > 1
+mine = root.create_window(0, 0, 400, 300, 0, d.screen().root_depth)
+mine.set_wm_name("I stay")
+mine.set_wm_protocols([atom("WM_DELETE_WINDOW")])
+id = sys.argv[sys.argv.index("-a") + 1]
+for name, value in (("ACTIVITY", id), ("BUNDLE", os.environ["SUGAR_BUNDLE_ID"])):
+    mine.change_property(atom(f"_SUGAR_{name}_ID"), Xatom.STRING, 8, value.encode())
+mine.change_property(atom("_NET_WM_PID"), Xatom.CARDINAL, 32, [shell])
+mine.map()
+print(f"I say that I am {shell}", flush=True)
+while True:
+    d.next_event()
+"""
+"""Asked to close its window it stays, as at SIGTERM; it says its pid is the shell's."""
 SCREEN: Box = (0, 0, 1200, 896)
 HOME: Box = (0, 64, 1200, 896)
 TOP_OF_FRAME: Box = (260, 0, 1200, 48)
@@ -43,6 +85,8 @@ class Shown:
 
     shell: Shell
     session: Session
+    failures: int | None = None
+    """Of all tests, before the first of these."""
 
     @property
     def daemon(self) -> Service:
@@ -50,9 +94,16 @@ class Shown:
 
     def home(self) -> None:
         """To the home view, with nothing over it."""
-        self.shell.xdotool("mousemove", 300, 800)
-        self.shell.xdotool("key", "F3")
-        until(lambda: len(self.icons()) == 2, "the home view")
+
+        def there() -> bool:
+            return len(self.icons()) == 2
+
+        def pressed() -> bool:
+            # A window that comes up at that moment would be in front again.
+            self.shell.xdotool("mousemove", 300, 800, "key", "F3")
+            return wait(there, 3)
+
+        until(pressed, "the home view")
         self.shell.settled()
 
     def icons(self) -> list[Box]:
@@ -75,16 +126,18 @@ class Shown:
 
     def service(self) -> int:
         """The process of the session's service; 0: there is none."""
-        words = ("org.freedesktop.DBus", "/org/freedesktop/DBus")
+        ask = "GetConnectionUnixProcessID"
         try:
-            said = self.shell.run(
-                *("gdbus", "call", "--session", "--dest", words[0]),
-                *("--object-path", words[1], "--method"),
-                *(f"{words[0]}.GetConnectionUnixProcessID", NAME),
-            )
+            said = self.shell.ask("org.freedesktop.DBus", ask, NAME)
         except subprocess.CalledProcessError:
             return 0
         return int(said.strip("(), \n").split()[-1])
+
+    def signal_service(self, number: int) -> None:
+        self.shell.ask("org.freedesktop.DBus", "StartServiceByName", NAME, "0")
+        pid = self.service()
+        assert pid > 1
+        os.kill(pid, number)
 
     def logs(self) -> int:
         """How many there are of Calculate: one for each time it was opened."""
@@ -101,10 +154,17 @@ class Shown:
         def words() -> list[Box]:
             return self.shell.pixels().things(BELOW_THE_ICON)
 
+        def pressed() -> bool:
+            found = words()
+            if found:
+                left, _, right, bottom = found[0]
+                self.shell.click((left + right) // 2, bottom - 24)
+            return wait(lambda: not words(), 3)
+
         until(words, "words and a button")
+        wait(lambda: False, 0.5)  # until all of them are drawn
         self.shell.screenshot(picture)
-        (left, _, right, bottom), *_ = words()
-        self.shell.click((left + right) // 2, bottom - 24)
+        until(pressed, "that it goes away")
         self.home()
 
     def journal(self) -> list[Box]:
@@ -148,6 +208,15 @@ class Shown:
         return [o for o in self.session.objects() if o["activity"] == CALCULATE]
 
 
+def install(made: Desktop, name: str, id: str, program: str) -> None:
+    """A bundle of the person's own, for the shell to find."""
+    place = made.home / "Activities"
+    place.mkdir(exist_ok=True)
+    os.chown(place, made.uid, made.uid)
+    path = bundles.make(place, id=id, programs={"show": program}, owner=made.uid)
+    path.rename(place / f"{name}.activity")
+
+
 @pytest.fixture(scope="module")
 def shown() -> Iterator[Shown]:
     need(sandboxes())
@@ -157,8 +226,14 @@ def shown() -> Iterator[Shown]:
         config = daemon.top / "shell.toml"
         config.write_text("version = 1\n")
         one = session(made, daemon)
+        install(made, "Show", SHOW, bundles.SHOW + "sys.exit(3)\n")
+        install(made, "Stays", STAYS, STAY)
         with shells.shell(
-            made, daemon.socket, config=config, favourites=(CALCULATE,)
+            made,
+            daemon.socket,
+            config=config,
+            favourites=(CALCULATE,),
+            environment=ELSEWHERE,
         ) as shell:
             yield Shown(shell=shell, session=one)
 
@@ -171,8 +246,14 @@ def pictures(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def witness(shown: Shown, pictures: Path) -> Iterator[None]:
+def witness(
+    shown: Shown, pictures: Path, request: pytest.FixtureRequest
+) -> Iterator[None]:
     """What a person saw last, and the shell's log from there on, if it fails."""
+    if shown.failures is None:
+        shown.failures = request.session.testsfailed
+    elif shown.failures != request.session.testsfailed:
+        pytest.fail("the session is not as it was: see what failed first")
     log = shown.shell.logs / "shell.log"
     before = log.stat().st_size
     yield
@@ -180,6 +261,8 @@ def witness(shown: Shown, pictures: Path) -> Iterator[None]:
     with open(log, "rb") as file:
         file.seek(before)
         print(file.read().decode(errors="replace"))
+    for path in sorted(shown.shell.logs.glob("org.example.*")):
+        print(f"{path.name}: {path.read_text(errors='replace')}")
 
 
 def test_a_click_opens_calculate_confined_and_the_journal_has_what_was_typed(
@@ -276,7 +359,7 @@ def test_the_session_s_service_is_killed_and_the_next_one_takes_up_what_runs(
     shown.home()
     window = shown.open(*shown.calculate())
     id = window.sugar_activity
-    os.kill(shown.service(), signal.SIGKILL)
+    shown.signal_service(signal.SIGKILL)
     shell.type(window, "1+1")
     # The shell has it started again, and is told of the end by it.
     until(lambda: shown.service() != 0, "another service")
@@ -286,3 +369,100 @@ def test_the_session_s_service_is_killed_and_the_next_one_takes_up_what_runs(
         lambda: shown.last_line(shown.logs()).startswith("Normal successful"),
         "the end in the log",
     )
+
+
+def test_a_program_gets_what_the_toolkit_gives_it_and_its_failure_is_told(
+    shown: Shown, pictures: Path
+) -> None:
+    shell = shown.shell
+    shown.home()
+    shell.launch_bundle(SHOW)
+    shown.dismiss(pictures / "shell-failed.png")
+    first, *others = shell.log(SHOW).splitlines()
+    seen = json.loads(first)
+    path = shown.session.desktop.home / "Activities/Show.activity"
+    activity_id = seen["argv"][-1]
+    assert seen["argv"] == [str(path / "bin/show"), "-b", SHOW, "-a", activity_id]
+    assert seen["cwd"] == str(path)
+    environment = seen["environment"]
+    assert environment["SUGAR_BUNDLE_ID"] == SHOW
+    assert environment["SUGAR_BUNDLE_PATH"] == str(path)
+    assert environment.items() >= ELSEWHERE.items()
+    assert not [name for name in environment if "APISOCKET" in name]
+    (last,) = others
+    pattern = rf"Exited with status 3, pid \d+ activity_id {activity_id}"
+    assert re.fullmatch(pattern, last)
+
+
+def test_stop_ends_the_sandbox_and_no_process_that_a_window_names(
+    shown: Shown, tmp_path: Path
+) -> None:
+    """Sugar's own would signal that one, and here it would be the shell itself."""
+    shell = shown.shell
+    shown.home()
+    with shell.watch() as watch:
+        shell.launch_bundle(STAYS)
+        window = watch.wait(lambda window: window.sugar_bundle == STAYS)
+    id = window.sugar_activity
+    assert shell.log(STAYS) == f"I say that I am {shell.process.pid}\n"
+    shown.stop_from_the_frame(id, tmp_path / "stop.png")
+    until(lambda: "activity_id" in shell.log(STAYS), "the log's end")
+    pid = rf"pid \d+ activity_id {id}"
+    assert re.search(rf"^Terminated by signal 9, {pid}$", shell.log(STAYS), re.M)
+    assert shell.process.poll() is None
+
+
+def test_the_shell_goes_on_while_the_service_does_not_answer(shown: Shown) -> None:
+    shell = shown.shell
+    shown.home()
+    shown.signal_service(signal.SIGSTOP)
+    try:
+        with shell.watch() as watch:
+            shell.click(*shown.calculate())
+            watch.wait(lambda window: bool(window.sugar_activity))
+            # Its launch has begun; the shell answers, and its icon pulses.
+            assert shell.bundle_path(CALCULATE).endswith("/Calculate.activity")
+            before = shell.pixels()
+            until(lambda: shell.pixels() != before, "a pulse")
+            rows = shown.session.running()
+            assert {row["state"] for row in rows} <= {"exited"}
+            shown.signal_service(signal.SIGCONT)
+            window = watch.wait(lambda window: window.sugar_bundle == CALCULATE)
+    finally:
+        shown.signal_service(signal.SIGCONT)
+    shell.press(window, "ctrl+q")
+    shown.ended(window.sugar_activity)
+
+
+@pytest.mark.parametrize("wanted", ["refuse", "unisolated"])
+def test_without_a_service_the_administrator_decides(
+    shown: Shown, wanted: str, pictures: Path
+) -> None:
+    shell = shown.shell
+    shown.home()
+    file = shown.daemon.top / "shell.toml"
+    file.write_text(f'version = 1\n[shell]\nwithout-service = "{wanted}"\n')
+    place = shown.session.desktop.home / ".local/share/dbus-1/services"
+    kept = (place / f"{NAME}.service").read_text()
+    shown.signal_service(signal.SIGKILL)
+    (place / f"{NAME}.service").unlink()
+    try:
+        shell.reload_bus()
+        until(lambda: shown.service() == 0, "no service")
+        number = len(list(shell.logs.glob(f"{SHOW}-*.log"))) + 1
+        shell.launch_bundle(SHOW)
+        shown.dismiss(pictures / f"shell-{wanted}.png")
+        said = shell.log(SHOW, number).splitlines()
+        if wanted == "refuse":
+            (line,) = said
+            assert line.startswith("isolauncher: daemon: isolauncher-session cannot be")
+            assert line.endswith("[session-not-running]")
+        else:
+            warning, first, last = said
+            assert warning.startswith("isolauncher: LAUNCHED WITHOUT ISOLATION: ")
+            home = json.loads(first)["home"]
+            assert ".sugar" in home  # all of the person's, which confined is not there
+            assert last.startswith("Exited with status 3, pid ")
+    finally:
+        (place / f"{NAME}.service").write_text(kept)
+        shell.reload_bus()

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -26,6 +28,7 @@ from .reach import empty_over, mounted_over
 TOP = Path(__file__).resolve().parents[2]
 OURS = TOP / "integration/sugar/deviceicon/isolauncher.py"
 EXTENSIONS = Path("/usr/share/sugar/extensions/deviceicon")
+SECTIONS = Path("/usr/share/sugar/extensions/cpsection")
 PATIENCE_S = 30
 
 PERSON = """
@@ -92,12 +95,7 @@ class Shell:
 
     def press(self, window: Window, *keys: str) -> None:
         """Keys to a window, which is brought in front as the shell does it."""
-        name = "org.laptop.Shell"
-        self.run(
-            *("gdbus", "call", "--session", "--dest", name),
-            *("--object-path", "/org/laptop/Shell", "--method"),
-            *(f"{name}.ActivateActivity", window.sugar_activity),
-        )
+        self.ask("org.laptop.Shell", "ActivateActivity", window.sugar_activity)
         self.xdotool("windowfocus", "--sync", window.number)
         if keys:
             self.xdotool("key", *keys)
@@ -110,11 +108,22 @@ class Shell:
 
     def launch_bundle(self, bundle_id: str, object_id: str = "") -> None:
         """As an activity that shows a document asks the shell to."""
-        name = "org.laptop.Journal"
-        self.run(
-            *("gdbus", "call", "--session", "--dest", name),
-            *("--object-path", "/org/laptop/Journal", "--method"),
-            *(f"{name}.LaunchBundle", bundle_id, object_id),
+        self.ask("org.laptop.Journal", "LaunchBundle", bundle_id, object_id)
+
+    def bundle_path(self, bundle_id: str) -> str:
+        said = self.ask("org.laptop.Shell", "GetBundlePath", bundle_id)
+        return said.strip("(), \n'")
+
+    def reload_bus(self) -> None:
+        """Have it read again which services it can start."""
+        self.ask("org.freedesktop.DBus", "ReloadConfig")
+
+    def ask(self, name: str, method: str, *words: str) -> str:
+        """What a service of the session's answers that is named as its object is."""
+        return self.run(
+            *("gdbus", "call", "--session", "--timeout", "10", "--dest", name),
+            *("--object-path", f"/{name.replace('.', '/')}"),
+            *("--method", f"{name}.{method}", *words),
         )
 
     def log(self, bundle_id: str, number: int = 1) -> str:
@@ -145,14 +154,18 @@ class Shell:
             yield watch
 
 
-def until(
-    true: Callable[[], object], what: str, patience_s: float = PATIENCE_S
-) -> None:
-    """Wait for something of which nothing tells: what is seen, what is in a file."""
+def wait(true: Callable[[], object], patience_s: float) -> bool:
+    """Whether it comes true: of what is seen, or is in a file, nothing tells."""
     end = time.monotonic() + patience_s
     while not true():
-        assert time.monotonic() < end, f"not in {patience_s} s: {what}"
+        if time.monotonic() > end:
+            return False
         time.sleep(0.05)
+    return True
+
+
+def until(true: Callable[[], object], what: str) -> None:
+    assert wait(true, PATIENCE_S), f"not in {PATIENCE_S} s: {what}"
 
 
 Box = tuple[int, int, int, int]
@@ -243,10 +256,16 @@ def shell(
     }
     if favourites:
         hidden = made.top / "hidden"
-        hidden.write_text("".join(f"{name}\n" for name in _others(favourites)))
+        others = _others(made.home, favourites)
+        hidden.write_text("".join(f"{name}\n" for name in others))
         hidden.chmod(0o644)
         variables["SUGAR_ACTIVITIES_HIDDEN"] = str(hidden)
-    with mounted_over(str(EXTENSIONS)) as place, _session_managers():
+    with (
+        mounted_over(str(EXTENSIONS)) as place,
+        mounted_over(str(SECTIONS)) as sections,
+        _session_managers(),
+    ):
+        _put_section(sections)
         (place / "isolauncher.py").write_text(written(str(config) if config else ""))
         made.run("sh", "-ec", PERSON, env=variables)
         process = made.start("sugar", environment=variables)
@@ -259,6 +278,15 @@ def shell(
         finally:
             process.terminate()
             process.wait(PATIENCE_S)
+
+
+def _put_section(sections: Path) -> None:
+    """The control panel's section, as it is installed from this checkout."""
+    with tempfile.TemporaryDirectory() as place:
+        command = (TOP / "integration/sugar/install-section", "--destdir", place)
+        subprocess.run(command, check=True)
+        made = Path(place, *SECTIONS.parts[1:]) / "isolauncher"
+        shutil.copytree(made, sections / "isolauncher")
 
 
 @contextmanager
@@ -277,11 +305,12 @@ def _session_managers() -> Iterator[None]:
                 place.rmdir()
 
 
-def _others(favourites: tuple[str, ...]) -> Iterator[str]:
-    for info in SUGAR_ACTIVITIES.glob("*/activity/activity.info"):
-        match = re.search(r"^bundle_id\s*=\s*(\S+)", info.read_text(), re.M)
-        if match and match[1] not in favourites:
-            yield match[1]
+def _others(home: Path, favourites: tuple[str, ...]) -> Iterator[str]:
+    for place in (SUGAR_ACTIVITIES, home / "Activities"):
+        for info in place.glob("*/activity/activity.info"):
+            match = re.search(r"^bundle_id\s*=\s*(\S+)", info.read_text(), re.M)
+            if match and match[1] not in favourites:
+                yield match[1]
 
 
-__all__ = ["Box", "Pixels", "Shell", "middle", "missing", "shell", "until"]
+__all__ = ["Box", "Pixels", "Shell", "middle", "missing", "shell", "until", "wait"]

@@ -14,6 +14,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from .text import _
@@ -77,7 +78,10 @@ def activities(bundles: Iterable[object]) -> list[Activity]:
     from isolauncher.cli import governing
 
     store = governing.store(POLICY_DIR)
-    found = [_activity(bundle, store) for bundle in bundles]
+    try:
+        found = [_activity(bundle, store) for bundle in bundles]
+    finally:
+        store.close()
     return sorted(found, key=lambda one: one.name.casefold())
 
 
@@ -88,7 +92,7 @@ def activity(bundle: object) -> Activity:
 
 def _activity(bundle, store) -> Activity:
     from isolauncher.cli import governing
-    from isolauncher.errors import IsolauncherError
+    from isolauncher.errors import IsolauncherError, NotAllowed
     from isolauncher.policy import restrict, words
 
     told = {
@@ -100,7 +104,9 @@ def _activity(bundle, store) -> Activity:
         found = governing.find(store, f"{bundle.get_path()}/")
         standing = None
         if found.for_all:
-            standing = restrict.standing(store, told["bundle_id"])
+            # If nothing can be taken from it here, what it may do can still be told.
+            with suppress(NotAllowed):
+                standing = restrict.standing(store, told["bundle_id"])
     except IsolauncherError as error:
         return Activity(problem=error.line(), **told)
     # What has been taken away is said of the policy in force, and switched by topic.
@@ -129,7 +135,7 @@ def _origin(found, standing) -> str:
     written = found.policy.files[-1]
     if os.path.dirname(written) == POLICY_DIR:
         return _("An administrator wrote its policy: %s") % written
-    if standing is None:
+    if not found.for_all:
         return _("It is not installed for everybody, so it gets as little as can be.")
     return _("Its policy came with isolauncher, and nobody has changed it.")
 

@@ -10,9 +10,13 @@ import gettext
 import os
 
 DOMAIN = "isolauncher"
-_CATALOGUES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "locale")
+_OWN = gettext.translation(
+    DOMAIN,
+    os.path.join(os.path.dirname(os.path.abspath(__file__)), "locale"),
+    fallback=True,
+)
 
 
 def _(message: str) -> str:
-    own = gettext.translation(DOMAIN, _CATALOGUES, fallback=True).gettext(message)
+    own = _OWN.gettext(message)
     return own if own != message else gettext.dgettext("sugar", message)

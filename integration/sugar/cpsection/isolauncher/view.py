@@ -40,7 +40,7 @@ _ICONS = {
 # By power, what its switch allows.
 _ALLOW = {
     "network": _("Allow the network"),
-    "documents": _("Allow what I open"),
+    "documents": _("Allow what I give it"),
     "files": _("Allow other files"),
     "sound": _("Allow sounds"),
     "microphone": _("Allow listening"),
@@ -94,9 +94,9 @@ class ActivityPermissions(SectionView):
         self._list = _part(everything, _("Installed"))
         scrolled.show_all()
 
-        self.setup()
-        self._timer = GLib.timeout_add(AGAIN_MS, self.__again_cb)
+        self._timer = 0
         self.connect("destroy", self.__destroy_cb)
+        self.setup()
 
     def setup(self):
         registry = bundleregistry.get_registry()
@@ -112,6 +112,7 @@ class ActivityPermissions(SectionView):
             self._rows[activity.bundle_id] = row
             self._list.pack_start(row, False, False, 0)
             row.show()
+        self._timer = GLib.timeout_add(AGAIN_MS, self.__again_cb)
         self.__again_cb()
 
     def undo(self):
@@ -134,14 +135,16 @@ class ActivityPermissions(SectionView):
         try:
             found = self._model.open_windows()
         except Exception as error:
-            logging.exception("which windows are confined")
-            found = str(error)
+            # Whatever it is, it is said where the windows would be.
+            found = getattr(error, "message", None) or str(error)
         GLib.idle_add(self.__looked_cb, found)
 
     def __looked_cb(self, found):
         self._looking = False
         if self._timer and found != self._shown_windows:
             self._shown_windows = found
+            if isinstance(found, str):
+                logging.error("which windows are confined: %s", found)
             self._show_open(found)
         return False
 
