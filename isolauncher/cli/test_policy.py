@@ -288,7 +288,7 @@ def _of_a_bundle(policy: Policy) -> Iterator[str]:
     documents = {
         "none": "there is none",
         "own": "what it made",
-        "opened": "what it made, and what it was opened with",
+        "opened": "what it made or was opened with, and to read what is chosen for it",
         "all": "every entry",
     }
     display = {"none": "none", "shared": "the person's"}

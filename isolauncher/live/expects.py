@@ -192,7 +192,8 @@ def _address(expect: Expect, case: Case, variables: Mapping[str, str]) -> Trial:
         there = _may(case, os.path.dirname(where), os.W_OK | os.X_OK)
         return Trial(expect=expect, words=("bind", kind, where), outside=there)
     trial = _as_outside(expect, (expect.verb, kind, number), case, variables)
-    if kind == "unix" or case.policy.network == "host":
+    # Abstract names (unix(7)) are a network's as well, others a file system's.
+    if where.startswith("/") or case.policy.network == "host":
         return trial
     return replace(trial, allowed="in a network of its own")
 

@@ -42,9 +42,12 @@ def directory(base: str | None) -> Iterator[str]:
 
 
 def sweep(give_back: Callable[[str], None]) -> None:
-    """Remove what runs of our own uid have left; ``give_back`` is told before."""
-    bases = (RUN, *BASES) if os.geteuid() == 0 else ()
-    for _ in held_by_nobody((*bases, tempfile.gettempdir()), give_back):
+    """Remove what runs of our own uid have left; ``give_back`` is told before.
+
+    As root only where nobody else can put or move anything: $TMPDIR may be anybody's.
+    """
+    bases = (RUN, *BASES) if os.geteuid() == 0 else (tempfile.gettempdir(),)
+    for _ in held_by_nobody(bases, give_back):
         pass
 
 

@@ -590,7 +590,9 @@ def _documents(policy: Policy) -> Iterator[Remark]:
         case "own":
             yield _counts(key, 0.5, "it finds in the Journal what it made itself")
         case "opened":
-            yield _counts(key, 1, "it also has the entry that it was opened with")
+            yield _counts(
+                key, 1, "it also has what it is opened with, or what is chosen for it"
+            )
         case "all":
             yield _finds("documents-all", key)
         case _:

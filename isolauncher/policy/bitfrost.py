@@ -77,7 +77,7 @@ NAMES: tuple[Name, ...] = (
     ),
     Name(
         name="P_DOCUMENT",
-        says="The Journal: what it is opened with, and what it made itself.",
+        says="The Journal: what it made, is opened with, or is chosen for it.",
         gives=(Gives(key="files.documents", value="opened", less=("own",)),),
     ),
     Name(

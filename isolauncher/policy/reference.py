@@ -170,9 +170,10 @@ report says why. A program that is executed is ended at once, nothing that is th
 overwritten, and what a `call` of a name would do is not done: it has arguments that
 nobody takes.
 
-Unless `network.access` is "host", a HOST is one of the activity's own network, where
-nobody else is: a `bind` that is allowed there opens nothing to anybody. Under "none"
-one of TCP is refused where there is Landlock; one of UDP to 127.0.0.1 never is.
+Unless `network.access` is "host", a HOST, and a PATH that begins with "@", is one of
+the activity's own network, where nobody else is: a `bind` that is allowed there opens
+nothing to anybody. Under "none" one of TCP is refused where there is Landlock; one of
+UDP to 127.0.0.1 never is.
 """
 
 _LIVE = """\

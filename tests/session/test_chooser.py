@@ -7,6 +7,7 @@ it was asked to show and says what the person chose.
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -200,6 +201,88 @@ def own_again(me: Me, unique: str) -> Any:
     """Of the shell's: LetGo and back, so that others find it."""
     name = ("org.laptop.Journal",)
     return me.call(unique, "/", "org.laptop.Test", "TakeBack", "(s)", name)
+
+
+JOURNAL = """
+import os, sys
+for name, value in (
+    ("SUGAR_HOME", os.path.expanduser("~/.sugar")),
+    ("SUGAR_PROFILE", "default"),
+    ("SUGAR_SCALING", "72"),
+    ("SUGAR_GROUP_LABELS", "/usr/share/sugar/data/group-labels.defaults"),
+    ("SUGAR_MIME_DEFAULTS", "/usr/share/sugar/data/mime.defaults"),
+    ("SUGAR_ACTIVITIES_HIDDEN", "/usr/share/sugar/data/activities.hidden"),
+):
+    os.environ.setdefault(name, value)
+import gi
+for name in ("Gtk", "Gdk", "GdkX11", "Wnck"):
+    gi.require_version(name, "3.0")
+from gi.repository import GLib, Gtk
+from dbus.mainloop.glib import DBusGMainLoop
+DBusGMainLoop(set_as_default=True)
+from jarabe.journal.journalactivity import JournalActivityDBusService
+from jarabe.journal.objectchooser import ObjectChooser
+service = JournalActivityDBusService(None)
+
+def look():
+    shown = [w for w in Gtk.Window.list_toplevels() if isinstance(w, ObjectChooser)]
+    if not shown:
+        return True
+    print("shown", flush=True)
+    shown[0]._list_view.emit("entry-activated", sys.stdin.readline().strip())
+    return False
+
+GLib.timeout_add(50, look)
+print("up", flush=True)
+Gtk.main()
+"""
+
+
+def choose_as_activities_do(me: Me) -> list[Any]:
+    """Insert image, Import, Choose…: sugar3's own part of it."""
+    import dbus
+    from dbus.mainloop.glib import DBusGMainLoop
+
+    DBusGMainLoop(set_as_default=True)
+    dbus.SessionBus()
+    from gi.repository import Gtk
+    from sugar3.graphics.objectchooser import ObjectChooser
+
+    chooser = ObjectChooser(None, what_filter="")
+    accepted = chooser.run() == Gtk.ResponseType.ACCEPT
+    found = chooser.get_selected_object()
+    with open(found.file_path) as file:
+        text = file.read()
+    return [accepted, found.metadata["title"], text]
+
+
+def test_sugars_own_chooser_is_shown_and_sugars_own_toolkit_hears_of_it(
+    session: Hostile,
+) -> None:
+    person = session.person
+    uid = person.do(keep, "a drawing", SECRET)
+    person.do(let_go)
+    with open(session.session.desktop.top / "journal.log", "wb") as errors:
+        journal = session.session.desktop.start(
+            *("/usr/bin/python3", "-c", JOURNAL),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+        )
+    try:
+        assert journal.stdin is not None
+        assert journal.stdout is not None
+        assert journal.stdout.readline() == b"up\n"
+        with session.launch() as witness:
+            witness.send(choose_as_activities_do)
+            assert journal.stdout.readline() == b"shown\n"
+            journal.stdin.write(f"{uid}\n".encode())
+            journal.stdin.flush()
+            assert witness.answer() == [True, "a drawing", SECRET]
+    finally:
+        journal.kill()
+        journal.communicate()
+        person.do(own_again, session.shell.unique)
 
 
 def test_choosers_are_asked_for_in_bounds(session: Hostile) -> None:
