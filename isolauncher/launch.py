@@ -507,12 +507,20 @@ async def _road(
     )
     whole = plan.Plan(room=room.planned, rest=rest)
     verify.verify_begun(whole.room, sealed)
-    notes, probes = await sandbox.sealed()
+    namespaces: dict[str, str] = {}
+
+    def left(notes: list[plan.Skipped]) -> None:
+        activity.skipped.extend(notes)
+        namespaces.update(
+            verify.verify_left(whole, replace(sealed, notes=tuple(activity.skipped)))
+        )
+
+    notes, probes = await sandbox.sealed(left)
     activity.skipped += notes
     clock.lap("apply")
     sealed = replace(sealed, probes=probes, notes=tuple(activity.skipped))
     # The stem is handing over meanwhile: first what that leaves as it is.
-    namespaces = verify.verify(whole, sealed)
+    verify.verify(whole, sealed, namespaces)
     record.append("forked", daemon.pids(activity))
     enforced = whole.enforced()
     state = daemon.describe(activity)

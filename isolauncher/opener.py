@@ -527,14 +527,17 @@ class _Straight:
 
     On a disk of this machine: then whoever could open it can do so still, unless its
     owner, its mode or an access list has changed, and with any of these its ctime.
+    ``status`` None: nothing was there.
     """
 
     how: kernel.OpenPath
-    status: tuple[int, ...]
+    status: tuple[int, ...] | None
 
     def is_same(self) -> bool:
         try:
             fd = self.how.open()
+        except FileNotFoundError:
+            return self.status is None
         except OSError:
             return False
         status = _status(fd)
@@ -549,12 +552,15 @@ def _status(fd: int) -> tuple[int, ...]:
 
 def _straight_way(want: Want, entries: list[Opened]) -> _Straight | None:
     (entry, *more) = entries
-    if more or entry.fd < 0 or entry.path != want.path or want.writable:
+    if more or entry.path != want.path or want.writable:
         return None  # a file system may be for reading only by then
-    if not kernel.is_local(entry.fd):
-        return None
     resolve = kernel.RESOLVE_NO_SYMLINKS | kernel.RESOLVE_NO_MAGICLINKS
-    return _Straight(kernel.OpenPath(want.path, resolve), _status(entry.fd))
+    how = kernel.OpenPath(want.path, resolve)
+    if entry.fd >= 0:
+        local = kernel.is_local(entry.fd)
+        return _Straight(how, _status(entry.fd)) if local else None
+    nothing = _Straight(how, None)
+    return nothing if entry.kind == "absent" and nothing.is_same() else None
 
 
 def _is_same(want: Want, before: list[Opened], straight: _Straight | None) -> bool:

@@ -12,7 +12,7 @@ import json
 import os
 import signal
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -67,14 +67,23 @@ class Sandbox:
         _hand(self._stem(), rest.part_of("stem"), for_stem)
         _hand(self.channel, rest.part_of("init"), for_init)
 
-    async def sealed(self) -> tuple[list[plan.Skipped], dict[str, int]]:
-        """The rest is done: what was let pass, and the stem's answers to probes."""
-        left, sealed = await self._both_say("left", "sealed")
+    async def sealed(
+        self, left: Callable[[list[plan.Skipped]], None]
+    ) -> tuple[list[plan.Skipped], dict[str, int]]:
+        """The rest is done: what the stem let pass, and its answers to probes.
+
+        Init may have done its part before; what it let pass is for ``left`` then.
+        """
+
+        def heard(message: wire.Message) -> None:
+            left(list(_notes(message.fields)))
+
+        _, sealed = await self._both_say("left", "sealed", heard)
         probes = sealed.fields.get("probes")
         if not isinstance(probes, dict):
             raise StepError("no probes came", step="verify", code="verify-no-probes")
         answers = {str(k): v for k, v in probes.items() if isinstance(v, int)}
-        return [*_notes(left.fields), *_notes(sealed.fields)], answers
+        return list(_notes(sealed.fields)), answers
 
     async def ready(self) -> Mapping[str, object]:
         """The stem is a cold start's twin: what it is ready to start."""
@@ -99,7 +108,10 @@ class Sandbox:
         return self.stem_channel
 
     async def _both_say(
-        self, of_init: str, of_stem: str
+        self,
+        of_init: str,
+        of_stem: str,
+        hear_init: Callable[[wire.Message], None] = lambda message: None,
     ) -> tuple[wire.Message, wire.Message]:
         """Where one fails the other ends with it, and only the one knows why."""
         waiting = {"stem": (self._stem(), of_stem), "init": (self.channel, of_init)}
@@ -115,6 +127,8 @@ class Sandbox:
                     if message is None:
                         continue
                     heard[who] = _expected(message, event)
+                    if who == "init":
+                        hear_init(message)
                 del waiting[who]
             if waiting:
                 await readable(*(c.sock.fileno() for c, _ in waiting.values()))

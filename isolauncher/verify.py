@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What is, against what was planned: reads /proc from outside, before "go".
 
-The daemon calls `verify` with its own plan (never the sandbox's copy) when the stem is
-sealed and init has given up its powers. Nobody waits for it where it can be helped:
-what the rest of a plan leaves alone is looked at while that is done, by `verify_begun`.
-And the stem hands over meanwhile, so what that changes is looked at afterwards, by
-`verify_ready`: descriptors, signals, the working directory, and with them all that is
-of one process. Each difference is a line; one is enough to end the launch. What /proc
-does not show (which filter, which Landlock domain, the securebits) is judged by the
-errno of calls that must have been refused.
+The daemon has its own plan (never the sandbox's copy) and looks at each part of it as
+soon as nothing will change it any more, so that nobody waits for it where that can be
+helped: `verify_room` at a room that waits, `verify_begun` at what the rest of the plan
+leaves alone, `verify_left` at what init has had a part in, when that has given up its
+powers, `verify` at the sealed stem, which hands over meanwhile, and `verify_ready` at
+what the hand-over changes: descriptors, signals, the working directory, and with them
+all that is of one process. Each difference is a line; one is enough to end the launch.
+What /proc does not show (which filter, which Landlock domain, the securebits) is judged
+by the errno of calls that must have been refused.
 """
 
 from __future__ import annotations
@@ -87,20 +88,11 @@ class Looked:
     mounts: Mapping[str, str]
 
 
-def verify(whole: plan.Plan, sealed: Sealed) -> dict[str, str]:
-    """The namespaces' names for the report; VerifyError with every difference."""
-    names: dict[str, str] = {}
-
-    def differences() -> Iterator[str]:
-        names.update(_namespaces_of(sealed.stem))
-        yield from _differences([p.step for p in whole.steps], sealed, names)
-
-    _refuse(differences())
-    return names
-
-
 def verify_room(room: plan.Room, sealed: Sealed) -> Looked:
-    """The same of a room that waits, as far as nothing of it is left to do."""
+    """Of a room that waits: what is not left to the rest; VerifyError with differences.
+
+    ``sealed`` has no answers to probes yet, here and in the next two.
+    """
     names: dict[str, str] = {}
     mounts: dict[str, str] = {}
     # Sealed with the rest.
@@ -123,15 +115,34 @@ def verify_room(room: plan.Room, sealed: Sealed) -> Looked:
 
 
 def verify_begun(room: plan.Room, sealed: Sealed) -> None:
-    """The same of what the rest of a plan leaves alone, while it is done; VerifyError.
-
-    ``sealed`` has no answers to probes yet.
-    """
+    """The same of what the rest of a plan leaves alone, while that is done."""
     _refuse(_differences_begun([p.step for p in room.steps], sealed))
 
 
+def verify_left(whole: plan.Plan, sealed: Sealed) -> dict[str, str]:
+    """The same of all that init has a part in, when it has given up its powers.
+
+    The namespaces' names for the report.
+    """
+    names: dict[str, str] = {}
+
+    def differences() -> Iterator[str]:
+        names.update(_namespaces_of(sealed.stem))
+        yield from _differences_left([p.step for p in whole.steps], sealed, names)
+
+    _refuse(differences())
+    return names
+
+
+def verify(whole: plan.Plan, sealed: Sealed, names: Mapping[str, str]) -> None:
+    """The same of a sealed stem, save what the hand-over touches; its namespaces are
+    still those of ``names``.
+    """
+    _refuse(_differences([p.step for p in whole.steps], sealed, names))
+
+
 def verify_ready(whole: plan.Plan, sealed: Sealed) -> None:
-    """The same of what the hand-over has touched, when it is done; VerifyError."""
+    """The same of what the hand-over has touched, when it is done."""
     _refuse(_differences_when_ready([p.step for p in whole.steps], sealed))
 
 
@@ -158,7 +169,7 @@ def _differences_begun(steps: list[plan.Step], sealed: Sealed) -> Iterator[str]:
     yield from _cgroup(steps, sealed)
 
 
-def _differences(
+def _differences_left(
     steps: list[plan.Step], sealed: Sealed, names: Mapping[str, str]
 ) -> Iterator[str]:
     yield from _init(steps, sealed)
@@ -168,6 +179,13 @@ def _differences(
     yield from _mounts(steps, sealed, _read(sealed.stem, "mountinfo").splitlines())
     yield from _directories(sealed)
     yield from _kept_by_init(sealed)
+
+
+def _differences(
+    steps: list[plan.Step], sealed: Sealed, names: Mapping[str, str]
+) -> Iterator[str]:
+    if _namespaces_of(sealed.stem) != names:
+        yield "it has left one of its namespaces"
     yield from _shown(steps, sealed)
     yield from _probes(steps, sealed)
 

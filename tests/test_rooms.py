@@ -25,10 +25,10 @@ from support.powers import need, root, sandboxes
 from support.spoiling import launch as spoiling_launch
 
 from isolauncher import launch as road
-from isolauncher import opener, rooms
+from isolauncher import opener, rooms, wire
 from isolauncher.channel import readable
 from isolauncher.errors import IdentityError, StepError
-from isolauncher.opener import Opened, Program
+from isolauncher.opener import Opened, Program, Want
 from isolauncher.policy import wishes
 from isolauncher.policy.load import PolicyStore, trusted_owners
 from isolauncher.policy.model import Policy
@@ -433,6 +433,51 @@ def test_a_stale_room_is_waited_for_by_who_is_cut_short() -> None:
             await leaving
 
     asyncio.run(check())
+
+
+def changed_by(change: Callable[[Path], object], path: Path) -> bool:
+    """Whether an opener, asked again after ``change``, finds ``path`` another."""
+    want = Want(path=str(path), writable=False)
+    before = list(opener._follow(want))
+    straight = opener._straight_way(want, before)
+    assert straight is not None
+    assert opener._is_same(want, before, straight)
+    change(path)
+    wire.close_all(e.fd for e in before if e.fd >= 0)
+    return not opener._is_same(want, before, straight)
+
+
+def replace_it(path: Path) -> None:
+    (path.parent / "new").write_text("")
+    (path.parent / "new").rename(path)
+
+
+def link_it(path: Path) -> None:
+    path.rename(path.parent / "moved")
+    path.symlink_to(path.parent / "moved")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda path: path.chmod(0),
+        lambda path: os.chown(path, 1, -1),
+        replace_it,
+        link_it,
+        Path.unlink,
+    ],
+)
+def test_a_path_that_has_changed_is_not_the_same(
+    tmp_path: Path, change: Callable[[Path], object]
+) -> None:
+    need(sandboxes())
+    (tmp_path / "file").write_text("")
+    assert changed_by(change, tmp_path / "file")
+
+
+def test_a_path_that_has_appeared_is_not_the_same(tmp_path: Path) -> None:
+    assert changed_by(Path.touch, tmp_path / "file")
+    assert not changed_by(lambda path: None, tmp_path / "nothing")
 
 
 def test_a_room_that_cannot_be_renamed_is_given_no_program() -> None:

@@ -128,26 +128,34 @@ class Ahead:
     """
 
     def __init__(self, known: frozenset[str]) -> None:
-        self._known = known
+        self._path: list[object] = list(sys.path)
+        self._new = [
+            (number, entry)
+            for number, entry in enumerate(self._path)
+            # What is no string the interpreter passes over, too.
+            if isinstance(entry, str) and entry not in known
+        ]
         self._held: dict[str, Callable[[str], bool]] = {}
+        self._at: dict[str, int] = {}
 
     def has(self, top: str, found: tuple[str, str]) -> bool:
         """Whether ``top`` comes before where the preloaded one was ``found``."""
         root, origin = found
-        entries: list[object] = list(sys.path)
-        for entry in entries:
-            if entry == root:
-                return False
-            # What is no string the interpreter passes over, too.
-            if isinstance(entry, str) and entry not in self._known:
-                holds = self._held.get(entry)
-                if holds is None:
-                    holds = self._held[entry] = _holds(entry)
-                spec = Finder.find_spec(top, [entry]) if holds(top) else None
-                # A directory without __init__.py gives way to a module further down.
-                if spec is not None and spec.loader is not None:
-                    return spec.origin != origin
-        return True
+        end = self._at.get(root)
+        if end is None:
+            path = self._path
+            end = self._at[root] = path.index(root) if root in path else len(path)
+        for number, entry in self._new:
+            if number >= end:
+                break
+            holds = self._held.get(entry)
+            if holds is None:
+                holds = self._held[entry] = _holds(entry)
+            spec = Finder.find_spec(top, [entry]) if holds(top) else None
+            # A directory without __init__.py gives way to a module further down.
+            if spec is not None and spec.loader is not None:
+                return spec.origin != origin
+        return end == len(self._path)
 
 
 def _holds(entry: str) -> Callable[[str], bool]:
@@ -158,10 +166,31 @@ def _holds(entry: str) -> Callable[[str], bool]:
     finder = Finder._path_importer_cache(entry)  # type: ignore[attr-defined]
     if type(finder) is not FileFinder:
         return lambda top: finder is not None
-    finder.find_spec("")
-    names: Set[str] = finder._path_cache  # type: ignore[attr-defined]
+    names = _names_in(finder)
     suffixes = [suffix for suffix, _ in finder._loaders]  # type: ignore[attr-defined]
-    return lambda top: top in names or any(top + s in names for s in suffixes)
+
+    def holds(top: str) -> bool:
+        if top in names:
+            return True
+        for suffix in suffixes:  # noqa: SIM110 - a generator is slower by half
+            if top + suffix in names:
+                return True
+        return False
+
+    return holds
+
+
+def _names_in(finder: Any) -> Set[str]:
+    """What its directory holds, as the finder itself sees to it (`find_spec`)."""
+    try:
+        changed = os.stat(finder.path or os.getcwd()).st_mtime
+    except OSError:
+        changed = -1
+    if changed != finder._path_mtime:
+        finder._fill_cache()
+        finder._path_mtime = changed
+    names: Set[str] = finder._path_cache
+    return names
 
 
 def _gathered(attribute: str) -> dict[str, list[Renewal]]:
@@ -207,6 +236,10 @@ class _Shelf:
             self._exits.setdefault(module, []).append(one)
         self._finders = world.finders
         self._filters = world.filters
+        # With them nothing has to be done but to put them back.
+        busy = {*ahead, *renewals, *self._bound, *self._exits}
+        busy |= {*self._finders, *self._filters}
+        self._plain = frozenset(self._all.keys() - busy)
         # Two threads may import: the second must not go on before all is renewed.
         self._lock = threading.RLock()
 
@@ -260,19 +293,33 @@ class _Shelf:
     def bring(self, name: str) -> None:
         """Back into ``sys.modules``, if it is what an import would make now."""
         with self._lock:
-            brings = self._brings[name]
-            ahead = Ahead(self._known)
-            others = [n for n in brings if self._is_another(n, ahead)]
+            brings, modules = self._brings[name], self.modules
+            there, known, ahead = sys.modules, self._all, Ahead(self._known)
+            others = [
+                n
+                for n in brings
+                if (
+                    self._is_another(n, ahead)
+                    if n in modules
+                    # It was brought back once, or has given way.
+                    else there.get(n, _MISSING) is not known[n]
+                )
+            ]
             if others:
                 self._give_way(others)
-            if name not in self.modules:
+            if name not in modules:
                 return
-            back = [n for n in brings if n in self.modules]
+            back = [n for n in brings if n in modules]
+            busy = []
             for n in back:
-                self._put_back(n)
-            for n in back:
+                if n in self._plain:
+                    there[n] = modules.pop(n)  # type: ignore[assignment]
+                else:
+                    self._put_back(n)
+                    busy.append(n)
+            for n in busy:
                 for renew in self._renewals.get(n, ()):
-                    renew(self._all[n])
+                    renew(known[n])
 
     def leave_nothing(self) -> None:
         """Of what is on the shelf, or was taken from it before there was a program."""
@@ -288,11 +335,7 @@ class _Shelf:
 
     def _is_another(self, name: str, ahead: Ahead) -> bool:
         """Whether an import of ``name`` now would not come to the preloaded one."""
-        there = sys.modules.get(name, _MISSING)
-        if name not in self.modules:
-            # It was brought back once, or has given way.
-            return there is not self._all[name]
-        if there is not _MISSING:
+        if name in sys.modules:
             return True
         found = self._tops.get(name)
         return found is not None and ahead.has(name, found)
