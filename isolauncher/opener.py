@@ -20,7 +20,7 @@ import posixpath
 import signal
 import socket
 import stat
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, NoReturn, TypeVar
@@ -166,16 +166,19 @@ class Opener:
         self._same: bool | None = None
 
     async def open(
-        self, wants: tuple[Want, ...], program: int | None
+        self,
+        wants: tuple[Want, ...],
+        program: int | None,
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> tuple[tuple[Opened, ...], Program | None]:
         """Open all with the caller's rights; the descriptors are the receiver's.
 
-        ``program`` is an O_PATH descriptor that came from the caller. Raises StepError
-        when the child fails or takes longer than PATIENCE_S (a file system that
-        hangs).
+        ``program`` is an O_PATH descriptor that came from the caller; ``meanwhile`` is
+        called when the child is at work. Raises StepError when the child fails or takes
+        longer than PATIENCE_S (a file system that hangs).
         """
         question = {"wants": [[w.path, w.writable] for w in wants]}
-        return _read_answer(await self._ask(question, _maybe(program)))
+        return _read_answer(await self._ask(question, _maybe(program), meanwhile))
 
     def open_again(self, program: int | None) -> None:
         """Have it open the program, and look whether all would be opened just so."""
@@ -225,7 +228,10 @@ class Opener:
         )
 
     async def _ask(
-        self, question: Mapping[str, object], fds: list[int]
+        self,
+        question: Mapping[str, object],
+        fds: list[int],
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> wire.Message:
         caller = self._caller
         stuck = sum(uid == caller.uid for uid in _stuck.values())
@@ -240,6 +246,7 @@ class Opener:
             hello = await _message(self._sock)
             (self._pidfd,) = hello.fds
         self._put(question, fds)
+        meanwhile()
         return await self._heard()
 
     def _put(self, question: Mapping[str, object], fds: list[int]) -> None:

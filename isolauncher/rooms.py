@@ -171,24 +171,33 @@ async def prepare(
     room.ahead = ahead
     policy = made_from.policy
     room.checker = opener.Opener(daemon.openers, made_from.caller)
+    refused: list[IdentityError] = []
+
+    def lease() -> None:
+        try:
+            _take_identity(daemon, room, made_from)
+        except IdentityError as e:
+            refused.append(e)
+
     sandbox, (opened, found_program) = await _both(
         room,
         daemon.pool.sandbox(made_from.set_name),
         room.checker.open(
-            view.wants(policy, made_from.home if made_from.own_home else ""), program
+            view.wants(policy, made_from.home if made_from.own_home else ""),
+            program,
+            # The ledger asks NSS and writes files, while others are at work.
+            lease,
         ),
     )
     mounts = view.Mounts(daemon.kernel)
     try:
-        try:
-            _take_identity(daemon, room, made_from)
-        except IdentityError as e:
+        for e in refused:
             if ahead or e.code not in ("identity-quota", "identity-exhausted"):
-                raise
+                raise e
             # Who has a use for a uid now goes before who may come.
             own = made_from.caller.uid if e.code == "identity-quota" else None
             if not await daemon.rooms.make_way(e.message, own):
-                raise
+                raise e
             _take_identity(daemon, room, made_from)
         room.visible, room.skipped = view.show(
             mounts, opened, made_from.caller, daemon.store.refuse_write
