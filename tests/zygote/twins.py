@@ -21,8 +21,10 @@ from typing import Any
 
 PYTHON = "/usr/bin/python3"
 BOOTSTRAP = Path(__file__).resolve().parent / "bootstrap.py"
-ENVIRONMENT = {"LANG": "C.UTF-8", "HOME": "/nonexistent", "PATH": "/usr/bin:/bin"}
-ZYGOTE_ENVIRONMENT = {"LC_CTYPE": "C.UTF-8", "HOME": "/nonexistent", "PAD": "x" * 4096}
+# Where root, too, can make none: dconf would.
+NO_HOME = "/dev/null/home"
+ENVIRONMENT = {"LANG": "C.UTF-8", "HOME": NO_HOME, "PATH": "/usr/bin:/bin"}
+ZYGOTE_ENVIRONMENT = {"LC_CTYPE": "C.UTF-8", "HOME": NO_HOME, "PAD": "x" * 4096}
 PATIENCE_S = 50
 
 
