@@ -252,9 +252,11 @@ def _accompany(
         # Whoever waits at the other end of the second learns that all this has ended.
         c.keep |= {more[name] for name in ("record", "hold") if name in more}
         walk("init", rest.steps, c, baton)
-        _tell("left", channel, c)
         if rest.id != room_id:
+            # Before the word: it opens a file of /proc, and from then on the daemon
+            # counts what is open here.
             _name(rest.id, c.kernel)
+        _tell("left", channel, c)
     except Gone:
         # The stem ended before its time and has said why; its status is next.
         pass
