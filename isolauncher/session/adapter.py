@@ -7,8 +7,9 @@
 
 Debian's shell is not changed on disk. When it starts it imports the files of its
 extension directories; the one of ours (integration/sugar/deviceicon) calls `install`,
-which puts another method into the class through which every launch goes, and one into
-the palette whose Stop would signal a process id that the activity itself has named.
+which puts another method into the class through which every launch goes, one into the
+palette whose Stop would signal a process id that the activity itself has named, and
+one into the session manager, which cannot ask a sandbox to save before it ends.
 
 Everything on the bus is asked for and answered later: nothing here makes the shell
 wait. If neither the service nor the daemon is to be had, an administrator's setting
@@ -37,6 +38,9 @@ LAUNCH_S = 60
 WAKE_AGAIN_S = 10
 HANGING_MS, GRACE_MS = 3000, 1500
 """From Stop to SIGTERM, and from there to the end; the shell's own figures."""
+
+LEAVE_S, LOOK_MS = 5, 50
+"""How long what is open may take to save itself when the shell is to end."""
 
 WEB = ("sugar-activity-web", "sugar3.activity.webactivity.WebActivity")
 API_SOCKET = ("SUGAR_APISOCKET_KEY", "SUGAR_APISOCKET_PORT")
@@ -309,6 +313,25 @@ class Adapter:
         self.ask_pid(id, found, _of_no_interest)
         return False
 
+    def leave(self, then: Callable[[], None]) -> None:
+        """Before the shell ends: have what is open saved, then.
+
+        Sugar's session manager asks its own clients; a sandbox has no way to it.
+        """
+        until = time.monotonic() + LEAVE_S
+        for id in self.launches:
+            activity = self.shell.get_activity_by_id(id)
+            if activity is not None:
+                activity.stop()
+
+        def look() -> bool:
+            if self.launches and time.monotonic() < until:
+                return True
+            then()
+            return False
+
+        GLib.timeout_add(LOOK_MS, look)
+
     def ask_pid(self, id: str, found: Callable[..., None], failed: Any) -> None:
         self.bus.call_async(
             *(NAME, _path(id), PROPERTIES, "Get", "ss", (ACTIVITY, "Pid")),
@@ -441,7 +464,7 @@ def install(config_file: str | None = None) -> None:
 
     ``config_file`` stands in for /etc/isolauncher/isolauncher.toml.
     """
-    from jarabe.model import shell
+    from jarabe.model import session, shell
     from jarabe.view import palettes
     from sugar3.activity import activityfactory
 
@@ -449,17 +472,23 @@ def install(config_file: str | None = None) -> None:
     palette = palettes.CurrentActivityPalette
     name = "_CurrentActivityPalette__stop_activate_cb"
     toolkits, stops = handlers._create_activity, getattr(palette, name)
+    leaves = session.SessionManager.initiate_shutdown
     adapter = Adapter(activityfactory, shell.get_model(), config_file)
 
     def stop(self: Any, item: Any) -> None:
         adapter.stop(self._home_activity, lambda: stops(self, item))
         self.emit("done")
 
+    def leave(self: Any, mode: int) -> None:
+        adapter.leave(lambda: leaves(self, mode))
+
     handlers._create_activity = lambda handler: adapter.create(handler)
     setattr(palette, name, stop)
+    session.SessionManager.initiate_shutdown = leave
     try:
         adapter.begin()
     except BaseException:
         handlers._create_activity = toolkits
         setattr(palette, name, stops)
+        session.SessionManager.initiate_shutdown = leaves
         raise

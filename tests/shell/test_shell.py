@@ -233,7 +233,8 @@ def shown() -> Iterator[Shown]:
             daemon.socket,
             config=config,
             favourites=(CALCULATE,),
-            environment=ELSEWHERE,
+            # The developer's for a key that logs out.
+            environment={**ELSEWHERE, "SUGAR_DEVELOPER": "1"},
         ) as shell:
             yield Shown(shell=shell, session=one)
 
@@ -257,6 +258,8 @@ def witness(
     log = shown.shell.logs / "shell.log"
     before = log.stat().st_size
     yield
+    if shown.shell.process.poll() is not None:
+        return
     shown.shell.screenshot(pictures / "shell-last.png")
     with open(log, "rb") as file:
         file.seek(before)
@@ -466,3 +469,17 @@ def test_without_a_service_the_administrator_decides(
     finally:
         (place / f"{NAME}.service").write_text(kept)
         shell.reload_bus()
+
+
+def test_who_logs_out_has_what_was_open_in_the_journal(shown: Shown) -> None:
+    """The last of all: then there is no shell any more."""
+    shell = shown.shell
+    shown.home()
+    window = shown.open(*shown.calculate())
+    shell.type(window, "9*9")
+    (entry,) = shown.entries()
+    shell.xdotool("key", "alt+shift+q")
+    shell.process.wait(30)
+    kept = shown.session.journal("get_filename", f'"{entry["uid"]}"')
+    assert "9*9;81" in Path(kept).read_text()
+    assert shown.state(window.sugar_activity) in ("exited", "gone")
