@@ -35,6 +35,12 @@ CALCULATE = "org.laptop.Calculate"
 MEMORIZE = "org.laptop.Memorize"
 SHOW = "org.example.Show"
 STAYS = "org.example.Stays"
+PASTE = """
+import gi
+gi.require_version("Gtk", "3.0")
+from gi.repository import Gdk, Gtk
+print(Gtk.Clipboard.get(Gdk.SELECTION_CLIPBOARD).wait_for_text())
+"""
 ELSEWHERE = {"LANGUAGE": "es:en", "TZ": "America/Lima"}
 STAY = """#!/usr/bin/python3
 import os, signal, sys
@@ -413,6 +419,26 @@ def test_stop_ends_the_sandbox_and_no_process_that_a_window_names(
     pid = rf"pid \d+ activity_id {id}"
     assert re.search(rf"^Terminated by signal 9, {pid}$", shell.log(STAYS), re.M)
     assert shell.process.poll() is None
+
+
+def test_its_source_is_shown_and_what_was_copied_is_there_for_others(
+    shown: Shown, pictures: Path
+) -> None:
+    shell = shown.shell
+    shown.home()
+    window = shown.open(*shown.calculate())
+    shell.press(window)
+    shell.xdotool("type", "--delay", "30", "4321")
+    shell.xdotool("key", "ctrl+a", "key", "ctrl+c")
+    until(lambda: shell.run("/usr/bin/python3", "-c", PASTE) == "4321\n", "a copy")
+    with shell.watch() as watch:
+        shell.press(window, "alt+shift+v")
+        watch.wait()
+    shell.settled()
+    shell.screenshot(pictures / "shell-source.png")
+    shell.xdotool("key", "Escape")
+    shell.press(window, "ctrl+q")
+    shown.ended(window.sugar_activity)
 
 
 def test_the_shell_goes_on_while_the_service_does_not_answer(shown: Shown) -> None:

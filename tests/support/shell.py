@@ -260,7 +260,7 @@ def shell(
     with mounted_over(str(EXTENSIONS)) as place, _session_managers():
         (place / "isolauncher.py").write_text(written(str(config) if config else ""))
         made.run("sh", "-ec", PERSON, env=variables)
-        process = made.start("sugar", environment=variables)
+        process = made.start("sugar", environment=variables, start_new_session=True)
         one = Shell(desktop=made, environment=variables, process=process)
         try:
             # The last thing of the shell's start, and after the home view.
