@@ -9,7 +9,9 @@ Debian's shell is not changed on disk. When it starts it imports the files of it
 extension directories; the one of ours (integration/sugar/deviceicon) calls `install`,
 which puts another method into the class through which every launch goes, one into the
 palette whose Stop would signal a process id that the activity itself has named, and
-one into the session manager, which cannot ask a sandbox to save before it ends.
+one into the session manager, which cannot ask a sandbox to save before it ends. The
+window manager takes a window from a sandbox, which has a host name of its own, for one
+from another machine; its title shall not say so.
 
 Everything on the bus is asked for and answered later: nothing here makes the shell
 wait. If neither the service nor the daemon is to be had, an administrator's setting
@@ -20,10 +22,12 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from gettext import dgettext
 from gettext import gettext as _
 from typing import Any, TextIO
 
@@ -197,7 +201,7 @@ class Adapter:
         try:
             child = subprocess.Popen(
                 [str(word) for word in command],
-                env=launch.environment,
+                env=for_activity(launch.environment, bundle.get_command()),
                 cwd=str(bundle.get_path()),
                 stdin=subprocess.DEVNULL,
                 stdout=launch.log.fileno(),
@@ -392,6 +396,16 @@ def for_activity(environment: Mapping[str, str], command: str) -> dict[str, str]
     }
 
 
+def without_host(title: str) -> str:
+    """A window's title as it was before the window manager saw whose host it is."""
+    words = "%s (on %s)"
+    for form in (words, dgettext("metacity", words)):
+        pattern = re.escape(form).replace("%s", "(.*)", 1).replace("%s", "[^()]*", 1)
+        if found := re.fullmatch(pattern, title, re.DOTALL):
+            return found[1]
+    return title
+
+
 def _is_text(value: str) -> bool:
     try:
         value.encode()
@@ -473,6 +487,7 @@ def install(config_file: str | None = None) -> None:
     name = "_CurrentActivityPalette__stop_activate_cb"
     toolkits, stops = handlers._create_activity, getattr(palette, name)
     leaves = session.SessionManager.initiate_shutdown
+    titles = shell.Activity.get_title
     adapter = Adapter(activityfactory, shell.get_model(), config_file)
 
     def stop(self: Any, item: Any) -> None:
@@ -482,13 +497,20 @@ def install(config_file: str | None = None) -> None:
     def leave(self: Any, mode: int) -> None:
         adapter.leave(lambda: leaves(self, mode))
 
+    def title(self: Any) -> Any:
+        found = titles(self)
+        own = str(self.get_activity_id()) in adapter.launches
+        return without_host(found) if own and found else found
+
     handlers._create_activity = lambda handler: adapter.create(handler)
     setattr(palette, name, stop)
     session.SessionManager.initiate_shutdown = leave
+    shell.Activity.get_title = title
     try:
         adapter.begin()
     except BaseException:
         handlers._create_activity = toolkits
         setattr(palette, name, stops)
         session.SessionManager.initiate_shutdown = leaves
+        shell.Activity.get_title = titles
         raise

@@ -78,6 +78,9 @@ class Shell:
         """What a command prints in this session, as the person."""
         return self.desktop.run(*words, env=self.environment)
 
+    def start(self, *words: str) -> subprocess.Popen[bytes]:
+        return self.desktop.start(*words, environment=self.environment)
+
     def xdotool(self, *words: object) -> None:
         self.run("xdotool", *map(str, words))
 
