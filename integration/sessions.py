@@ -46,6 +46,7 @@ def daemon(top: Path) -> Iterator[Path]:
             env={"PATH": "/usr/bin:/bin", "ISOLAUNCHER_LOG": "stderr"},
             stdin=subprocess.DEVNULL,
             stderr=writer,
+            start_new_session=True,
         )
         os.close(writer)
         try:

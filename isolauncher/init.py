@@ -311,9 +311,11 @@ def _accompany(
         c.keep |= {more[name] for name in ("record", "hold") if name in more}
         walk_alone("init", rest.steps, c)
         _pass(baton)
-        _tell("left", channel, c)
         if rest.id != room.id:
+            # Before the word: it opens a file of /proc, and from then on the daemon
+            # counts what is open here.
             _name(rest.id, c.kernel)
+        _tell("left", channel, c)
     except Gone:
         # The stem ended before its time and has said why; its status is next.
         pass

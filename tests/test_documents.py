@@ -85,16 +85,19 @@ def test_the_daemons_page_has_its_options_configuration_and_log() -> None:
     page = sections(MAN / "isolauncherd.8", "SH")
     told = set(re.findall(r"^\.BI (--[a-z-]+)", page["OPTIONS"], re.MULTILINE))
     assert told == options("daemon")
-    written = config._check("the example", _examples(MAN / "isolauncherd.8")[0])
+    numbers, words = config._check("the example", _examples(MAN / "isolauncherd.8")[0])
+    written = {**numbers, **words}
     assert config.Uids(**written["uids"]) == config.Uids()
     assert config.Quotas(**written["quotas"]) == config.Quotas()
     assert config.DaemonLimits(**written["limits"]) == config.DaemonLimits()
     assert config.RoomsAhead(**written["rooms"]) == config.RoomsAhead()
+    assert config.Shell(**written["shell"]) == config.Shell()
     for table, kind in written.items():
         every = {
             "uids": config.Uids,
             "quotas": config.Quotas,
             "rooms": config.RoomsAhead,
+            "shell": config.Shell,
         }
         names = fields(every.get(table, config.DaemonLimits))
         assert set(kind) == {f.name for f in names}, table

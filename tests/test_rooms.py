@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -24,10 +25,11 @@ from support.peers import until, zygotes
 from support.powers import need, root, sandboxes
 from support.spoiling import launch as spoiling_launch
 
+from isolauncher import init, opener, rooms, wire
 from isolauncher import launch as road
-from isolauncher import opener, rooms, wire
 from isolauncher.channel import readable
 from isolauncher.errors import IdentityError, StepError
+from isolauncher.kernel import Recorder
 from isolauncher.opener import Opened, Program, Want
 from isolauncher.policy import wishes
 from isolauncher.policy.load import PolicyStore, trusted_owners
@@ -636,3 +638,34 @@ def test_two_bundles_of_one_policy_that_ask_for_different_limits_are_no_versions
         assert asked[number].is_replaced_by(of(edited))
     assert not asked[64].is_replaced_by(of(lowered))
     assert not asked[20].is_replaced_by(of(policy))
+
+
+def test_init_opens_nothing_once_it_has_said_that_it_is_ready(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its new name takes a file of /proc, which the daemon saw now and then."""
+    done: list[str] = []
+
+    class Ended(Exception):
+        pass
+
+    def ends(*words: object) -> None:
+        raise Ended
+
+    rest = SimpleNamespace(id="asked", steps=())
+    for name, value in {
+        "_pass": lambda baton: None,
+        "walk": lambda *words: done.append("walk"),
+        "_name": lambda id, kernel: done.append(f"name {id}"),
+        "_tell": lambda event, channel, c: done.append(f"tell {event}"),
+        "rehearse": lambda: None,
+        "receive": lambda channel, kind: (rest, {"record": -1}),
+        "wait_for": ends,
+    }.items():
+        monkeypatch.setattr(init, name, value)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    context = init.Context(kernel=Recorder(), descriptors={}, keep=frozenset())
+    context.stem = os.getpid()
+    with ours, theirs, pytest.raises(Ended):
+        init._accompany(ours, theirs, "room", (), context)
+    assert done == ["walk", "tell room", "walk", "name asked", "tell left"]

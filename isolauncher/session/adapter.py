@@ -7,8 +7,11 @@
 
 Debian's shell is not changed on disk. When it starts it imports the files of its
 extension directories; the one of ours (integration/sugar/deviceicon) calls `install`,
-which puts another method into the class through which every launch goes, and one into
-the palette whose Stop would signal a process id that the activity itself has named.
+which puts another method into the class through which every launch goes, one into the
+palette whose Stop would signal a process id that the activity itself has named, and
+one into the session manager, which cannot ask a sandbox to save before it ends. The
+window manager takes a window from a sandbox, which has a host name of its own, for one
+from another machine; its title shall not say so.
 
 Everything on the bus is asked for and answered later: nothing here makes the shell
 wait. If neither the service nor the daemon is to be had, an administrator's setting
@@ -19,10 +22,12 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from gettext import dgettext
 from gettext import gettext as _
 from typing import Any, TextIO
 
@@ -37,6 +42,9 @@ LAUNCH_S = 60
 WAKE_AGAIN_S = 10
 HANGING_MS, GRACE_MS = 3000, 1500
 """From Stop to SIGTERM, and from there to the end; the shell's own figures."""
+
+LEAVE_S, LOOK_MS = 5, 50
+"""How long what is open may take to save itself when the shell is to end."""
 
 WEB = ("sugar-activity-web", "sugar3.activity.webactivity.WebActivity")
 API_SOCKET = ("SUGAR_APISOCKET_KEY", "SUGAR_APISOCKET_PORT")
@@ -193,7 +201,7 @@ class Adapter:
         try:
             child = subprocess.Popen(
                 [str(word) for word in command],
-                env=launch.environment,
+                env=for_activity(launch.environment, bundle.get_command()),
                 cwd=str(bundle.get_path()),
                 stdin=subprocess.DEVNULL,
                 stdout=launch.log.fileno(),
@@ -309,6 +317,25 @@ class Adapter:
         self.ask_pid(id, found, _of_no_interest)
         return False
 
+    def leave(self, then: Callable[[], None]) -> None:
+        """Before the shell ends: have what is open saved, then.
+
+        Sugar's session manager asks its own clients; a sandbox has no way to it.
+        """
+        until = time.monotonic() + LEAVE_S
+        for id in self.launches:
+            activity = self.shell.get_activity_by_id(id)
+            if activity is not None:
+                activity.stop()
+
+        def look() -> bool:
+            if self.launches and time.monotonic() < until:
+                return True
+            then()
+            return False
+
+        GLib.timeout_add(LOOK_MS, look)
+
     def ask_pid(self, id: str, found: Callable[..., None], failed: Any) -> None:
         self.bus.call_async(
             *(NAME, _path(id), PROPERTIES, "Get", "ss", (ACTIVITY, "Pid")),
@@ -367,6 +394,16 @@ def for_activity(environment: Mapping[str, str], command: str) -> dict[str, str]
         for name, value in environment.items()
         if _is_text(name + value) and (web or name not in API_SOCKET)
     }
+
+
+def without_host(title: str) -> str:
+    """A window's title as it was before the window manager saw whose host it is."""
+    words = "%s (on %s)"
+    for form in (words, dgettext("metacity", words)):
+        pattern = re.escape(form).replace("%s", "(.*)", 1).replace("%s", "[^()]*", 1)
+        if found := re.fullmatch(pattern, title, re.DOTALL):
+            return found[1]
+    return title
 
 
 def _is_text(value: str) -> bool:
@@ -441,7 +478,7 @@ def install(config_file: str | None = None) -> None:
 
     ``config_file`` stands in for /etc/isolauncher/isolauncher.toml.
     """
-    from jarabe.model import shell
+    from jarabe.model import session, shell
     from jarabe.view import palettes
     from sugar3.activity import activityfactory
 
@@ -449,17 +486,31 @@ def install(config_file: str | None = None) -> None:
     palette = palettes.CurrentActivityPalette
     name = "_CurrentActivityPalette__stop_activate_cb"
     toolkits, stops = handlers._create_activity, getattr(palette, name)
+    leaves = session.SessionManager.initiate_shutdown
+    titles = shell.Activity.get_title
     adapter = Adapter(activityfactory, shell.get_model(), config_file)
 
     def stop(self: Any, item: Any) -> None:
         adapter.stop(self._home_activity, lambda: stops(self, item))
         self.emit("done")
 
+    def leave(self: Any, mode: int) -> None:
+        adapter.leave(lambda: leaves(self, mode))
+
+    def title(self: Any) -> Any:
+        found = titles(self)
+        own = str(self.get_activity_id()) in adapter.launches
+        return without_host(found) if own and found else found
+
     handlers._create_activity = lambda handler: adapter.create(handler)
     setattr(palette, name, stop)
+    session.SessionManager.initiate_shutdown = leave
+    shell.Activity.get_title = title
     try:
         adapter.begin()
     except BaseException:
         handlers._create_activity = toolkits
         setattr(palette, name, stops)
+        session.SessionManager.initiate_shutdown = leaves
+        shell.Activity.get_title = titles
         raise

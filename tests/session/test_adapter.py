@@ -279,6 +279,20 @@ def test_what_the_next_service_does_not_know_has_ended(made: Made) -> None:
     assert "how it ends is not known" in made.log
 
 
+@pytest.mark.parametrize(
+    ("title", "shown"),
+    [
+        ("Calculate Activity (on sugar)", "Calculate Activity"),
+        ("a (on b) (on sugar)", "a (on b)"),
+        ("a (on b) c", "a (on b) c"),
+        ("a (one)", "a (one)"),
+        ("", ""),
+    ],
+)
+def test_a_title_does_not_name_the_sandbox_s_host(title: str, shown: str) -> None:
+    assert adapter.without_host(title) == shown
+
+
 def test_an_extension_that_is_broken_lets_nothing_be_launched(tmp_path: Path) -> None:
     """Else the shell would log it, and launch as before."""
     (tmp_path / "isolauncher").mkdir()

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from support import bundles
 from support import shell as shells
-from support.daemons import ROOMS_AHEAD, Service, service
+from support.daemons import ROOMS_AHEAD, TOP, Service, service
 from support.desktop import Desktop, desktop
 from support.desktop import missing as no_desktop
 from support.powers import need, sandboxes
@@ -35,6 +35,12 @@ CALCULATE = "org.laptop.Calculate"
 MEMORIZE = "org.laptop.Memorize"
 SHOW = "org.example.Show"
 STAYS = "org.example.Stays"
+PASTE = """
+import gi
+gi.require_version("Gtk", "3.0")
+from gi.repository import Gdk, Gtk
+print(Gtk.Clipboard.get(Gdk.SELECTION_CLIPBOARD).wait_for_text())
+"""
 ELSEWHERE = {"LANGUAGE": "es:en", "TZ": "America/Lima"}
 STAY = """#!/usr/bin/python3
 import os, signal, sys
@@ -204,8 +210,12 @@ class Shown:
         (row,) = [row for row in self.session.running() if row["id"] == id]
         return row
 
-    def entries(self) -> list[dict[str, Any]]:
-        return [o for o in self.session.objects() if o["activity"] == CALCULATE]
+    def kept(self, id: str) -> str:
+        """What the one entry of the Journal has that an activity has made."""
+        entries = [o for o in self.session.objects() if o["activity_id"] == id]
+        assert len(entries) == 1, entries
+        path = self.session.journal("get_filename", f'"{entries[0]["uid"]}"')
+        return Path(path).read_text()
 
 
 def install(made: Desktop, name: str, id: str, program: str) -> None:
@@ -233,7 +243,8 @@ def shown() -> Iterator[Shown]:
             daemon.socket,
             config=config,
             favourites=(CALCULATE,),
-            environment=ELSEWHERE,
+            # The developer's for a key that logs out.
+            environment={**ELSEWHERE, "SUGAR_DEVELOPER": "1"},
         ) as shell:
             yield Shown(shell=shell, session=one)
 
@@ -257,6 +268,8 @@ def witness(
     log = shown.shell.logs / "shell.log"
     before = log.stat().st_size
     yield
+    if shown.shell.process.poll() is not None:
+        return
     shown.shell.screenshot(pictures / "shell-last.png")
     with open(log, "rb") as file:
         file.seek(before)
@@ -295,8 +308,7 @@ def test_a_click_opens_calculate_confined_and_the_journal_has_what_was_typed(
     assert shown.last_line(1) == (
         f"Normal successful completion, pid {row['pid']} activity_id {id}"
     )
-    (entry,) = shown.entries()
-    assert entry["activity_id"] == id
+    assert "12*12;144" in shown.kept(id)
 
     # The Journal's icon is right below the person.
     shown.home()
@@ -313,11 +325,8 @@ def test_a_click_opens_calculate_confined_and_the_journal_has_what_was_typed(
     shell.screenshot(pictures / "shell-resumed.png")
     shell.press(again, "ctrl+q")
     shown.ended(id)
-    (entry,) = shown.entries()
-    kept = shown.session.journal("get_filename", f'"{entry["uid"]}"')
-    text = Path(kept).read_text()
-    assert "12*12;144" in text
-    assert "7*7;49" in text
+    assert "12*12;144" in shown.kept(id)
+    assert "7*7;49" in shown.kept(id)
 
 
 def test_without_the_daemon_what_runs_goes_on_and_the_shell_says_why_nothing_starts(
@@ -347,9 +356,7 @@ def test_without_the_daemon_what_runs_goes_on_and_the_shell_says_why_nothing_sta
     shell.press(window, "ctrl+q")
     shown.ended(id)
     assert shown.last_line(shown.logs()).startswith("Normal successful completion")
-    (entry,) = shown.entries()
-    kept = shown.session.journal("get_filename", f'"{entry["uid"]}"')
-    assert "100-58;42" in Path(kept).read_text()
+    assert "100-58;42" in shown.kept(id)
 
 
 def test_the_session_s_service_is_killed_and_the_next_one_takes_up_what_runs(
@@ -412,6 +419,42 @@ def test_stop_ends_the_sandbox_and_no_process_that_a_window_names(
     assert shell.process.poll() is None
 
 
+def test_its_source_is_shown_and_what_was_copied_is_there_for_others(
+    shown: Shown, pictures: Path
+) -> None:
+    shell = shown.shell
+    shown.home()
+    window = shown.open(*shown.calculate())
+    shell.press(window)
+    shell.xdotool("type", "--delay", "30", "4321")
+    shell.xdotool("key", "ctrl+a", "key", "ctrl+c")
+    until(lambda: shell.run("/usr/bin/python3", "-c", PASTE) == "4321\n", "a copy")
+    with shell.watch() as watch:
+        shell.press(window, "alt+shift+v")
+        watch.wait()
+    shell.settled()
+    shell.screenshot(pictures / "shell-source.png")
+    shell.xdotool("key", "Escape")
+    shell.press(window, "ctrl+q")
+    shown.ended(window.sugar_activity)
+
+
+def test_sugar_launch_goes_the_same_way(shown: Shown) -> None:
+    shell = shown.shell
+    shown.home()
+    text = (TOP / "integration/sugar/sugar-launch").read_text()
+    own = text.replace("=/usr/bin/isolauncher\n", f"={TOP}/.venv/bin/isolauncher\n")
+    assert own != text
+    for words, status in ((("-h",), 0), (("-d", CALCULATE), 2), ((), 2)):
+        assert shell.start("sh", "-c", own, "sh", *words).wait(30) == status
+    with shell.watch() as watch:
+        launched = shell.start("sh", "-c", own, "sh", CALCULATE)
+        window = watch.wait(lambda window: window.sugar_bundle == CALCULATE)
+    assert shown.row(window.sugar_activity)["uid"] >= 70001
+    shell.press(window, "ctrl+q")
+    assert launched.wait(30) == 0
+
+
 def test_the_shell_goes_on_while_the_service_does_not_answer(shown: Shown) -> None:
     shell = shown.shell
     shown.home()
@@ -460,9 +503,22 @@ def test_without_a_service_the_administrator_decides(
         else:
             warning, first, last = said
             assert warning.startswith("isolauncher: LAUNCHED WITHOUT ISOLATION: ")
-            home = json.loads(first)["home"]
-            assert ".sugar" in home  # all of the person's, which confined is not there
+            seen = json.loads(first)
+            assert ".Xauthority" in seen["home"]  # the person's own
+            assert not [name for name in seen["environment"] if "APISOCKET" in name]
             assert last.startswith("Exited with status 3, pid ")
     finally:
         (place / f"{NAME}.service").write_text(kept)
         shell.reload_bus()
+
+
+def test_who_logs_out_has_what_was_open_in_the_journal(shown: Shown) -> None:
+    """The last of all: then there is no shell any more."""
+    shell = shown.shell
+    shown.home()
+    window = shown.open(*shown.calculate())
+    shell.type(window, "9*9")
+    shell.xdotool("key", "alt+shift+q")
+    shell.process.wait(30)
+    assert "9*9;81" in shown.kept(window.sugar_activity)
+    assert shown.state(window.sugar_activity) in ("exited", "gone")

@@ -182,6 +182,8 @@ def desktop(*, size: str = "1200x900x24", nested: bool = False) -> Iterator[Desk
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            # What a terminal sends is for us, and then its input ends.
+            start_new_session=True,
             **session.person(),
         )
         stack.callback(_end, supervisor)
@@ -328,6 +330,7 @@ def _started(
         pass_fds=(writer,),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
+        start_new_session=made is not None,
     )
     if made is not None:
         made.append(process)

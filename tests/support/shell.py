@@ -81,6 +81,9 @@ class Shell:
         """What a command prints in this session, as the person."""
         return self.desktop.run(*words, env=self.environment)
 
+    def start(self, *words: str) -> subprocess.Popen[bytes]:
+        return self.desktop.start(*words, environment=self.environment)
+
     def xdotool(self, *words: object) -> None:
         self.run("xdotool", *map(str, words))
 
@@ -268,7 +271,7 @@ def shell(
         _put_section(sections)
         (place / "isolauncher.py").write_text(written(str(config) if config else ""))
         made.run("sh", "-ec", PERSON, env=variables)
-        process = made.start("sugar", environment=variables)
+        process = made.start("sugar", environment=variables, start_new_session=True)
         one = Shell(desktop=made, environment=variables, process=process)
         try:
             # The last thing of the shell's start, and after the home view.
