@@ -34,6 +34,7 @@ from .errors import (
     IsolauncherError,
     RequestError,
     StepError,
+    VerifyError,
 )
 from .policy import choose, environment
 from .policy.model import Policy
@@ -506,7 +507,13 @@ async def _road(
         looked=room.looked,
     )
     whole = plan.Plan(room=room.planned, rest=rest)
-    verify.verify_begun(whole.room, sealed)
+    gone: VerifyError | None = None
+    try:
+        verify.verify_begun(whole.room, sealed)
+    except VerifyError as e:
+        if e.code != "verify-gone":
+            raise
+        gone = e  # whoever has ended says why, below
     namespaces: dict[str, str] = {}
 
     def left(notes: list[plan.Skipped]) -> None:
@@ -515,12 +522,19 @@ async def _road(
             verify.verify_left(whole, replace(sealed, notes=tuple(activity.skipped)))
         )
 
-    notes, probes = await sandbox.sealed(left)
-    activity.skipped += notes
-    clock.lap("apply")
-    sealed = replace(sealed, probes=probes, notes=tuple(activity.skipped))
-    # The stem is handing over meanwhile: first what that leaves as it is.
-    verify.verify(whole, sealed, namespaces)
+    try:
+        notes, probes = await sandbox.sealed(left)
+        if gone is not None:
+            raise gone
+        activity.skipped += notes
+        clock.lap("apply")
+        sealed = replace(sealed, probes=probes, notes=tuple(activity.skipped))
+        # The stem is handing over meanwhile: first what that leaves as it is.
+        verify.verify(whole, sealed, namespaces)
+    except VerifyError as e:
+        # Or it has ended, since there was nothing that it could have started.
+        said = await sandbox.stem_said() if e.code == "verify-gone" else None
+        raise said or e from None
     record.append("forked", daemon.pids(activity))
     enforced = whole.enforced()
     state = daemon.describe(activity)

@@ -932,12 +932,14 @@ def rest(
     ]
     if frame.ruled is not None:
         files = frame.ruled.files
+        # A program's file; a bundle brings more than the stem may have open. And what
+        # cannot be id-mapped may be copied: then it is another file.
+        at_once = len(trees) == 1 and trees[0].owned_by is None
         rules = tuple(
             LandlockRule(
                 path=t.path,
                 rights=_rights(t) & files,
-                # What cannot be id-mapped may be copied: then it is another file.
-                descriptor=t.descriptor if t.owned_by is None else "",
+                descriptor=t.descriptor if at_once else "",
             )
             for t in trees
         )

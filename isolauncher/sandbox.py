@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from . import plan, wire
 from .channel import Channel, leave, readable
-from .errors import StepError, WireError, from_fields
+from .errors import IsolauncherError, StepError, WireError, from_fields
 
 if TYPE_CHECKING:
     from .pool import Zygote
@@ -84,6 +84,14 @@ class Sandbox:
             raise StepError("no probes came", step="verify", code="verify-no-probes")
         answers = {str(k): v for k, v in probes.items() if isinstance(v, int)}
         return list(_notes(sealed.fields)), answers
+
+    async def stem_said(self) -> IsolauncherError | None:
+        """Why a stem has ended that was sealed, if it has said so."""
+        with suppress(WireError):
+            while (fields := (await self._stem().recv()).fields)["event"] != "ready":
+                if fields["event"] == "failed":
+                    return from_fields(fields)
+        return None
 
     async def ready(self) -> Mapping[str, object]:
         """The stem is a cold start's twin: what it is ready to start."""

@@ -330,3 +330,25 @@ def test_an_id_mapped_mount_that_is_none_is_a_difference() -> None:
         sealed = verify.Sealed(init=0, stem=0, sent={}, probes={}, notes=notes)
         [(_, _, options, _)] = verify._expected_mounts([step], sealed)
         assert ("idmapped" in options) is wanted
+
+
+def test_a_mount_of_a_waiting_room_is_looked_at_again_if_it_is_another() -> None:
+    line = "40 30 0:5 / /x rw,nosuid,nodev - tmpfs tmpfs rw"
+    step = plan.MemoryFiles(path="/x", size=1, inodes=1, mode=0, executable=True)
+    sealed = verify.Sealed(
+        init=os.getpid(),
+        stem=os.getpid(),
+        sent={},
+        probes={},
+        notes=(),
+        looked=verify.Looked(namespaces={}, mounts={line: "/x"}),
+    )
+
+    def differences(*lines: str) -> list[str]:
+        return list(verify._mounts([step], sealed, list(lines)))
+
+    another = line.replace("40", "41").replace(",nodev", "")
+    assert differences(line) == []
+    assert differences(another) == ["/x lacks nodev"]
+    assert differences() == ["nothing is mounted at /x"]
+    assert differences(line, another) == ["something is mounted at /x"]
