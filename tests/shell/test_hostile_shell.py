@@ -117,9 +117,7 @@ def picture(wicked: Wicked, tmp_path: Path) -> Iterator[None]:
     """What was seen last; and nothing is open afterwards, whatever has failed."""
     with in_pictures(wicked.shell, tmp_path / "last.png"):
         yield
-    for row in wicked.session.running():
-        if row["state"] != "exited":
-            wicked.session.stop(row["id"])
+    wicked.stop_all()
 
 
 # -------------------------------------------------------------------------- an attack

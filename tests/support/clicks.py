@@ -74,6 +74,10 @@ class Clicks:
 
     def resume(self, word: str) -> Window:
         """The one entry that the Journal finds for that word, by its icon."""
+        return self.click_for_window(*self.find_entry(word))
+
+    def find_entry(self, word: str) -> tuple[int, int]:
+        """In the Journal; where its icon is."""
         self.shell.xdotool("mousemove", *ASIDE)
         self.shell.xdotool("key", "F5")
         self.shell.settled()
@@ -87,7 +91,7 @@ class Clicks:
                 lambda count=count: len(self._entries()) == count, f"{count} of {asked}"
             )
         self.shell.settled()
-        return self.click_for_window(*middle(self._entries()[0]))
+        return middle(self._entries()[0])
 
     def _entries(self) -> list[Box]:
         return self.shell.pixels().things(ENTRIES)
@@ -140,6 +144,12 @@ class Clicks:
         shell.settled()
         # The last line of the palette.
         shell.choose(x, palette()[0][3] - 28)
+
+    def stop_all(self) -> None:
+        """Whatever still runs, whatever has failed."""
+        for row in self.session.running():
+            if row["state"] != "exited":
+                self.session.stop(row["id"])
 
     def ended(self, id: str) -> None:
         """Wait until it has ended, and until nothing is left beside it."""
