@@ -8,12 +8,9 @@ that docs/sugar.md tells of all of them.
 from __future__ import annotations
 
 import http.server
-import os
 import re
-import subprocess
 import threading
 import time
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +19,7 @@ from typing import Any
 import pytest
 from support.daemons import TOP, service
 from support.desktop import SUGAR_ACTIVITIES, desktop, missing
+from support.documents import EPUB, GREEN, GREEN_CSS, book, picture, tone
 from support.golden import DEBIAN
 from support.powers import need, sandboxes
 from support.sugar import Launched, Session, profile, schemas, session
@@ -29,7 +27,6 @@ from support.sugar import Launched, Session, profile, schemas, session
 PATIENCE_S = 30
 LOST = "." * 20
 """Keys that come before the place to type in has the focus."""
-GREEN, GREEN_CSS = (0, 255, 0), "#00ff00"
 PAGE = f"<title>A page</title><body bgcolor='{GREEN_CSS}'>Once upon a time</body>"
 
 
@@ -94,11 +91,6 @@ def see_green(sugar: Session, launched: Launched) -> None:
             time.sleep(0.1)
 
 
-def picture() -> bytes:
-    """A green one, as PPM, the simplest there is."""
-    return b"P6 600 400 255\n" + bytes(GREEN) * 600 * 400
-
-
 def test_image_viewer_shows_the_picture_that_it_was_opened_with(sugar: Session) -> None:
     uid = kept(sugar, "picture", picture(), "image/x-portable-pixmap")
     with opened(sugar, "ImageViewer", "-o", uid) as launched:
@@ -146,11 +138,7 @@ def test_pippy_runs_a_program_which_can_keep_something(sugar: Session) -> None:
 
 @pytest.mark.long
 def test_read_shows_a_book_by_webkit(sugar: Session) -> None:
-    path = sugar.desktop.home / "book.epub"
-    write_book(path)
-    with opened(
-        sugar, "Read", "-o", kept(sugar, "book", path.read_bytes(), EPUB)
-    ) as launched:
+    with opened(sugar, "Read", "-o", kept(sugar, "book", book(), EPUB)) as launched:
         see_green(sugar, launched)
 
 
@@ -189,16 +177,7 @@ def test_browse_has_the_web_where_its_file_s_example_stands_in_etc(
 
 @pytest.mark.long
 def test_jukebox_plays_what_it_was_opened_with(sugar: Session) -> None:
-    path = sugar.desktop.home / "tone.ogg"
-    subprocess.run(
-        [
-            *("/usr/bin/python3", "-c", TONE, str(path)),
-        ],
-        check=True,
-        timeout=PATIENCE_S,
-        env={"HOME": str(sugar.desktop.top), "PATH": os.environ["PATH"]},
-    )
-    uid = kept(sugar, "tone", path.read_bytes(), "audio/ogg")
+    uid = kept(sugar, "tone", tone(), "audio/ogg")
     with opened(sugar, "Jukebox", "-o", uid) as launched:
         sugar.xdotool("key", "space")
         tasks = Path(f"/proc/{launched.row['pid']}/task")
@@ -214,52 +193,6 @@ def test_chat_opens_and_keeps_an_entry_though_nobody_is_there(sugar: Session) ->
         pass
     (entry,) = made(sugar, "Chat")
     assert entry["mime_type"] == "text/plain"
-
-
-EPUB = "application/epub+zip"
-CONTAINER = """<?xml version="1.0"?>
-<container version="1.0" xmlns="urn:oasis:names:tc:opendocument:xmlns:container">
-<rootfiles><rootfile full-path="book.opf" media-type="application/oebps-package+xml"/>
-</rootfiles></container>"""
-PACKAGE = """<?xml version="1.0"?>
-<package xmlns="http://www.idpf.org/2007/opf" version="2.0" unique-identifier="i">
-<metadata xmlns:dc="http://purl.org/dc/elements/1.1/"><dc:title>Tales</dc:title>
-<dc:identifier id="i">tales</dc:identifier><dc:language>en</dc:language>
-<dc:creator>Ana</dc:creator></metadata>
-<manifest><item id="ncx" href="toc.ncx" media-type="application/x-dtbncx+xml"/>
-<item id="one" href="one.xhtml" media-type="application/xhtml+xml"/></manifest>
-<spine toc="ncx"><itemref idref="one"/></spine></package>"""
-CONTENTS = """<?xml version="1.0"?>
-<ncx xmlns="http://www.daisy.org/z3986/2005/ncx/" version="2005-1"><head/>
-<docTitle><text>Tales</text></docTitle><navMap><navPoint id="one" playOrder="1">
-<navLabel><text>One</text></navLabel><content src="one.xhtml"/></navPoint></navMap>
-</ncx>"""
-CHAPTER = f"""<?xml version="1.0"?>
-<html xmlns="http://www.w3.org/1999/xhtml"><head><title>One</title></head>
-<body style="background: {GREEN_CSS}; height: 2000px"><p>Once upon a time</p></body>
-</html>"""
-TONE = """
-import sys, gi
-gi.require_version("Gst", "1.0")
-from gi.repository import Gst
-Gst.init(None)
-line = Gst.parse_launch("audiotestsrc num-buffers=2000 ! vorbisenc ! oggmux ! "
-                        "filesink location=" + sys.argv[1])
-line.set_state(Gst.State.PLAYING)
-ends = Gst.MessageType.EOS | Gst.MessageType.ERROR
-said = line.get_bus().timed_pop_filtered(20 * Gst.SECOND, ends)
-line.set_state(Gst.State.NULL)
-sys.exit(said is None or said.type != Gst.MessageType.EOS)
-"""
-
-
-def write_book(path: Path) -> None:
-    with zipfile.ZipFile(path, "w") as book:
-        book.writestr("mimetype", EPUB)
-        book.writestr("META-INF/container.xml", CONTAINER)
-        book.writestr("book.opf", PACKAGE)
-        book.writestr("toc.ncx", CONTENTS)
-        book.writestr("one.xhtml", CHAPTER)
 
 
 @contextmanager

@@ -40,6 +40,11 @@ from . import chooser, copying, files, journal, presence, proxy, relay
 SCAN_MS = 1000
 _GROWTH = 1 << 20
 _NAMES = 256
+_CLIENT = (
+    Gio.DBusConnectionFlags.AUTHENTICATION_CLIENT
+    | Gio.DBusConnectionFlags.MESSAGE_BUS_CONNECTION
+)
+_NOBODY = (Gio.IOErrorEnum.CONNECTION_REFUSED, Gio.IOErrorEnum.NOT_FOUND)
 _SCAN_ANYWAY = 15
 """Every so many times it is counted, whatever the file system says of its space."""
 
@@ -126,6 +131,7 @@ class Mediator:
         self.working_copy: copying.WorkingCopy | None = None
         self.relay: relay.Relay | None = None
         self.proxy: proxy.Proxy | None = None
+        self.session: Any = None
         self.buses: list[tuple[str, str, tuple[str, ...]]] = []
         self.bus_at: dict[str, str] = {}
         self.scans = 0
@@ -325,10 +331,35 @@ class Mediator:
         not in the launch's way; if this is the end, that is noticed before.
         """
         GLib.idle_add(self._start_filter)
+        GLib.idle_add(self._attend_session)
         for name in ("bus", "accessibility"):
             if name in self.bus_at:
                 with suppress(OSError):
                     os.unlink(self.bus_at[name])
+
+    def _attend_session(self) -> None:
+        """Who has logged out shall leave nothing running: the bus is the session's."""
+
+        def connected(_: Any, result: Any) -> None:
+            try:
+                self.session = Gio.DBusConnection.new_for_address_finish(result)
+            except GLib.Error as error:
+                if any(error.matches(Gio.io_error_quark(), one) for one in _NOBODY):
+                    self._session_over()
+            else:
+                self.session.connect("closed", self._session_over)
+
+        if self.wanted.address:
+            words = (self.wanted.address, _CLIENT, None, None, connected)
+            Gio.DBusConnection.new_for_address(*words)
+
+    def _session_over(self, *_: Any) -> None:
+        why = (
+            "the session that it was launched from has ended",
+            "session-ended",
+            "nothing to do; what it had not kept is lost, as without isolauncher",
+        )
+        threading.Thread(target=self._stop, args=why, daemon=True).start()
 
     def _ended(self, *_: Any) -> bool:
         self.held = 0
@@ -364,19 +395,25 @@ class Mediator:
         finally:
             self.scanning = False
         if why:
-            self._stop(why)
+            hint = "what it has kept stays; see files.data of its policy"
+            self._stop(why, "data-full", hint, step="data", grace_ms=0)
 
-    def _stop(self, why: str) -> None:
+    def _stop(
+        self,
+        why: str,
+        code: str,
+        hint: str,
+        step: str = "session",
+        grace_ms: int = 5000,
+    ) -> None:
         """End it; who waits for that is told why, and so is the session's log."""
         wanted = self.wanted
         line = HostError(
-            f"{wanted.id} is stopped: {why}",
-            code="data-full",
-            hint="what it has kept stays; see files.data of its policy",
-            step="data",
+            f"{wanted.id} is stopped: {why}", code=code, hint=hint, step=step
         ).line()
-        sys.stderr.write(f"{line}\n")
-        stop = request.Stop(ids=(wanted.id,), grace_ms=0, reason=line)
+        with suppress(OSError):  # where the log went may be gone
+            sys.stderr.write(f"{line}\n")
+        stop = request.Stop(ids=(wanted.id,), grace_ms=grace_ms, reason=line)
         with suppress(IsolauncherError):
             list(client.ask(request.encode(stop)))
 
@@ -471,11 +508,7 @@ def _runtime(named: str) -> str | None:
 
 
 def _connect(address: str) -> Any:
-    flags = (
-        Gio.DBusConnectionFlags.AUTHENTICATION_CLIENT
-        | Gio.DBusConnectionFlags.MESSAGE_BUS_CONNECTION
-    )
-    return Gio.DBusConnection.new_for_address_sync(address, flags, None, None)
+    return Gio.DBusConnection.new_for_address_sync(address, _CLIENT, None, None)
 
 
 def _accessibility_bus(address: str) -> str:

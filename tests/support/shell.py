@@ -33,7 +33,8 @@ PATIENCE_S = 30
 
 PERSON = """
 mkdir -p ~/.sugar/default/logs
-ssh-keygen -q -t dsa -f ~/.sugar/default/owner.key -C '' -N '' </dev/null
+key=~/.sugar/default/owner.key
+test -e $key || ssh-keygen -q -t dsa -f $key -C '' -N ''
 gsettings set org.sugarlabs.user nick 'A child'
 gsettings set org.sugarlabs.user color '#AC32FF,#9A5200'
 gsettings set org.sugarlabs.user group-label 'Adult'
@@ -245,8 +246,11 @@ def shell(
     config: Path | None = None,
     favourites: tuple[str, ...] = (),
     environment: Mapping[str, str] | None = None,
+    extensions: Mapping[str, str] | None = None,
 ) -> Iterator[Shell]:
     """The shell of ``made``'s person, with ``favourites`` at home or Debian's own.
+
+    ``extensions`` are files beside ours, by name.
 
     The session bus must know how to start isolauncher-session by now.
     """
@@ -270,6 +274,8 @@ def shell(
     ):
         _put_section(sections)
         (place / "isolauncher.py").write_text(written(str(config) if config else ""))
+        for name, text in (extensions or {}).items():
+            (place / name).write_text(text)
         made.run("sh", "-ec", PERSON, env=variables)
         process = made.start("sugar", environment=variables, start_new_session=True)
         one = Shell(desktop=made, environment=variables, process=process)
