@@ -652,10 +652,12 @@ def test_init_opens_nothing_once_it_has_said_that_it_is_ready(
     def ends(*words: object) -> None:
         raise Ended
 
+    room = SimpleNamespace(id="room", ahead=True)
     rest = SimpleNamespace(id="asked", steps=())
     for name, value in {
         "_pass": lambda baton: None,
         "walk": lambda *words: done.append("walk"),
+        "walk_alone": lambda *words: done.append("walk alone"),
         "_name": lambda id, kernel: done.append(f"name {id}"),
         "_tell": lambda event, channel, c: done.append(f"tell {event}"),
         "rehearse": lambda: None,
@@ -667,5 +669,5 @@ def test_init_opens_nothing_once_it_has_said_that_it_is_ready(
     context = init.Context(kernel=Recorder(), descriptors={}, keep=frozenset())
     context.stem = os.getpid()
     with ours, theirs, pytest.raises(Ended):
-        init._accompany(ours, theirs, "room", (), context)
-    assert done == ["walk", "tell room", "walk", "name asked", "tell left"]
+        init._accompany(ours, theirs, room, (), context)
+    assert done == ["walk", "tell room", "walk alone", "name asked", "tell left"]
