@@ -8,8 +8,11 @@ the table that this makes.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -442,3 +445,26 @@ def table() -> str:
 
 def test_the_page_on_sugar_has_the_table_of_what_is_done_here() -> None:
     assert table() in (TOP / "docs/sugar.md").read_text()
+
+
+def test_the_display_which_is_shared_is_named_by_the_report_and_the_readme() -> None:
+    words = (sys.executable, "-m", "isolauncher", "test-policy", "--json", "sugar")
+    done = subprocess.run(words, cwd=TOP, capture_output=True, text=True, check=True)
+    (policy,) = json.loads(done.stdout)["policies"]
+    assert "display-shared" in {one["id"] for one in policy["findings"]}
+    assert "Your screen: on X11 an activity" in (TOP / "README.md").read_text()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_the_shell_s_benchmark_measures_what_it_says(tmp_path: Path) -> None:
+    """That each was what it should be it sees to itself; no time is asserted."""
+    need(sandboxes(), no_desktop(), shells.missing())
+    place = tmp_path / "figures"
+    words = (TOP / "integration/sugar/bench-shell", "--pairs", "1", "Calculate")
+    subprocess.run([*words, "--json", str(place)], cwd=TOP, check=True)
+    (one,) = json.loads(place.read_text())["bundles"]
+    assert one["bundle_id"] == "org.laptop.Calculate"
+    for contender in ("cold", "isolated"):
+        assert len(one[contender]["samples"]) == 1
+        assert one[contender]["min"] > 0
