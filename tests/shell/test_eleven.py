@@ -453,18 +453,3 @@ def test_the_display_which_is_shared_is_named_by_the_report_and_the_readme() -> 
     (policy,) = json.loads(done.stdout)["policies"]
     assert "display-shared" in {one["id"] for one in policy["findings"]}
     assert "Your screen: on X11 an activity" in (TOP / "README.md").read_text()
-
-
-@pytest.mark.long
-@pytest.mark.timeout(600)
-def test_the_shell_s_benchmark_measures_what_it_says(tmp_path: Path) -> None:
-    """That each was what it should be it sees to itself; no time is asserted."""
-    need(sandboxes(), no_desktop(), shells.missing())
-    place = tmp_path / "figures"
-    words = (TOP / "integration/sugar/bench-shell", "--pairs", "1", "Calculate")
-    subprocess.run([*words, "--json", str(place)], cwd=TOP, check=True)
-    (one,) = json.loads(place.read_text())["bundles"]
-    assert one["bundle_id"] == "org.laptop.Calculate"
-    for contender in ("cold", "isolated"):
-        assert len(one[contender]["samples"]) == 1
-        assert one[contender]["min"] > 0
