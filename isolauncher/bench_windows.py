@@ -5,6 +5,9 @@ Two contenders take turns in one session, as the person: ``sugar-activity3`` sta
 Sugar's shell starts it, and isolauncher's service asked for the same bundle over the
 session bus, as the shell would ask. Both clocks stop when the X server says that the
 activity's window is mapped. How it is shown is in cli/bench.py.
+
+With the shell itself, from the click on an icon, integration/sugar/bench-shell has it
+done in turns in the same way.
 """
 
 from __future__ import annotations
@@ -80,7 +83,9 @@ def measure(
     for name in ("DISPLAY", "DBUS_SESSION_BUS_ADDRESS"):
         if not os.environ.get(name):
             raise HostError(f"{name} is not set", code="bench-no-session")
-    return tuple(_one(bundle_id, pairs, progress) for bundle_id in bundles)
+    return tuple(
+        in_turns(bundle_id, _cold, _isolated, pairs, progress) for bundle_id in bundles
+    )
 
 
 def machine() -> dict[str, object]:
@@ -92,8 +97,18 @@ def machine() -> dict[str, object]:
     }
 
 
-def _one(bundle_id: str, pairs: int, progress: Callable[[str], None]) -> Windows:
-    contenders = [("cold", _cold), ("isolated", _isolated)]
+def in_turns(
+    bundle_id: str,
+    cold: Callable[[str, str], float],
+    isolated: Callable[[str, str], float],
+    pairs: int,
+    progress: Callable[[str], None] = lambda done: None,
+) -> Windows:
+    """Each is given the bundle's id and one for the activity; returns milliseconds.
+
+    Who is first changes with every pair.
+    """
+    contenders = [("cold", cold), ("isolated", isolated)]
     samples: dict[str, list[float]] = {name: [] for name, _ in contenders}
     for number in range(-WARM_UP, pairs):
         for name, contender in contenders:

@@ -103,6 +103,13 @@ def _windows(args: argparse.Namespace) -> tuple[str, dict[str, object]]:
         args.pairs or bench_windows.PAIRS,
         progress,
     )
+    return windows(found, before)
+
+
+def windows(
+    found: Sequence[bench_windows.Windows], machine: Mapping[str, object]
+) -> tuple[str, dict[str, object]]:
+    """The figures for a person, and as data; ``machine`` as it was before."""
     rows = []
     for one in found:
         for name, spread in (("cold", one.cold), ("isolated", one.isolated)):
@@ -115,12 +122,12 @@ def _windows(args: argparse.Namespace) -> tuple[str, dict[str, object]]:
             f"{one.bundle_id}: ratio of the medians {one.ratio:.2f}, pair by pair "
             f"{ratios.at(0.1):.2f} to {ratios.at(0.9):.2f} (p10 to p90)"
         )
-    told.append(f"machine: {_words([f'{k} {v}' for k, v in before.items()])}")
+    told.append(f"machine: {_words([f'{k} {v}' for k, v in machine.items()])}")
     data: dict[str, object] = {
         "version": 1,
         "benchmark": "windows",
         "unit": "ms",
-        "machine": before,
+        "machine": dict(machine),
         "bundles": [one.as_data() for one in found],
     }
     return "\n".join(printable(line) for line in told), data

@@ -8,8 +8,11 @@ the table that this makes.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -442,3 +445,11 @@ def table() -> str:
 
 def test_the_page_on_sugar_has_the_table_of_what_is_done_here() -> None:
     assert table() in (TOP / "docs/sugar.md").read_text()
+
+
+def test_the_display_which_is_shared_is_named_by_the_report_and_the_readme() -> None:
+    words = (sys.executable, "-m", "isolauncher", "test-policy", "--json", "sugar")
+    done = subprocess.run(words, cwd=TOP, capture_output=True, text=True, check=True)
+    (policy,) = json.loads(done.stdout)["policies"]
+    assert "display-shared" in {one["id"] for one in policy["findings"]}
+    assert "Your screen: on X11 an activity" in (TOP / "README.md").read_text()
