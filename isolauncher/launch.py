@@ -507,13 +507,12 @@ async def _road(
         looked=room.looked,
     )
     whole = plan.Plan(room=room.planned, rest=rest)
-    gone: VerifyError | None = None
+    differs: VerifyError | None = None
     try:
         verify.verify_begun(whole.room, sealed)
     except VerifyError as e:
-        if e.code != "verify-gone":
-            raise
-        gone = e  # whoever has ended says why, below
+        # Raised below, unless it is that somebody has ended, who says why.
+        differs = e
     namespaces: dict[str, str] = {}
 
     def left(notes: list[plan.Skipped]) -> None:
@@ -524,8 +523,8 @@ async def _road(
 
     try:
         notes, probes = await sandbox.sealed(left)
-        if gone is not None:
-            raise gone
+        if differs is not None:
+            raise differs
         activity.skipped += notes
         clock.lap("apply")
         sealed = replace(sealed, probes=probes, notes=tuple(activity.skipped))

@@ -346,6 +346,8 @@ class Mediator:
             except GLib.Error as error:
                 if any(error.matches(Gio.io_error_quark(), one) for one in _NOBODY):
                     self._session_over()
+                else:  # it may have gone while we spoke with it, or have no place
+                    GLib.timeout_add_seconds(1, self._attend_session)
             else:
                 self.session.connect("closed", self._session_over)
 
