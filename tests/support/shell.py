@@ -295,7 +295,8 @@ def _put_section(sections: Path) -> None:
         command = (TOP / "integration/sugar/install-section", "--destdir", place)
         subprocess.run(command, check=True)
         made = Path(place, *SECTIONS.parts[1:]) / "isolauncher"
-        shutil.copytree(made, sections / "isolauncher")
+        # There already, where another shell of the same tests has been.
+        shutil.copytree(made, sections / "isolauncher", dirs_exist_ok=True)
 
 
 @contextmanager
