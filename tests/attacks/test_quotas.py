@@ -537,7 +537,7 @@ def test_a_hundred_and_fifty_launches_in_a_row_leave_nothing_behind(
     daemon: Service, watch: Watch
 ) -> None:
     """Row 60: descriptors, memory, mounts, cgroups, zombies of daemon and zygotes."""
-    _launch_many(daemon, 60)  # what is made once is made by now
+    _launch_many(daemon, 150)  # what is made once is made by now
     before = _numbers(daemon)
     _launch_many(daemon, 150)
     _assert_level(before, daemon, 512)

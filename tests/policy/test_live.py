@@ -79,8 +79,8 @@ def live(
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(checkout),
             "PYTHONDONTWRITEBYTECODE": "1",
-            "HOME": "/nonexistent",
-            "ISOLAUNCHER_SOCKET": "/nonexistent/socket",
+            "HOME": "/dev/null/home",
+            "ISOLAUNCHER_SOCKET": "/run/nobody-is-here/socket",
             **(environment or {}),
         },
         user=uid or None,
@@ -628,7 +628,7 @@ def test_what_one_leaves_that_is_killed_the_next_removes(
     process = subprocess.Popen(
         [sys.executable, "-m", "isolauncher", "test-policy", "--live", "default"],
         cwd=checkout,
-        env={**os.environ, "ISOLAUNCHER_SOCKET": "/nonexistent/socket"},
+        env={**os.environ, "ISOLAUNCHER_SOCKET": "/run/nobody-is-here/socket"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

@@ -216,7 +216,7 @@ def installed(*names: str) -> Reason:
     tests = [f"import {name}" for name in names]
     done = subprocess.run(
         ["/usr/bin/python3", "-W", "ignore", "-c", "\n".join(tests)],
-        env={"PATH": "/usr/bin:/bin", "HOME": "/nonexistent"},
+        env={"PATH": "/usr/bin:/bin", "HOME": "/dev/null/home"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         timeout=30,
