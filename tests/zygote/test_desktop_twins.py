@@ -34,14 +34,18 @@ ALLOWED = {
 }
 
 
+FONT, USER = "org.sugarlabs.font", "org.sugarlabs.user"
+COLOURS = (USER, "color", "#AC32FF,#9A5200")
+
+
 @dataclass(frozen=True)
 class Person:
     environment: Mapping[str, str] = field(default_factory=dict)
-    settings: tuple[tuple[str, str, str], ...] = ()
+    # Who has chosen no colours gets others at each start.
+    settings: tuple[tuple[str, str, str], ...] = (COLOURS,)
 
 
 LOCALES = {"es_ES": "UTF-8", "ar_EG": "UTF-8", "ne_NP": "UTF-8"}
-FONT, USER = "org.sugarlabs.font", "org.sugarlabs.user"
 INTERFACE = "org.gnome.desktop.interface"
 PERSONS = {
     "plain": Person(),
