@@ -41,6 +41,9 @@ def sugar() -> Iterator[Session]:
     need(sandboxes(), missing())
     with schemas(), desktop() as made, service() as daemon:
         profile(made)
+        # Who has chosen no colours gets others at each start.
+        colours = ("org.sugarlabs.user", "color", "#AC32FF,#9A5200")
+        made.run("gsettings", "set", *colours)
         yield session(made, daemon)
 
 
