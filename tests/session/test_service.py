@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 from xml.etree import ElementTree
 
@@ -53,7 +54,10 @@ def _the_service_holds_no_more_than_before(session: Hostile) -> Iterator[None]:
 def descriptors(session: Hostile) -> int:
     """How many that belong to somebody; GLib's own are its own affair."""
     place = f"/proc/{session.service.pid}/fd"
-    found = [os.readlink(f"{place}/{name}") for name in os.listdir(place)]
+    found = []
+    for name in os.listdir(place):
+        with suppress(FileNotFoundError):  # closed in between
+            found.append(os.readlink(f"{place}/{name}"))
     return sum(1 for one in found if not one.startswith(("anon_inode", "socket")))
 
 
