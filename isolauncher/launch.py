@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """One launch, from a request to a running activity: the road, in order.
 
-    Request → (Policy, Identity, Host) → Plan → apply → verify → hand over → go
+    Request → (Policy, Identity, Host) → Plan → apply → hand over, verified → go
 
 `launch` walks it for the daemon. Whatever fails ends the sandbox and gives everything
 back; before "go" no byte of activity code has run.
@@ -258,8 +258,9 @@ async def launch(
             clock.lap("fork")
             try:
                 await _road(activity, daemon, wanted, program, clock)
-            except IsolauncherError:
-                if not await _is_stale(activity.room):
+            except IsolauncherError as e:
+                # A difference is never the room's age: it ends the launch, and is told.
+                if e.code == "verify-difference" or not await _is_stale(activity.room):
                     raise
                 # It was right when it was made, and is not any more.
                 rooms.close_program(program)

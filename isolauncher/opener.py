@@ -193,6 +193,8 @@ class Opener:
     async def same(self) -> bool:
         """Its last answer to `open_again`."""
         if self._same is None:
+            # It has one answer: whoever asks once more after a failure gets no other.
+            self._same = False
             answer = await self._heard()
             _read_answer(answer)
             self._same = answer.fields.get("same") is True

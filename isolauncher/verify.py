@@ -24,10 +24,13 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import TypeVar
 
-from . import kernel, plan
+from . import foreign, kernel, plan
 from .errors import VerifyError
 
 _T = TypeVar("_T")
+
+_GONE = (errno.ENOENT, errno.ESRCH, errno.EINVAL)
+"""Of what is below /proc/PID, and of a mountinfo without a mount namespace."""
 
 NAMESPACES = ("mnt", "pid", "net", "ipc", "uts", "user", "cgroup")
 
@@ -150,7 +153,8 @@ def _refuse(differences: Iterator[str]) -> None:
     try:
         found = list(differences)
     except OSError as e:
-        # Of mountinfo it is EINVAL: whoever ends has no mount namespace any more.
+        if e.errno not in _GONE:
+            raise
         raise VerifyError(
             f"the sandbox ended while it was looked at: {e}", code="verify-gone"
         ) from e
@@ -450,15 +454,10 @@ def _working_directory(sealed: Sealed) -> Iterator[str]:
     flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
     here = os.open(f"/proc/{sealed.stem}/cwd", flags)
     try:
-        root, found = os.stat(f"/proc/{sealed.stem}/root"), os.fstat(here)
-        if (root.st_dev, root.st_ino) == (found.st_dev, found.st_ino):
-            return
-        told = _text(f"/proc/self/fdinfo/{here}")
+        # Not by stat(2), for which a person's program may have us wait (foreign.py).
+        mount = foreign.mount_id(here)
     finally:
         os.close(here)
-    mount = next(
-        line.split()[1] for line in told.split("\n") if line.startswith("mnt_id:")
-    )
     if f"\n{mount} " not in "\n" + _read(sealed.stem, "mountinfo"):
         yield "its working directory is in none of its mounts"
 

@@ -69,7 +69,7 @@ class Mounts:
             | kernel.RESOLVE_NO_SYMLINKS
             | kernel.RESOLVE_NO_MAGICLINKS
         )
-        with suppress(FileNotFoundError, NotADirectoryError):
+        with suppress(OSError):  # a link, or nothing: no file that was sent
             fd = self._linux.openat2(root, path, os.O_PATH, resolve)
             try:
                 status = os.fstat(fd)

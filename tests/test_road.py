@@ -21,3 +21,24 @@ def test_a_script_ends_with_its_own_status(
     assert done.report["activity"]["tier"] == tier
     assert done.report["exit"] == {"status": status, "signal": None}
     nothing_left(daemon, before)
+
+
+ALONE = """
+import gc
+found = {type(one).__module__ for one in gc.get_objects()}
+print(sorted(name for name in found if name.startswith("isolauncher")))
+import os
+def never(*words):
+    raise AssertionError(words)
+os.stat = os.getcwd = never
+import csv, colorsys
+"""
+
+
+@pytest.mark.parametrize("tier", ["fork", "exec"])
+def test_a_program_finds_nothing_of_ours_and_lends_us_nothing(
+    daemon: Service, tier: str
+) -> None:
+    """A cold start's import calls none of what a program may have replaced in os."""
+    done = daemon.run("--tier", tier, "--", daemon.script("alone.py", ALONE))
+    assert (done.status, done.out, done.err) == (0, b"[]\n", b"")

@@ -671,3 +671,21 @@ def test_init_opens_nothing_once_it_has_said_that_it_is_ready(
     with ours, theirs, pytest.raises(Ended):
         init._accompany(ours, theirs, room, (), context)
     assert done == ["walk", "tell room", "walk alone", "name asked", "tell left"]
+
+
+def test_an_answer_that_failed_is_not_waited_for_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def heard(one: object) -> object:
+        raise StepError("it did not open", step="open", code="open-failed")
+
+    monkeypatch.setattr(opener.Opener, "_heard", heard)
+    one = opener.Opener(SimpleNamespace(), SimpleNamespace())  # type: ignore[arg-type]
+
+    async def ask() -> bool:
+        with pytest.raises(StepError):
+            await one.same()
+        monkeypatch.setattr(opener.Opener, "_heard", None)
+        return await one.same()
+
+    assert not asyncio.run(ask())

@@ -66,6 +66,7 @@ def main(
         os._exit(1)
     waiting = _serve(channel, own_namespace, expected, linux)
     forever.keep(waiting)  # the room's plan
+    gc.freeze()  # which no program finds, and no collection of its walks
     kernel.title(f"isolauncher: stem({name})")
 
     def warm(until: int) -> None:

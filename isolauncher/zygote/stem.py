@@ -4,7 +4,7 @@
 Messages with the daemon, on a channel of its own:
 
     → {"event": "room", "notes": […]}                    the room's steps are done
-    ← {"descriptors": […]} + [plan, stdin, …]            the rest of the plan
+    ← {"descriptors": […], "plan": "…"} + [stdin, …]     the rest of the plan
     → {"event": "sealed", "probes": {…}, "notes": […]}   every step is done
     → {"event": "ready", "program": […], "tier": …}       a cold start's twin
     ← {"verb": "go"}                                      verified from outside

@@ -384,6 +384,28 @@ def test_a_room_whose_opener_was_killed_while_it_waited_is_not_used(
     assert succeeds(ahead) == "pool"
 
 
+@pytest.mark.timeout(240)
+def test_a_difference_ends_the_launch_though_its_room_is_stale_too(ahead: Full) -> None:
+    """Whoever asks decides whether a path has changed, and not what is reported."""
+    given, _ = record(ahead)
+    (call,) = (c for c in given if (c.actor, c.name) == ("init", "setresuid"))
+    one_ready(ahead)
+    ahead.directory.chmod(0o755)
+    try:
+        ahead.of.board.set(boards.PRETEND, call.actor, call.number)
+        run = ahead.launch()
+        said = run.end() or {}
+        printed = run.printed()
+        run.close()
+        assert ahead.of.board.hit
+        assert (said.get("event"), said.get("code")) == ("refused", "verify-difference")
+        assert (printed, ahead.ran()) == (b"", False)
+    finally:
+        ahead.directory.chmod(0o700)
+    assert settled(ahead.of) in (0, 1)
+    succeeds(ahead)
+
+
 @pytest.mark.long
 @pytest.mark.timeout(7200)
 def test_no_call_of_a_launch_from_a_room_may_be_refused_with_any_errno(

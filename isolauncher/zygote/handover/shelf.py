@@ -40,6 +40,7 @@ from importlib.machinery import (
     FrozenImporter,
 )
 from importlib.machinery import PathFinder as Finder
+from posix import getcwd, stat  # importlib's own: a program may replace those of os
 from typing import Any
 
 from isolauncher.zygote import forever, unseen
@@ -183,7 +184,7 @@ def _holds(entry: str) -> Callable[[str], bool]:
 def _names_in(finder: Any) -> Set[str]:
     """What its directory holds, as the finder itself sees to it (`find_spec`)."""
     try:
-        changed = os.stat(finder.path or os.getcwd()).st_mtime
+        changed = stat(finder.path or getcwd()).st_mtime
     except OSError:
         changed = -1
     if changed != finder._path_mtime:
