@@ -119,7 +119,12 @@ def _files(policy: Policy, _: Translate) -> Iterator[Told]:
 
 def beyond_the_system(policy: Policy) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The paths to read, and to write, that are not only the system's own programs."""
-    found = [r.item for r in audit.remarks(policy) if r.id.startswith("reads-")]
+    # A path that the audit knows nothing of may hold anything, and counts as much.
+    found = {
+        r.item
+        for r in audit.remarks(policy)
+        if r.key == "files.read" and (r.id.startswith("reads-") or r.points >= 1)
+    }
     read = tuple(path for path in policy.view.read if path in found)
     return read, policy.view.write
 
@@ -192,10 +197,14 @@ def _memory(policy: Policy, _: Translate) -> Told:
 
 
 def _storage(policy: Policy, _: Translate) -> Told:
-    if not policy.view.data:
+    view = policy.view
+    if not view.data and (view.write or view.documents != "none"):
+        says = _("When it is closed, it keeps only what it has saved.")
+        return _say("storage", "some", says)
+    if not view.data:
         return _say("storage", "none", _("It keeps nothing when it is closed."))
     says = _("It can keep up to %(size)s of its own when it is closed.")
-    size = written_size(policy.view.data, _)
+    size = written_size(view.data, _)
     return _say("storage", "some", says % {"size": size})
 
 

@@ -84,9 +84,15 @@ def test_memory_and_room_are_the_policy_s_own(store: PolicyStore) -> None:
     assert says(browse, "memory") == [
         "It can take up to 1 GB of memory, for 256 processes."
     ]
-    assert says(store.get("default"), "storage") == [
-        "It keeps nothing when it is closed."
-    ]
+    default = store.get("default")
+    assert says(default, "storage") == ["It keeps nothing when it is closed."]
+    for view in (
+        replace(default.view, documents="own"),
+        replace(default.view, write=("/srv/class",)),
+    ):
+        assert says(replace(default, view=view), "storage") == [
+            "When it is closed, it keeps only what it has saved."
+        ]
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -112,6 +118,11 @@ WIDER: dict[str, tuple[str, str, Callable[[Policy], Policy]]] = {
         lambda p: replace(
             p, view=replace(p.view, read=(*p.view.read, "{home}/Pictures"))
         ),
+    ),
+    "elsewhere": (
+        "files",
+        "some",
+        lambda p: replace(p, view=replace(p.view, read=(*p.view.read, "/data/photos"))),
     ),
     "write": (
         "files",
@@ -145,7 +156,9 @@ def test_what_a_policy_gives_more_is_said(store: PolicyStore, what: str) -> None
     before = store.get("default")
     after = widen(before)
     new = [one for one in words.tell(after) if one not in words.tell(before)]
-    assert [(one.topic, one.level) for one in new] == [(topic, level)]
+    # That it keeps what it writes somewhere is said as well.
+    told = [(one.topic, one.level) for one in new if one.topic != "storage"]
+    assert told == [(topic, level)]
 
 
 @pytest.mark.parametrize(
