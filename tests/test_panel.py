@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -17,6 +20,9 @@ from support.daemons import TOP, service
 from support.desktop import SUGAR_ACTIVITIES, desktop, missing
 from support.powers import need, program, sandboxes
 from support.sugar import Session, profile, session
+
+from isolauncher.policy import restrict
+from isolauncher.policy.load import PolicyStore
 
 PROGRAM = TOP / "tests/support/panel_program.py"
 INSTALL = TOP / "integration/sugar/install-section"
@@ -153,6 +159,42 @@ def test_an_activity_in_words_and_what_is_taken_from_it(panel: Panel) -> None:
     assert all(one["alert"] == [] for one in told["after"])
     (written,) = policies.iterdir()
     assert 'documents = "own"' in written.read_text()
+
+
+def test_what_has_not_followed_its_policy_is_told_with_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need(None if (SUGAR_ACTIVITIES / "Log.activity").exists() else "there is no Log")
+    package = ModuleType("section")
+    package.__path__ = [str(INSTALL.parent / "cpsection/isolauncher")]
+    monkeypatch.setitem(sys.modules, "section", package)
+    model = importlib.import_module("section.model")
+    monkeypatch.setattr(model, "POLICY_DIR", str(tmp_path))
+
+    def origin() -> str:
+        said: str = model.activity(LogBundle()).origin
+        return said
+
+    log = PolicyStore(etc_dir=None).get("log")
+    before = replace(log, view=replace(log.view, read=(*log.view.read, "/etc/issue")))
+    for base, stale in ((log, False), (before, True)):
+        (tmp_path / "log.toml").write_text(restrict.text(LOG, base, ["files"]))
+        (tmp_path / "log.toml").chmod(0o644)
+        assert origin().endswith(f"isolauncher restrict {LOG} files") == stale
+
+
+class LogBundle:
+    def get_bundle_id(self) -> str:
+        return LOG
+
+    def get_name(self) -> str:
+        return "Log"
+
+    def get_icon(self) -> str:
+        return ""
+
+    def get_path(self) -> str:
+        return str(SUGAR_ACTIVITIES / "Log.activity")
 
 
 def test_a_policy_of_an_administrator_s_own_cannot_be_switched(panel: Panel) -> None:

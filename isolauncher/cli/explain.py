@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING
 
 from .. import report
 from ..errors import RequestError
-from ..policy import words
-from ..policy.load import ETC_DIRECTORY
+from ..policy import restrict, words
 from ..policy.model import reasons, values
-from . import governing, printable
+from . import governing, printable, tell
 
 if TYPE_CHECKING:
     from .main import Parser
@@ -43,18 +42,15 @@ def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
     parser.add_argument(
         "--json", action="store_true", help="one JSON object on standard output"
     )
-    parser.add_argument(
-        "--policy-dir",
-        metavar="DIR",
-        default=ETC_DIRECTORY,
-        help=f"a directory that stands in for {ETC_DIRECTORY}",
-    )
+    governing.add_policy_dir(parser)
     parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    found = governing.find(governing.store(args.policy_dir), args.what)
+    store = governing.store(args.policy_dir)
+    found = governing.find(store, args.what)
     policy = found.policy
+    made = restrict.made_here(store, policy)
     wanted: str | None = args.key
     if args.words and wanted is not None:
         raise RequestError(
@@ -77,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
             "why": found.why,
             "files": list(policy.files),
             "values": report.explained_data(policy, wanted),
+            "stale": list(made.stale) if made else [],
             "words": [told.as_data() for told in words.tell(policy)],
             "asked": [told.as_data() for told in found.answers],
         }
@@ -87,6 +84,8 @@ def run(args: argparse.Namespace) -> int:
     print(f"{policy.name}{says}")
     if found.why:
         print(f"  {printable(found.why)}")
+    if made and made.stale:
+        tell(made.outdated())
     lines = (
         (f"  {told.topic:11}{report.safe(told.says)}" for told in words.tell(policy))
         if args.words

@@ -8,17 +8,28 @@ installed. A bundle is read as the daemon reads it, with the rights of whoever a
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 from dataclasses import dataclass
 
+from ..bundle import Bundle
 from ..errors import BundleError
 from ..policy import choose, wishes
-from ..policy.load import PolicyStore, trusted_owners
+from ..policy.load import ETC_DIRECTORY, PolicyStore, trusted_owners
 from ..policy.model import Policy
 
 _BUNDLE_ID = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+")
 AS_SYSTEM = "taken for a bundle of the system's, because none of this id is installed"
+
+
+def add_policy_dir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--policy-dir",
+        metavar="DIR",
+        default=ETC_DIRECTORY,
+        help=f"a directory that stands in for {ETC_DIRECTORY}",
+    )
 
 
 def store(etc_dir: str) -> PolicyStore:
@@ -58,7 +69,8 @@ def find(policies: PolicyStore, word: str) -> Governing:
     return _of_bundle(policies, path)
 
 
-def _of_bundle(policies: PolicyStore, path: str) -> Governing:
+def read(path: str) -> Bundle:
+    """A bundle's directory as the daemon reads it; BundleError."""
     from .. import bundle, bundledir
 
     try:
@@ -73,9 +85,13 @@ def _of_bundle(policies: PolicyStore, path: str) -> Governing:
         found = bundledir.look(fd)
     finally:
         os.close(fd)
-    read = bundle.parse(found)
-    system = read.installed_by == "system"
-    choice = choose.for_bundle(policies, read.bundle_id, system=system)
-    policy, answers = wishes.answer(choice.policy, read.wishes, read.permissions)
-    why = f"{read.path}: {choice.why} ({read.why})"
+    return bundle.parse(found)
+
+
+def _of_bundle(policies: PolicyStore, path: str) -> Governing:
+    found = read(path)
+    system = found.installed_by == "system"
+    choice = choose.for_bundle(policies, found.bundle_id, system=system)
+    policy, answers = wishes.answer(choice.policy, found.wishes, found.permissions)
+    why = f"{found.path}: {choice.why} ({found.why})"
     return Governing(policy=policy, why=why, for_all=system, answers=answers)

@@ -13,13 +13,14 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..bundle import valid_bundle_id
 from ..errors import NotAllowed, RequestError
 from ..policy import restrict
 from ..policy.load import ETC_DIRECTORY, PolicyStore
-from ..policy.restrict import Standing
+from ..policy.restrict import Power, Standing
 from . import governing, printable, tell
 
 if TYPE_CHECKING:
@@ -55,12 +56,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
     parser.add_argument(
         "--json", action="store_true", help="one JSON object on standard output"
     )
-    parser.add_argument(
-        "--policy-dir",
-        metavar="DIR",
-        default=ETC_DIRECTORY,
-        help=f"a directory that stands in for {ETC_DIRECTORY}",
-    )
+    governing.add_policy_dir(parser)
     parser.set_defaults(func=run)
 
 
@@ -78,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
             code="restrict-both",
         )
     bundle_id: str = args.bundle
-    _installed(bundle_id)
+    _check_installed(bundle_id)
     store = governing.store(args.policy_dir)
     standing = restrict.standing(store, bundle_id)
     if args.only_print:
@@ -91,9 +87,10 @@ def run(args: argparse.Namespace) -> int:
         # Not at the top: who only looks needs none of what writes.
         from ..policy import keep
 
-        keep.put(store, standing, restrict.powers(args.powers, standing))
+        taken = restrict.powers(args.powers, standing)
+        keep.put(store, standing, taken)
+        _note(bundle_id, taken)
         standing = restrict.standing(store, bundle_id)
-        _note(standing)
     if args.json:
         json.dump(_data(store, standing), sys.stdout, indent=1)
         print()
@@ -102,26 +99,37 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _installed(bundle_id: str) -> None:
-    """BundleError unless it is, for everybody: of others an id says nothing."""
+def _check_installed(bundle_id: str) -> None:
+    """BundleError unless it is, NotAllowed unless for everybody.
+
+    A file that is made here governs the system's bundles alone; of others an id says
+    nothing. Which they are, a launch finds out in the same way.
+    """
     if not valid_bundle_id(bundle_id):
         raise RequestError(
             f"{bundle_id[:64]!a} is no id of a bundle", code="restrict-bad-id"
         )
     from ..session import installed
 
-    installed.find_for_all(bundle_id)
+    found = governing.read(installed.find_for_all(bundle_id))
+    if found.installed_by != "system":
+        raise NotAllowed(
+            f"{found.path} is not the system's ({found.why}): what is taken from "
+            f"{bundle_id} would not be taken from it",
+            code="restrict-not-for-all",
+            hint="a bundle that others than root can change gets policy untrusted",
+        )
 
 
-def _note(standing: Standing) -> None:
+def _note(bundle_id: str, taken: Sequence[Power]) -> None:
     """One line for the machine's log, where another than root asked for it."""
     from ..log import Log
 
     uid = os.environ.get(_BY_PKEXEC, "")
     Log(quiet=not uid).event(
         "restricted",
-        bundle=standing.bundle_id,
-        taken=list(standing.taken),
+        bundle=bundle_id,
+        taken=list(taken),
         by_uid=int(uid) if uid.isdecimal() else None,
     )
 
@@ -134,6 +142,7 @@ def _data(store: PolicyStore, standing: Standing) -> dict[str, object]:
         "file": _file(store, standing),
         "held": list(standing.held),
         "taken": list(standing.taken),
+        "stale": list(standing.stale),
         "by_hand": bool(standing.by_hand),
     }
 
@@ -155,3 +164,11 @@ def _print(store: PolicyStore, standing: Standing) -> None:
         tell(f"{standing.by_hand} is an administrator's own file: nothing is taken")
     elif path := _file(store, standing):
         print(f"  by {printable(path)}")
+    if standing.now is None:
+        tell(
+            f"{_file(store, standing)} stands in the way of a choice: another policy "
+            f"governs {standing.bundle_id} since, and it cannot be launched (give "
+            f"everything back: isolauncher restrict {standing.bundle_id} --as-shipped)"
+        )
+    elif standing.stale:
+        tell(standing.outdated())

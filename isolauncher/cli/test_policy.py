@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from .. import report
 from ..errors import DaemonError, IsolauncherError, Mistake, PolicyError
-from ..policy import audit, choose
+from ..policy import audit, choose, restrict
 from ..policy.load import ETC_DIRECTORY, PolicyStore
 from ..policy.model import IN_HOME, Policy
 from ..report import Outcome
@@ -233,6 +233,8 @@ def _outcome(store: PolicyStore, word: str) -> Outcome:
     try:
         found = governing.find(store, word)
         policy = found.policy
+        made = restrict.made_here(store, policy)
+        stale = audit.restriction_stale(policy, made.stale if made else ())
         return Outcome(
             name=policy.name,
             policy=policy,
@@ -242,7 +244,7 @@ def _outcome(store: PolicyStore, word: str) -> Outcome:
                 *report.answered(found.answers),
             ),
             why=found.why,
-            remarks=audit.remarks(policy),
+            remarks=(*stale, *audit.remarks(policy)),
         )
     except PolicyError as error:
         return Outcome(name=word, policy=None, errors=error.mistakes)

@@ -28,7 +28,7 @@ from __future__ import annotations
 import datetime
 import math
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -63,6 +63,15 @@ KINDS: tuple[Kind, ...] = (
         fix="nothing under this policy until it holds: a fault of isolauncher's or of "
         "this machine's kernel, please report it",
         see="docs/policy.md, What --live tries",
+    ),
+    Kind(
+        id="restriction-stale",
+        severity="open",
+        points=0,
+        says="{item} is as it was when `isolauncher restrict` made this file; what it "
+        "extends has changed since.",
+        fix="make the file anew: `isolauncher restrict BUNDLE-ID` says how",
+        see="isolauncher(1), restrict",
     ),
     Kind(
         id="governs-anybodys",
@@ -287,10 +296,12 @@ KINDS: tuple[Kind, ...] = (
 )
 """Every finding that there is."""
 
+_NOT_ACCEPTABLE = (
+    *("not-engaged", "restriction-stale"),
+    *("no-reason", "accept-expired", "accept-unused"),
+)
 ACCEPTABLE: tuple[str, ...] = tuple(
-    kind.id
-    for kind in KINDS
-    if kind.id not in ("not-engaged", "no-reason", "accept-expired", "accept-unused")
+    kind.id for kind in KINDS if kind.id not in _NOT_ACCEPTABLE
 )
 """Those that an administrator can answer for: what a policy opens."""
 
@@ -350,6 +361,11 @@ def remarks(
 def not_engaged(policy: Policy, key: str, what: str) -> Remark:
     """The worst there is: a sandbox that only says that it has something."""
     return _placed(policy, _finds("not-engaged", key, what))
+
+
+def restriction_stale(policy: Policy, keys: Iterable[str]) -> tuple[Remark, ...]:
+    """Of a policy that `isolauncher restrict` made, which does not know by itself."""
+    return tuple(_placed(policy, _finds("restriction-stale", key, key)) for key in keys)
 
 
 def findings(found: tuple[Remark, ...]) -> tuple[Remark, ...]:

@@ -22,6 +22,8 @@ from isolauncher.request import Caller
 
 UNTRUSTED_POLICY = "untrusted"
 EVERYBODY = "*"
+RESTRICTED = ".restricted"
+"""What the name of a policy ends in that takes something from one bundle."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,6 +162,10 @@ def _ambiguous(
         # Which nobody should edit.
         name = shipped[0].policy
         hint = f"call your own {name}.toml: it takes the place of the shipped one"
+    for claim in claims:
+        if claim.policy == f"{claim.pattern}{RESTRICTED}":
+            command = f"isolauncher restrict {claim.pattern} --as-shipped"
+            hint = f"`{command}` takes out the one that it made"
     for claim in sorted(claims, key=lambda claim: (claim.file, claim.line)):
         others = " and ".join(
             sorted(other.place for other in claims if other is not claim)

@@ -9,7 +9,8 @@ comes to is held against what was meant; `test-policy` would say the same.
 The administrator's own files are never lost. A new file is renamed to a name that is
 free, and one of ours is exchanged for the next, in one step of the kernel's
 (renameat2(2)). What comes out is looked at, and put back if it is not what was there
-when this began.
+when this began. No signal ends that half-way, and nothing is removed before it was seen
+to be ours.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ import contextlib
 import errno
 import os
 import secrets
+import signal
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from isolauncher import kernel
@@ -54,8 +56,10 @@ def put(
     path = os.path.join(etc_dir, name)
     if not taken and not standing.taken:
         return ""
-    text = restrict.text(standing.bundle_id, standing.base, taken).encode()
+    text = b""
     if taken:
+        restrict.check_alone(store, standing)
+        text = restrict.text(standing.bundle_id, standing.base, taken).encode()
         try:
             _try_out(store, standing, taken, text)
         except OSError as error:
@@ -65,22 +69,49 @@ def put(
             ) from error
         except trust.Untrusted as error:
             raise _distrust(error) from error
+    else:
+        _check_needed(store, standing)
     try:
         directory = _open(etc_dir, store.owners)
     except OSError as error:
         raise _refused(error, etc_dir) from error
     try:
         before = _look(directory, name, store.owners, standing)
-        if taken:
-            _replace(directory, name, text, before, store.owners, rename)
-        elif before is not None:
-            _take_out(directory, name, before, store.owners, rename)
+        with _undisturbed():
+            if taken:
+                _replace(directory, name, text, before, store.owners, rename)
+            elif before is not None:
+                _take_out(directory, name, before, store.owners, rename)
         os.fsync(directory.descriptor)
     except OSError as error:
         raise _refused(error, path) from error
     finally:
         directory.close()
     return path if taken else ""
+
+
+def _check_needed(store: PolicyStore, standing: Standing) -> None:
+    """NotAllowed if another policy could not be used without the file."""
+    name = standing.name
+    if name in store.directory_names("vendor"):
+        return
+    if extending := store.standing_on(name):
+        raise NotAllowed(
+            f"{' and '.join(extending)} extends {name}, and could not be used without",
+            code="restrict-shared",
+            hint=f"let it extend {standing.base.name}",
+        )
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """What would end this waits until it is done."""
+    waits = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, waits)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 # ------------------------------------------------------------------------ trying it out
@@ -209,23 +240,23 @@ def _replace(
     here = directory.descriptor
     new = f"{_PREFIX}{secrets.token_hex(8)}"
     _write(here, new, text)
-    ours = True
     try:
-        if before is None:
-            rename(here, new, name)
-            return
-        rename(here, new, name, exchange=True)
-        # Until it is known what came out: it may be the only one there is.
-        ours = False
-        if _differs(directory, new, before, owners):
+        rename(here, new, name, exchange=before is not None)
+    except OSError:
+        os.unlink(new, dir_fd=here)
+        raise
+    if before is None:
+        return
+    if _differs(directory, new, before, owners):
+        _put_back(directory, new, name, rename, exchange=True)
+        if _differs(directory, new, text, owners):
+            # Changed once more meanwhile: what was written last is in force, the one
+            # before is kept, and neither is ours to remove.
             _put_back(directory, new, name, rename, exchange=True)
-            ours = True
-            raise _changed(os.path.join(directory.path, name))
-        ours = True
-    finally:
-        if ours:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(new, dir_fd=here)
+            raise _kept(directory, new, name)
+        os.unlink(new, dir_fd=here)
+        raise _changed(os.path.join(directory.path, name))
+    os.unlink(new, dir_fd=here)
 
 
 def _write(here: int, name: str, text: bytes) -> None:
@@ -271,12 +302,7 @@ def _put_back(
     try:
         rename(directory.descriptor, out, name, exchange=exchange)
     except OSError as error:
-        raise HostError(
-            f"{name} was changed by somebody else meanwhile: what was there is "
-            f"{os.path.join(directory.path, out)} now",
-            code="restrict-changed",
-            hint="look at both, and keep one",
-        ) from error
+        raise _kept(directory, out, name) from error
 
 
 def _differs(
@@ -304,6 +330,15 @@ def _changed(path: str) -> NotAllowed:
         f"{path} was changed by somebody else meanwhile, and stays as it is now",
         code="restrict-changed",
         hint="try again",
+    )
+
+
+def _kept(directory: trust.Directory, out: str, name: str) -> HostError:
+    return HostError(
+        f"{name} was changed by somebody else meanwhile: what was there is "
+        f"{os.path.join(directory.path, out)} now",
+        code="restrict-changed",
+        hint="look at both, and keep one",
     )
 
 

@@ -18,7 +18,8 @@ from __future__ import annotations
 import difflib
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -150,6 +151,7 @@ class PolicyStore:
             self._folders.append(_Folder("etc", self.etc_dir))
         self._folders.append(_Folder("vendor", self.vendor_dir))
         self._policies: dict[str, tuple[tuple[_Source, ...], Policy]] = {}
+        self._left_out = ""
 
     def close(self) -> None:
         for folder in self._folders:
@@ -214,13 +216,25 @@ class PolicyStore:
             raise PolicyError((self._unknown(name),))
         return self._policy(source)
 
-    def shipped(self, name: str) -> Policy:
-        """The shipped policy of a name, as a file in /etc of that name extends it."""
-        self._look_again()
-        source = self._find(name, below="etc")
-        if source is None:
-            raise PolicyError((self._unknown(name),))
-        return _stack(name, *self._chain(source))
+    @contextmanager
+    def without(self, name: str) -> Iterator[None]:
+        """Meanwhile, as if the administrator's directory had no file for ``name``."""
+        before, self._left_out = self._left_out, name
+        try:
+            yield
+        finally:
+            self._left_out = before
+
+    def standing_on(self, name: str) -> tuple[str, ...]:
+        """The other policies that extend this one, by whatever way; PolicyError."""
+        found: list[str] = []
+        for other in self.names():
+            source = self._find(other)
+            if source is None or other == name:
+                continue
+            if any(link.name == name for link in self._chain(source)[0]):
+                found.append(other)
+        return tuple(found)
 
     def matches(self) -> Mapping[str, tuple[Match, Origin]]:
         """What each policy's own [match] says, and where; all of them or PolicyError.
@@ -320,6 +334,7 @@ class PolicyStore:
                 for entry in _entries(folder)
                 if (stem := entry.removesuffix(".toml")) != entry
                 and check.POLICY_NAME.fullmatch(stem)
+                and not (folder.kept == "etc" and stem == self._left_out)
             ]
             if len(names) > MAX_FILES:
                 raise PolicyError(
@@ -338,7 +353,7 @@ class PolicyStore:
     def _find(self, name: str, *, below: str = "") -> _Source | None:
         """The file that counts for a name; ``below`` "etc": the shipped one."""
         for folder in self._folders:
-            if below == "etc" and folder.kept == "etc":
+            if folder.kept == "etc" and (below == "etc" or name == self._left_out):
                 continue
             source = self._source(folder, name)
             if source is not None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Literal
 
-from isolauncher.errors import NotAllowed, RequestError
+from isolauncher.errors import NotAllowed, PolicyError, RequestError
 from isolauncher.policy import choose, trust, words
 from isolauncher.policy.check import POLICY_NAME
 from isolauncher.policy.load import PolicyStore
@@ -40,7 +40,6 @@ POWERS: Mapping[Power, str] = {
 """Every power that can be taken away, and what it is."""
 
 _DEVICES = ("sound", "microphone", "camera")
-SUFFIX = ".restricted"
 
 
 def held(policy: Policy) -> tuple[Power, ...]:
@@ -178,12 +177,13 @@ class Standing:
 
     ``name`` is how the file is called that takes something away. ``by_hand`` is the
     administrator's own file that stands in its place; nothing can be taken then.
+    ``now`` is None where the file that was made is what stands in the way of a choice.
     """
 
     bundle_id: str
     name: str
     base: Policy
-    now: Policy
+    now: Policy | None
     taken: tuple[Power, ...] = ()
     by_hand: str = ""
 
@@ -192,34 +192,53 @@ class Standing:
         """Of the policy that governs it anyway."""
         return held(self.base)
 
+    @property
+    def stale(self) -> tuple[str, ...]:
+        """The keys that are not what they would be if its file were made now.
+
+        Such a file says some values as they were when it was made. Where the policy
+        has become stricter since, it gives back what is not meant to be had.
+        """
+        if not self.taken or self.now is None:
+            return ()
+        meant = {**values(self.base), **lowered(self.base, self.taken)}
+        has = values(self.now)
+        return tuple(key for key in meant if has.get(key) != meant[key])
+
+    def again(self) -> str:
+        """The command that makes its file anew, from the policy as it is now."""
+        taken = " ".join(power for power in self.held if power in self.taken)
+        return f"isolauncher restrict {self.bundle_id} {taken or '--as-shipped'}"
+
+    def outdated(self) -> str:
+        """What there is to say of a file that is stale."""
+        return (
+            f"{self.base.name} has changed since something was taken from "
+            f"{self.bundle_id}, whose file still has {', '.join(self.stale)} of before "
+            f"(make it anew: {self.again()})"
+        )
+
 
 def standing(store: PolicyStore, bundle_id: str) -> Standing:
     """PolicyError where policies are unusable, NotAllowed where none can be made."""
-    now = choose.for_bundle(store, bundle_id, system=True).policy
+    try:
+        now = choose.for_bundle(store, bundle_id, system=True).policy
+    except PolicyError:
+        # If a file made here is the cause, it can be told and taken out.
+        name = _made_for(store, bundle_id)
+        if not name:
+            raise
+        return _restricted(store, bundle_id, name, now=None)
+    etc = store.directory_names("etc")
     if bundle_id not in now.match.bundle_ids:
-        # A prefix, or no match at all: a file of its own is the more specific one.
-        name = f"{bundle_id}{SUFFIX}"
-        if not POLICY_NAME.fullmatch(name):
-            raise NotAllowed(
-                f"{bundle_id} is too long for the name of a policy",
-                code="restrict-name-too-long",
-                hint="write a policy for it, under a shorter name",
-            )
+        name = _name(now, bundle_id)
         by_hand = f"{store.etc_dir}/{name}.toml" if name in store.names() else ""
         return Standing(
             bundle_id=bundle_id, name=name, base=now, now=now, by_hand=by_hand
         )
-    if now.name not in store.directory_names("etc"):
-        if now.match.bundle_ids != (bundle_id,):
-            others = ", ".join(i for i in now.match.bundle_ids if i != bundle_id)
-            raise NotAllowed(
-                f"policy {now.name} governs {bundle_id} together with {others}",
-                code="restrict-shared",
-                hint=f"write /etc/isolauncher/policies/{now.name}.toml by hand",
-            )
-        return Standing(bundle_id=bundle_id, name=now.name, base=now, now=now)
-    found = read(store, now.name)
-    if found is None:
+    if now.name in etc and read(store, now.name) is not None:
+        return _restricted(store, bundle_id, now.name, now=now)
+    if now.name in etc:
         return Standing(
             bundle_id=bundle_id,
             name=now.name,
@@ -227,11 +246,93 @@ def standing(store: PolicyStore, bundle_id: str) -> Standing:
             now=now,
             by_hand=f"{store.etc_dir}/{now.name}.toml",
         )
-    own = found.extends == now.name
-    base = store.shipped(now.name) if own else store.get(found.extends)
+    found = Standing(bundle_id=bundle_id, name=now.name, base=now, now=now)
+    check_alone(store, found)
+    return found
+
+
+def made_here(store: PolicyStore, policy: Policy) -> Standing | None:
+    """Where the bundle stands that a policy was made here for; None: it was not.
+
+    None too where other policies are unusable: that is for whoever looks at those.
+    """
+    if policy.files[-1] != f"{store.etc_dir}/{policy.name}.toml":
+        return None
+    found = read(store, policy.name)
+    if found is None or _made_for(store, found.bundle_id) != policy.name:
+        return None
+    try:
+        return standing(store, found.bundle_id)
+    except PolicyError:
+        return None
+
+
+def _restricted(
+    store: PolicyStore, bundle_id: str, name: str, *, now: Policy | None
+) -> Standing:
+    found = read(store, name)
+    with store.without(name):
+        base = choose.for_bundle(store, bundle_id, system=True).policy
     return Standing(
-        bundle_id=bundle_id, name=now.name, base=base, now=now, taken=found.taken
+        bundle_id=bundle_id,
+        name=name,
+        base=base,
+        now=now,
+        taken=found.taken if found else (),
     )
+
+
+def _made_for(store: PolicyStore, bundle_id: str) -> str:
+    """The name of the file that was made here for a bundle, under which it was made."""
+    for name in store.directory_names("etc"):
+        found = read(store, name)
+        if found is None or found.bundle_id != bundle_id:
+            continue
+        if name in (found.extends, f"{bundle_id}{choose.RESTRICTED}"):
+            return name
+    return ""
+
+
+def _name(base: Policy, bundle_id: str) -> str:
+    """How the file is called that takes something from a bundle."""
+    if bundle_id in base.match.bundle_ids:
+        return base.name
+    # A prefix, or no match at all: a file of its own is the more specific one.
+    name = f"{bundle_id}{choose.RESTRICTED}"
+    if not POLICY_NAME.fullmatch(name):
+        raise NotAllowed(
+            f"{bundle_id} is too long for the name of a policy",
+            code="restrict-name-too-long",
+            hint="write a policy for it, under a shorter name",
+        )
+    return name
+
+
+def check_alone(store: PolicyStore, standing: Standing) -> None:
+    """NotAllowed where the file would change anything else than what the bundle may."""
+    name, base, bundle_id = standing.name, standing.base, standing.bundle_id
+    if name != _name(base, bundle_id):
+        raise NotAllowed(
+            f"{store.etc_dir}/{name}.toml was made for another policy than "
+            f"{base.name}, which governs {bundle_id} since",
+            code="restrict-outdated",
+            hint=f"give everything back first: isolauncher restrict {bundle_id} "
+            "--as-shipped",
+        )
+    others = [one for one in base.match.bundle_ids if one != bundle_id]
+    if name == base.name and others:
+        raise NotAllowed(
+            f"policy {name} governs {bundle_id} together with {', '.join(others)}",
+            code="restrict-shared",
+            hint=f"write {store.etc_dir}/{name}.toml by hand",
+        )
+    if extending := store.standing_on(name):
+        raise NotAllowed(
+            f"policy {name} is extended by {', '.join(extending)}, and what is taken "
+            "from the one would be taken from the other",
+            code="restrict-shared",
+            hint=f"write {store.etc_dir}/{name}.toml by hand",
+        )
 
 
 def read(store: PolicyStore, name: str) -> Made | None:
@@ -275,6 +376,7 @@ __all__ = [
     "Made",
     "Power",
     "Standing",
+    "check_alone",
     "held",
     "lowered",
     "made",

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from support.powers import need
 from isolauncher import kernel
 from isolauncher.cli import main
 from isolauncher.errors import HostError, NotAllowed, PolicyError, RequestError
-from isolauncher.policy import audit, choose, keep, restrict
+from isolauncher.policy import audit, choose, keep, load, restrict
 from isolauncher.policy.load import PolicyStore
 from isolauncher.policy.model import values
 from isolauncher.session import installed
@@ -107,7 +108,7 @@ def test_what_is_written_passes_test_policy_and_is_lower_there_alone(
 def test_every_power_of_every_shipped_policy_can_be_taken(
     place: Place, name: str
 ) -> None:
-    base = place.store.shipped(name)
+    base = place.store.get(name)
     for bundle_id in base.match.bundle_ids:
         bundle_id = bundle_id.replace("*", "Something")
         held = place.standing(bundle_id).held
@@ -144,6 +145,99 @@ def test_an_activity_stays_lower_when_its_shipped_policy_changes(
     assert "/srv/atlas" in standing.base.view.read
     assert "/srv/atlas" not in standing.now.view.read
     place.store.close()
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Place]:
+    """With shipped policies of its own, as another version may bring them."""
+    vendor = tmp_path / "vendor"
+    shutil.copytree(SHIPPED, vendor)
+    made = Place(tmp_path / "policies", vendor)
+    yield made
+    made.store.close()
+
+
+@pytest.mark.parametrize(
+    ("power", "then", "now", "key"),
+    [
+        ("documents", 'tmp = "16M"', 'documents = "none"', "files.documents"),
+        ("files", 'read = ["...", ', 'read = ["/usr", ', "files.read"),
+    ],
+)
+def test_what_gives_back_what_its_policy_lost_is_told_and_made_anew(
+    own: Place,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    power: str,
+    then: str,
+    now: str,
+    key: str,
+) -> None:
+    monkeypatch.setattr(load, "vendor_directory", lambda: own.store.vendor_dir)
+    own.take(power)
+    assert own.standing().stale == ()
+    shipped = Path(own.store.vendor_dir) / "log.toml"
+    assert then in shipped.read_text()
+    shipped.write_text(shipped.read_text().replace(then, now))
+    standing = own.standing()
+    assert standing.stale == (key,)
+
+    arguments = ["log", f"--policy-dir={own.etc}", "--json"]
+    assert main.main(["test-policy", *arguments, "--threshold=dangerous"]) == 0
+    (tested,) = json.loads(capsys.readouterr().out)["policies"]
+    told = [f for f in tested["findings"] if f["id"] == "restriction-stale"]
+    assert [(f["key"], f["file"]) for f in told] == [(key, str(own.etc / "log.toml"))]
+    assert main.main(["explain", *arguments]) == 0
+    assert json.loads(capsys.readouterr().out)["stale"] == [key]
+    assert main.main(["explain", *arguments[:2]]) == 0
+    assert standing.outdated() in capsys.readouterr().err
+
+    # The command that is told does it.
+    words = standing.again().split()
+    assert words[:3] == ["isolauncher", "restrict", LOG]
+    own.take(*(word for word in words[3:] if word != "--as-shipped"))
+    assert own.standing().stale == ()
+
+
+def test_what_a_later_shipped_policy_makes_ambiguous_is_given_back(own: Place) -> None:
+    own.take("documents", bundle_id=RECORD)
+    (made,) = own.files()
+    record = Path(own.store.vendor_dir) / "record.toml"
+    record.write_text(
+        f'version = 1\nextends = "sugar"\n[match]\nbundle-id = ["{RECORD}"]\n'
+    )
+    with pytest.raises(PolicyError) as caught:
+        choose.for_bundle(own.store, RECORD, system=True)
+    assert (
+        f"isolauncher restrict {RECORD} --as-shipped" in caught.value.mistakes[0].hint
+    )
+    standing = own.standing(RECORD)
+    assert (standing.now, standing.taken) == (None, ("documents",))
+    assert standing.base.name == "record"
+    refused(own, "restrict-outdated", "documents", bundle_id=RECORD)
+    assert [*own.files()] == [made]
+    assert own.take(bundle_id=RECORD) == ""
+    assert own.files() == {}
+    assert own.standing(RECORD).name == "record"
+
+
+def test_what_was_made_counts_from_the_policy_that_would_govern_now(own: Place) -> None:
+    own.take("documents", bundle_id=RECORD)
+    games = Path(own.store.vendor_dir) / "games.toml"
+    games.write_text(
+        'version = 1\nextends = "sugar"\n[match]\nbundle-id = ["org.laptop.Rec.*"]\n'
+    )
+    assert own.standing(RECORD).stale == ()
+    games.write_text(
+        'version = 1\nextends = "calculate"\n' '[match]\nbundle-id = ["org.laptop.*"]\n'
+    )
+    sugar = Path(own.store.vendor_dir) / "sugar.toml"
+    sugar.write_text(sugar.read_text().replace("org.laptop.*", "org.other.*"))
+    standing = own.standing(RECORD)
+    assert standing.base.name == "games"
+    assert {"bus.session-call", "limits.memory"} <= {*standing.stale}
+    own.take("documents", bundle_id=RECORD)
+    assert own.standing(RECORD).stale == ()
 
 
 def test_a_directory_that_is_not_there_is_made(tmp_path: Path) -> None:
@@ -309,7 +403,8 @@ def test_a_mistake_anywhere_stops_it_and_is_named(place: Place) -> None:
 def test_two_policies_that_claim_one_bundle_stop_it_for_others_too(
     place: Place,
 ) -> None:
-    place.write("mine.toml", BY_HAND.replace(LOG, "org.laptop.Chat"))
+    mine = BY_HAND.replace(LOG, "org.laptop.Chat").replace('"log"', '"chat"')
+    place.write("mine.toml", mine)
     with pytest.raises(PolicyError) as caught:
         place.take("documents")
     assert caught.value.code == "policy-match-ambiguous"
@@ -346,6 +441,31 @@ def test_two_bundles_of_one_policy_are_not_taken_for_one(
     error = refused(place, "restrict-shared", "documents")
     assert "org.laptop.Other" in error.message
     place.store.close()
+
+
+@pytest.mark.parametrize("where", ["etc", "vendor"])
+def test_what_others_extend_is_not_taken_from_them_too(own: Place, where: str) -> None:
+    place = own.etc if where == "etc" else Path(own.store.vendor_dir)
+    own.write("first.toml", 'version = 1\nextends = "log"\n')
+    if where == "vendor":
+        (own.etc / "first.toml").rename(place / "first.toml")
+    (place / "second.toml").write_text('version = 1\nextends = "first"\n')
+    error = refused(own, "restrict-shared", "documents")
+    assert "first, second" in error.message
+    for name in ("first.toml", "second.toml"):
+        (place / name).unlink()
+    own.take("documents")
+
+
+def test_what_others_cannot_do_without_is_not_taken_away(place: Place) -> None:
+    place.take("documents", bundle_id=RECORD)
+    name = f"{RECORD}.restricted"
+    path = place.write("mine.toml", f'version = 1\nextends = "{name}"\n')
+    for powers in ((), ("documents", "programs")):
+        error = refused(place, "restrict-shared", *powers, bundle_id=RECORD)
+        assert "mine" in error.message
+    path.unlink()
+    assert place.take(bundle_id=RECORD) == ""
 
 
 @pytest.mark.parametrize(
@@ -454,6 +574,41 @@ def test_two_at_once_leave_one_of_the_two(place: Place) -> None:
     assert caught.value.code == "restrict-changed"
     assert place.standing().taken == ("documents", "files")
     assert [*place.files()] == ["log.toml"]
+
+
+def test_two_that_are_written_meanwhile_are_both_there_afterwards(place: Place) -> None:
+    later = BY_HAND + "[limits]\nprocesses = 16\n"
+    place.take("files")
+    texts = [BY_HAND, later]
+
+    def rename(*arguments: object, **how: object) -> None:
+        if texts:
+            place.write("new", texts.pop(0)).rename(place.etc / "log.toml")
+        kernel.rename(*arguments, **how)  # type: ignore[arg-type]
+
+    with pytest.raises(HostError) as caught:
+        place.take("documents", rename=rename)
+    files = place.files()
+    assert files.pop("log.toml") == later.encode()
+    ((kept, text),) = files.items()
+    assert text == BY_HAND.encode()
+    assert kept in caught.value.message
+
+
+@pytest.mark.parametrize("powers", [("documents",), ()])
+def test_an_interruption_loses_nothing(place: Place, powers: tuple[str, ...]) -> None:
+    def rename(*arguments: object, **how: object) -> None:
+        if not done:
+            place.write("new", BY_HAND).rename(place.etc / "log.toml")
+        kernel.rename(*arguments, **how)  # type: ignore[arg-type]
+        done.append(arguments)
+        signal.raise_signal(signal.SIGINT)
+
+    done: list[object] = []
+    place.take("files")
+    with pytest.raises(KeyboardInterrupt):
+        place.take(*powers, rename=rename)
+    assert place.files() == {"log.toml": BY_HAND.encode()}
 
 
 def test_where_files_cannot_be_exchanged_nothing_is_written(place: Place) -> None:
@@ -579,17 +734,38 @@ def test_a_person_s_own_bundle_of_the_same_id_does_not_count(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    own = tmp_path / "Activities/Mine.activity/activity"
-    own.mkdir(parents=True)
-    (own / "activity.info").write_text(
-        "[Activity]\nname = Mine\nbundle_id = org.example.Mine\nicon = mine\n"
-        "exec = sugar-activity3 mine.Mine\nactivity_version = 1\nlicense = GPLv3\n"
-    )
+    bundle(tmp_path / "Activities/Mine.activity")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert installed.find("org.example.Mine", os.environ)
     here = f"--policy-dir={place.etc}"
     assert main.main(["restrict", "org.example.Mine", "documents", here]) == 125
     assert capsys.readouterr().err.endswith("[bundle-not-found]\n")
+
+
+def test_a_bundle_that_others_can_change_is_not_everybody_s(
+    place: Place,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bundle(tmp_path / "all/Mine.activity")
+    (tmp_path / "all/Mine.activity").chmod(0o777)
+    monkeypatch.setattr(installed, "SYSTEM", (str(tmp_path / "all"),))
+    here = f"--policy-dir={place.etc}"
+    for words in (("documents",), ()):
+        assert main.main(["restrict", "org.example.Mine", *words, here]) == 125
+        said = capsys.readouterr().err
+        assert said.endswith("[restrict-not-for-all]\n")
+        assert str(tmp_path / "all/Mine.activity") in said
+    assert place.files() == {}
+
+
+def bundle(path: Path) -> None:
+    (path / "activity").mkdir(parents=True)
+    (path / "activity/activity.info").write_text(
+        "[Activity]\nname = Mine\nbundle_id = org.example.Mine\nicon = mine\n"
+        "exec = sugar-activity3 mine.Mine\nactivity_version = 1\nlicense = GPLv3\n"
+    )
 
 
 def test_polkit_asks_an_administrator_for_this_verb_and_no_other() -> None:

@@ -130,6 +130,12 @@ def _origin(found, standing) -> str:
     if standing is not None and standing.by_hand:
         says = _("An administrator wrote its policy, and it is changed only there: %s")
         return says % standing.by_hand
+    if standing is not None and standing.stale:
+        says = _(
+            "Its policy has changed since something was taken from it here, and what "
+            "was taken does not follow that. An administrator takes it anew by: %s"
+        )
+        return says % standing.again()
     if standing is not None and standing.taken:
         return _("An administrator has taken something from it here.")
     written = found.policy.files[-1]
@@ -195,6 +201,9 @@ def refusal(status: int, said: str) -> str:
         ),
         "restrict-dangerous": _(
             "The policy would be dangerous, so it was not written."
+        ),
+        "restrict-shared": _(
+            "Others have the same policy, so nothing can be taken from it alone here."
         ),
         "restrict-changed": _("Somebody else has just changed it. Please try again."),
     }
