@@ -23,7 +23,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .. import report
-from ..errors import DaemonError, IsolauncherError, Mistake, PolicyError
+from ..errors import DaemonError, HostError, IsolauncherError, Mistake, PolicyError
 from ..policy import audit, choose, restrict
 from ..policy.load import ETC_DIRECTORY, PolicyStore
 from ..policy.model import IN_HOME, Policy
@@ -120,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
     if args.live:
         try:
             outcomes = _tried(outcomes, words, store, directory)
-        except DaemonError as error:
+        except (DaemonError, HostError) as error:
             tell(error.line())
             return UNUSABLE
     apart = None

@@ -91,6 +91,8 @@ def judge(trial: Trial, said: Sequence[str] | None) -> Proof:
     if found == "untried":
         return _proof(expect, "untried", f"{tried}: {reason}")
     if found == expect.result:
+        if found == elsewhere == "absent" and _is_of_home(expect):
+            return _proof(expect, "untried", nor)
         if found == "refused" and elsewhere != "allowed" and expect.verb in _PROVED:
             return _proof(expect, "untried", nor)
         return _proof(expect, "proved", what)
@@ -101,6 +103,11 @@ def judge(trial: Trial, said: Sequence[str] | None) -> Proof:
 
 _PROVED = ("connect", "bind", "resolve", "call")
 """Where a refusal counts only if the same works outside."""
+
+
+def _is_of_home(expect: Expect) -> bool:
+    """Whether it is about what `_put_in_home` has to see to."""
+    return expect.argument[0].startswith(IN_HOME)
 
 
 def _proof(expect: Expect, result: Result, detail: str) -> Proof:
@@ -147,9 +154,7 @@ def _put_in_home(
     """What expectations name in the caller's home, which is empty else."""
     files = {"read": 0o600, "exec": 0o700}
     named = [
-        (e.verb, _path(e.argument[0], variables))
-        for e in wanted
-        if e.argument[0].startswith(IN_HOME)
+        (e.verb, _path(e.argument[0], variables)) for e in wanted if _is_of_home(e)
     ]
 
     def make() -> None:

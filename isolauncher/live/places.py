@@ -15,30 +15,46 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 
-from ..errors import IsolauncherError
+from ..errors import HostError, IsolauncherError
 
 RUN = "/run"
 BASES = ("/var/lib", "/opt", "/srv")
 """Where root alone can make a directory that everybody can enter."""
 
 _NAME = re.compile(r"isolauncher-live-[1-9][0-9]*-[a-z0-9_]{8}")
+_TRIES = 10
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @contextmanager
 def directory(base: str | None) -> Iterator[str]:
     """A new one in ``base`` that everybody can enter, gone again at the end."""
-    prefix, held = f"isolauncher-live-{os.getpid()}-", -1
-    while held < 0:
-        # Another run may take it for a dead one's before it is held, and removes it.
-        top = tempfile.mkdtemp(prefix=prefix, dir=base)
-        held = _hold(top)
+    top, held = _made(base)
     try:
         os.chmod(top, 0o755)  # noqa: S103 (what is secret in it is closed by itself)
         yield top
     finally:
         shutil.rmtree(top)
         os.close(held)
+
+
+def _made(base: str | None) -> tuple[str, int]:
+    """A directory and the descriptor that holds it; HostError if none can be held."""
+    prefix, top = f"isolauncher-live-{os.getpid()}-", ""
+    for _ in range(_TRIES):
+        # Another run may take it for a dead one's before it is held, and removes it.
+        top = tempfile.mkdtemp(prefix=prefix, dir=base)
+        held = _hold(top)
+        if held >= 0:
+            return top, held
+        with suppress(OSError):
+            os.rmdir(top)
+    raise HostError(
+        f"a directory in {os.path.dirname(top)} could not be made one's own "
+        f"in {_TRIES} tries",
+        code="live-no-place",
+        hint="its file system must know flock(2), and keep whose a file is",
+    )
 
 
 def sweep(give_back: Callable[[str], None]) -> None:

@@ -163,12 +163,13 @@ What is tried is tried by a program in the sandbox. That it is refused there say
 nothing where it does not work outside either. So what is named in `{home}` is there
 outside; before a `connect` to an address of this machine alone, or to a socket's path,
 somebody listens there if nobody does yet; and who launches tries `connect`, `bind`,
-`resolve` and `call` outside first. Where that fails, where a path or a device does not
-exist on this machine, and where a trial would do harm (`fork` of more than 5000,
-`allocate` of more than the machine has to spare), the expectation is *untried*, and the
-report says why. A program that is executed is ended at once, nothing that is there is
-overwritten, and what a `call` of a name would do is not done: it has arguments that
-nobody takes.
+`resolve` and `call` outside first. Where that fails, where a trial would do harm
+(`fork` of more than 5000, `allocate` of more than the machine has to spare), and where
+something else than `absent` is expected of a path or a device that this machine does
+not have, the expectation is *untried*, and the report says why; so it is where `absent`
+is expected of what could not be put into `{home}`. A program that is executed is ended
+at once, nothing that is there is overwritten, and what a `call` of a name would do is
+not done: it has arguments that nobody takes.
 
 Unless `network.access` is "host", a HOST, and a PATH that begins with "@", is one of
 the activity's own network, where nobody else is: a `bind` that is allowed there opens

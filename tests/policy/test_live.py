@@ -27,7 +27,9 @@ from support.desktop import Desktop
 from support.peers import until
 from support.powers import landlock, loopback, need, sandboxes
 
+from isolauncher.errors import HostError
 from isolauncher.live import expects, places, probe
+from isolauncher.policy.model import Expect, Origin
 
 PATIENCE_S = 120
 FOR_NOBODYS = ("developer", "exam")
@@ -733,6 +735,43 @@ def test_the_probe_attacks_nothing_as_root() -> None:
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "the probe attacks in a sandbox only, and nothing as root\n"
+
+
+def test_a_place_that_cannot_be_held_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the file system has no flock(2)."""
+    monkeypatch.setattr(places, "_hold", lambda _: -1)
+    with pytest.raises(HostError) as caught, places.directory(str(tmp_path)):
+        pass
+    assert caught.value.code == "live-no-place"
+    assert str(tmp_path) in caught.value.message
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "outside", "result"),
+    [
+        ("{home}/diary", ("allowed", ""), "proved"),
+        ("{home}/diary", ("absent", "it does not exist"), "untried"),
+        ("/media", ("absent", "it does not exist"), "proved"),
+    ],
+)
+def test_what_could_not_be_put_into_a_home_is_not_proved_absent(
+    path: str, outside: tuple[str, str], result: str
+) -> None:
+    expect = Expect(
+        that="the diary is not there",
+        verb="read",
+        argument=(path,),
+        result="absent",
+        origin=Origin(file="mine.toml", line=1),
+    )
+    trial = expects.Trial(expect=expect, words=("read", path), outside=outside)
+    proof = expects.judge(trial, ["absent", ""])
+    assert proof.result == result
+    if result == "untried":
+        assert "outside it is absent too (it does not exist)" in proof.detail
 
 
 def test_a_socket_is_made_in_the_directory_that_was_opened(tmp_path: Path) -> None:
