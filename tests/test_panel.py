@@ -139,6 +139,35 @@ def test_what_was_installed_can_be_removed(tmp_path: Path) -> None:
         assert files() == ["view.py"]
 
 
+def test_what_polkit_would_have_root_run_is_there_and_root_s(tmp_path: Path) -> None:
+    need(program("msgfmt"))
+    checkout, place = tmp_path / "checkout", tmp_path / "place"
+    for part in ("integration/sugar", "integration/polkit"):
+        shutil.copytree(TOP / part, checkout / part)
+
+    def install() -> tuple[int, str]:
+        words = (checkout / "integration/sugar/install-section", "--destdir", place)
+        done = subprocess.run(words, stderr=subprocess.PIPE, text=True, check=False)
+        return done.returncode, done.stderr
+
+    status, said = install()
+    assert (status, place.exists()) == (1, False)
+    command = checkout / ".venv/bin/isolauncher"
+    assert f"{command} is missing" in said
+    command.parent.mkdir(parents=True)
+    command.touch(0o755)
+    (checkout / "isolauncher").mkdir()
+    assert install() == (0, "")
+    command.parent.chmod(0o777)
+    status, said = install()
+    assert f"others than root can change {command}: {command.parent} has mode" in said
+    command.parent.chmod(0o755)
+    os.chown(checkout, 1000, -1)
+    status, said = install()
+    assert status == 0
+    assert said.count(f"{checkout} belongs to uid 1000") == 2
+
+
 def test_an_activity_in_words_and_what_is_taken_from_it(panel: Panel) -> None:
     policies = panel.directory("policies")
     told = panel.opened(policies, "files", "documents", "files")

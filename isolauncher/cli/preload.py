@@ -138,8 +138,8 @@ def _judged(name: str) -> dict[str, list[Any]]:
 def _located(path: str) -> tuple[str, str]:
     """The directory to import from and the module's name, for a file or a package.
 
-    RequestError where it is neither, or where a zygote, which imports as nobody, could
-    not read it.
+    RequestError where it is neither. Whether a zygote, which imports as nobody, can
+    read it is found when it is imported.
     """
     full = os.path.abspath(path)
     package = os.path.isdir(full)
