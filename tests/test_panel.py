@@ -3,16 +3,13 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -78,6 +75,11 @@ class Panel:
         )
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1])
+
+    def written(self, path: Path, text: str) -> None:
+        path.write_text(text)
+        path.chmod(0o644)
+        os.chown(path, self.session.uid, -1)
 
     def directory(self, name: str) -> Path:
         """For policies, which the person may write as an administrator may hers."""
@@ -190,47 +192,39 @@ def test_an_activity_in_words_and_what_is_taken_from_it(panel: Panel) -> None:
     assert 'documents = "own"' in written.read_text()
 
 
-def test_what_has_not_followed_its_policy_is_told_with_the_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_was_taken_and_is_not_what_it_was_meant_to_be_is_mended(
+    panel: Panel,
 ) -> None:
-    need(None if (SUGAR_ACTIVITIES / "Log.activity").exists() else "there is no Log")
-    package = ModuleType("section")
-    package.__path__ = [str(INSTALL.parent / "cpsection/isolauncher")]
-    monkeypatch.setitem(sys.modules, "section", package)
-    model = importlib.import_module("section.model")
-    monkeypatch.setattr(model, "POLICY_DIR", str(tmp_path))
-
-    def origin() -> str:
-        said: str = model.activity(LogBundle()).origin
-        return said
-
-    log = PolicyStore(etc_dir=None).get("log")
+    """Its policy has changed since, or another has come that governs it."""
+    store = PolicyStore(etc_dir=None)
+    log, sugar = store.get("log"), store.get("sugar")
     before = replace(log, view=replace(log.view, read=(*log.view.read, "/etc/issue")))
-    for base, stale in ((log, False), (before, True)):
-        (tmp_path / "log.toml").write_text(restrict.text(LOG, base, ["files"]))
-        (tmp_path / "log.toml").chmod(0o644)
-        assert origin().endswith(f"isolauncher restrict {LOG} files") == stale
+    policies = panel.directory("mended")
+    path = policies / "log.toml"
+    panel.written(path, restrict.text(LOG, before, ["files"]))
+    told = panel.opened(policies, "mend")
+    says = "Its policy has changed since something was taken from it here, and what was"
+    assert told["row"][:2] == [f"{says} taken does not follow that.", "Take it anew"]
+    (after,) = told["after"]
+    assert (after["taken"], after["alert"]) == (["files"], [])
+    assert "Take it anew" not in after["row"]
+    assert path.read_text() == restrict.text(LOG, log, ["files"])
 
-
-class LogBundle:
-    def get_bundle_id(self) -> str:
-        return LOG
-
-    def get_name(self) -> str:
-        return "Log"
-
-    def get_icon(self) -> str:
-        return ""
-
-    def get_path(self) -> str:
-        return str(SUGAR_ACTIVITIES / "Log.activity")
+    path.unlink()
+    restricted = policies / f"{LOG}.restricted.toml"
+    panel.written(restricted, restrict.text(LOG, sugar, ["programs"]))
+    told = panel.opened(policies, "mend")
+    says = "What was taken from it here stands in the way of its new policy."
+    assert told["row"] == [says, "Give everything back"]
+    (after,) = told["after"]
+    assert READS in after["row"]
+    assert os.listdir(policies) == []
 
 
 def test_a_policy_of_an_administrator_s_own_cannot_be_switched(panel: Panel) -> None:
     policies = panel.directory("by-hand")
     path = policies / "log.toml"
-    path.write_text(BY_HAND)
-    os.chown(path, panel.session.desktop.uid, -1)
+    panel.written(path, BY_HAND)
     # A switch that somebody gets to press all the same.
     told = panel.opened(policies, "files")
     says = f"An administrator wrote its policy, and it is changed only there: {path}"

@@ -143,6 +143,7 @@ def _data(store: PolicyStore, standing: Standing) -> dict[str, object]:
         "held": list(standing.held),
         "taken": list(standing.taken),
         "stale": list(standing.stale),
+        "ambiguous": standing.now is None,
         "by_hand": bool(standing.by_hand),
     }
 

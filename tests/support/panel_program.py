@@ -3,8 +3,8 @@
 
 Run as a person of a session: ``panel_program.py EXTENSIONS POLICIES BUNDLE-ID
 SWITCH…``. The bundle's row is opened; each SWITCH is a power whose switch is pressed,
-and its request goes to POLICIES without anybody being asked. One JSON object on
-standard output.
+and its request goes to POLICIES without anybody being asked; ``mend`` is the button
+that sets right what was taken. One JSON object on standard output.
 """
 
 from __future__ import annotations
@@ -109,10 +109,15 @@ told = {
     "after": [],
 }
 for power in switches:
-    checks = [one for one in below(row._more) if isinstance(one, Gtk.CheckButton)]
-    powers = [one.power for one in row.activity.sentences if one.power]
-    check = dict(zip(powers, checks, strict=True))[power]
-    check.set_active(not check.get_active())
+    buttons = [one for one in below(row._more) if isinstance(one, Gtk.Button)]
+    checks = [one for one in buttons if isinstance(one, Gtk.CheckButton)]
+    if power == "mend":
+        (button,) = (one for one in buttons if one not in checks)
+        button.clicked()
+    else:
+        powers = [one.power for one in row.activity.sentences if one.power]
+        check = dict(zip(powers, checks, strict=True))[power]
+        check.set_active(not check.get_active())
     until(row._more.get_sensitive, "the answer to a switch")
     until(lambda: texts(row._more), "the sentences after a switch")
     told["after"].append(

@@ -50,7 +50,10 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Activity:
-    """One that is installed. ``problem``: why nothing can be told of it."""
+    """One that is installed. ``problem``: why nothing can be told of it.
+
+    ``mend``: what sets right what was taken here, where it is not as it was meant.
+    """
 
     bundle_id: str
     name: str
@@ -60,6 +63,7 @@ class Activity:
     sentences: tuple[Sentence, ...] = ()
     changeable: bool = False
     problem: str = ""
+    mend: str = ""
 
     @property
     def taken(self) -> tuple[str, ...]:
@@ -108,6 +112,9 @@ def _activity(bundle, store) -> Activity:
             with suppress(NotAllowed):
                 standing = restrict.standing(store, told["bundle_id"])
     except IsolauncherError as error:
+        if _in_the_way(store, told["bundle_id"]):
+            says = _("What was taken from it here stands in the way of its new policy.")
+            return Activity(problem=says, mend=_("Give everything back"), **told)
         return Activity(problem=error.line(), **told)
     # What has been taken away is said of the policy in force, and switched by topic.
     powers = set(standing.held) if standing else set()
@@ -122,8 +129,19 @@ def _activity(bundle, store) -> Activity:
         origin=_origin(found, standing),
         sentences=tuple(sentences),
         changeable=bool(standing) and not standing.by_hand,
+        mend=_("Take it anew") if standing and standing.stale else "",
         **told,
     )
+
+
+def _in_the_way(store, bundle_id):
+    from isolauncher.errors import IsolauncherError
+    from isolauncher.policy import restrict
+
+    try:
+        return restrict.standing(store, bundle_id).now is None
+    except IsolauncherError:
+        return False
 
 
 def _origin(found, standing) -> str:
@@ -131,11 +149,10 @@ def _origin(found, standing) -> str:
         says = _("An administrator wrote its policy, and it is changed only there: %s")
         return says % standing.by_hand
     if standing is not None and standing.stale:
-        says = _(
+        return _(
             "Its policy has changed since something was taken from it here, and what "
-            "was taken does not follow that. An administrator takes it anew by: %s"
+            "was taken does not follow that."
         )
-        return says % standing.again()
     if standing is not None and standing.taken:
         return _("An administrator has taken something from it here.")
     written = found.policy.files[-1]

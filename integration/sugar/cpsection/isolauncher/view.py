@@ -169,6 +169,7 @@ class ActivityPermissions(SectionView):
     # What is taken away
 
     def __switched_cb(self, row, power, allowed):
+        """``power`` "": what is taken already is taken anew, and nothing else."""
         taken = {*row.activity.taken} - {power} | (set() if allowed else {power})
         ordered = [s.power for s in row.activity.sentences if s.power in taken]
         row.set_busy(True)
@@ -273,14 +274,26 @@ class _Row(Gtk.VBox):
         self._built = True
         for child in self._more.get_children():
             child.destroy()
-        if self.activity.problem:
+        if self.activity.mend:
+            self._more.pack_start(self._mending(), False, False, 0)
+        elif self.activity.problem:
             self._more.pack_start(_grey(self.activity.problem), False, False, 0)
         for sentence in self.activity.sentences:
             self._more.pack_start(self._sentence(sentence), False, False, 0)
-        if self.activity.origin:
+        if self.activity.origin and not self.activity.mend:
             self._more.pack_start(_grey(self.activity.origin), False, False, 0)
         for child in self._more.get_children():
             child.show_all()
+
+    def _mending(self):
+        box = Gtk.HBox(spacing=style.DEFAULT_SPACING)
+        says = self.activity.problem or self.activity.origin
+        box.pack_start(_label(says), True, True, 0)
+        button = Gtk.Button(label=self.activity.mend)
+        button.set_valign(Gtk.Align.CENTER)
+        button.connect("clicked", self.__mend_cb)
+        box.pack_start(button, False, False, 0)
+        return box
 
     def _sentence(self, sentence: Sentence):
         box = Gtk.HBox(spacing=style.DEFAULT_SPACING)
@@ -296,6 +309,9 @@ class _Row(Gtk.VBox):
             check.connect("toggled", self.__toggled_cb, sentence.power)
             box.pack_start(check, False, False, 0)
         return box
+
+    def __mend_cb(self, button):
+        self._switched(self, "", True)
 
     def __toggled_cb(self, check, power):
         self._switched(self, power, check.get_active())
