@@ -220,6 +220,16 @@ def test_what_was_taken_and_is_not_what_it_was_meant_to_be_is_mended(
     assert READS in after["row"]
     assert os.listdir(policies) == []
 
+    # And where another policy has come that stands on its own.
+    panel.written(path, restrict.text(LOG, log, ["files"]))
+    panel.written(policies / "mine.toml", 'version = 1\nextends = "log"\n')
+    told = panel.opened(policies, "mend")
+    says = "Others have the same policy, so nothing can be taken from it alone here."
+    assert told["row"][:2] == [says, "Give everything back"]
+    (after,) = told["after"]
+    assert {READS, says} <= {*after["row"]}
+    assert os.listdir(policies) == ["mine.toml"]
+
 
 def test_a_policy_of_an_administrator_s_own_cannot_be_switched(panel: Panel) -> None:
     policies = panel.directory("by-hand")

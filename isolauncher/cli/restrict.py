@@ -81,6 +81,8 @@ def run(args: argparse.Namespace) -> int:
         taken = restrict.powers(args.powers, standing)
         if not taken:
             raise RequestError("no power is named", code="restrict-no-power")
+        if refusal := restrict.refusal(store, standing):
+            raise refusal
         print(restrict.text(bundle_id, standing.base, taken), end="")
         return 0
     if args.powers or args.as_shipped:
@@ -135,6 +137,7 @@ def _note(bundle_id: str, taken: Sequence[Power]) -> None:
 
 
 def _data(store: PolicyStore, standing: Standing) -> dict[str, object]:
+    refusal = restrict.refusal(store, standing)
     return {
         "version": 1,
         "bundle_id": standing.bundle_id,
@@ -145,6 +148,7 @@ def _data(store: PolicyStore, standing: Standing) -> dict[str, object]:
         "stale": list(standing.stale),
         "ambiguous": standing.now is None,
         "by_hand": bool(standing.by_hand),
+        "refused": refusal.code if refusal else None,
     }
 
 
@@ -173,3 +177,5 @@ def _print(store: PolicyStore, standing: Standing) -> None:
         )
     elif standing.stale:
         tell(standing.outdated())
+    elif not standing.by_hand and (refusal := restrict.refusal(store, standing)):
+        tell(refusal.line())

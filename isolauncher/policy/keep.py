@@ -58,7 +58,8 @@ def put(
         return ""
     text = b""
     if taken:
-        restrict.check_alone(store, standing)
+        if refusal := restrict.refusal(store, standing):
+            raise refusal
         text = restrict.text(standing.bundle_id, standing.base, taken).encode()
         try:
             _try_out(store, standing, taken, text)

@@ -203,12 +203,22 @@ class Standing:
             return ()
         meant = {**values(self.base), **lowered(self.base, self.taken)}
         has = values(self.now)
-        return tuple(key for key in meant if has.get(key) != meant[key])
+        found = [key for key in meant if has.get(key) != meant[key]]
+        if self.name == self.base.name:
+            # Whom the one admits and governs whose place it takes.
+            match, own = self.base.match, self.now.match
+            if {*match.callers} != {*own.callers}:
+                found.append("match.callers")
+            if not {*match.bundle_ids} <= {*own.bundle_ids}:
+                found.append("match.bundle-id")
+        return tuple(found)
 
     def again(self) -> str:
         """The command that makes its file anew, from the policy as it is now."""
         taken = " ".join(power for power in self.held if power in self.taken)
-        return f"isolauncher restrict {self.bundle_id} {taken or '--as-shipped'}"
+        if not taken or "match.bundle-id" in self.stale:
+            taken = "--as-shipped"
+        return f"isolauncher restrict {self.bundle_id} {taken}"
 
     def outdated(self) -> str:
         """What there is to say of a file that is stale."""
@@ -246,9 +256,7 @@ def standing(store: PolicyStore, bundle_id: str) -> Standing:
             now=now,
             by_hand=f"{store.etc_dir}/{now.name}.toml",
         )
-    found = Standing(bundle_id=bundle_id, name=now.name, base=now, now=now)
-    check_alone(store, found)
-    return found
+    return Standing(bundle_id=bundle_id, name=now.name, base=now, now=now)
 
 
 def made_here(store: PolicyStore, policy: Policy) -> Standing | None:
@@ -308,11 +316,11 @@ def _name(base: Policy, bundle_id: str) -> str:
     return name
 
 
-def check_alone(store: PolicyStore, standing: Standing) -> None:
-    """NotAllowed where the file would change anything else than what the bundle may."""
+def refusal(store: PolicyStore, standing: Standing) -> NotAllowed | None:
+    """Why nothing can be taken: the file would change more than what the bundle may."""
     name, base, bundle_id = standing.name, standing.base, standing.bundle_id
     if name != _name(base, bundle_id):
-        raise NotAllowed(
+        return NotAllowed(
             f"{store.etc_dir}/{name}.toml was made for another policy than "
             f"{base.name}, which governs {bundle_id} since",
             code="restrict-outdated",
@@ -321,18 +329,19 @@ def check_alone(store: PolicyStore, standing: Standing) -> None:
         )
     others = [one for one in base.match.bundle_ids if one != bundle_id]
     if name == base.name and others:
-        raise NotAllowed(
+        return NotAllowed(
             f"policy {name} governs {bundle_id} together with {', '.join(others)}",
             code="restrict-shared",
             hint=f"write {store.etc_dir}/{name}.toml by hand",
         )
     if extending := store.standing_on(name):
-        raise NotAllowed(
+        return NotAllowed(
             f"policy {name} is extended by {', '.join(extending)}, and what is taken "
             "from the one would be taken from the other",
             code="restrict-shared",
             hint=f"write {store.etc_dir}/{name}.toml by hand",
         )
+    return None
 
 
 def read(store: PolicyStore, name: str) -> Made | None:
@@ -376,12 +385,12 @@ __all__ = [
     "Made",
     "Power",
     "Standing",
-    "check_alone",
     "held",
     "lowered",
     "made",
     "powers",
     "read",
+    "refusal",
     "standing",
     "text",
 ]

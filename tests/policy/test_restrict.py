@@ -162,6 +162,9 @@ def own(tmp_path: Path) -> Iterator[Place]:
     [
         ("documents", 'tmp = "16M"', 'documents = "none"', "files.documents"),
         ("files", 'read = ["...", ', 'read = ["/usr", ', "files.read"),
+        # Whom it admits, and what else the one governs in whose place it stands.
+        ("files", "[match]\n", '[match]\ncallers = ["root"]\n', "match.callers"),
+        ("files", f'["{LOG}"]', f'["{LOG}", "org.laptop.Other"]', "match.bundle-id"),
     ],
 )
 def test_what_gives_back_what_its_policy_lost_is_told_and_made_anew(
@@ -452,6 +455,7 @@ def test_what_others_extend_is_not_taken_from_them_too(own: Place, where: str) -
     (place / "second.toml").write_text('version = 1\nextends = "first"\n')
     error = refused(own, "restrict-shared", "documents")
     assert "first, second" in error.message
+    assert own.standing().held == ("documents", "files")
     for name in ("first.toml", "second.toml"):
         (place / name).unlink()
     own.take("documents")

@@ -32,6 +32,8 @@ if CODE and CODE not in sys.path:
 ASK = ("pkexec", "--disable-internal-agent")
 POLICY_DIR = "/etc/isolauncher/policies"
 
+_SHARED = _("Others have the same policy, so nothing can be taken from it alone here.")
+
 
 class NotInstalled(Exception):
     """Sugar's Python finds no isolauncher."""
@@ -106,18 +108,19 @@ def _activity(bundle, store) -> Activity:
     }
     try:
         found = governing.find(store, f"{bundle.get_path()}/")
-        standing = None
+        standing = refusal = None
         if found.for_all:
             # If nothing can be taken from it here, what it may do can still be told.
             with suppress(NotAllowed):
                 standing = restrict.standing(store, told["bundle_id"])
+                refusal = restrict.refusal(store, standing)
     except IsolauncherError as error:
         if _in_the_way(store, told["bundle_id"]):
             says = _("What was taken from it here stands in the way of its new policy.")
             return Activity(problem=says, mend=_("Give everything back"), **told)
         return Activity(problem=error.line(), **told)
     # What has been taken away is said of the policy in force, and switched by topic.
-    powers = set(standing.held) if standing else set()
+    powers = set(standing.held) if standing and not refusal else set()
     sentences = []
     for one in words.tell(found.policy, _):
         power = one.topic if one.topic in powers else ""
@@ -126,10 +129,10 @@ def _activity(bundle, store) -> Activity:
         sentences.append(Sentence(one.topic, one.level, one.says, power, taken))
     return Activity(
         policy=(standing.base if standing else found.policy).name,
-        origin=_origin(found, standing),
+        origin=_origin(found, standing, refusal),
         sentences=tuple(sentences),
         changeable=bool(standing) and not standing.by_hand,
-        mend=_("Take it anew") if standing and standing.stale else "",
+        mend=_mend(standing, refusal),
         **told,
     )
 
@@ -144,10 +147,20 @@ def _in_the_way(store, bundle_id):
         return False
 
 
-def _origin(found, standing) -> str:
+def _mend(standing, refusal) -> str:
+    if standing is None or not standing.taken:
+        return ""
+    if refusal is not None:
+        return _("Give everything back")
+    return _("Take it anew") if standing.stale else ""
+
+
+def _origin(found, standing, refusal) -> str:
     if standing is not None and standing.by_hand:
         says = _("An administrator wrote its policy, and it is changed only there: %s")
         return says % standing.by_hand
+    if refusal is not None and refusal.code == "restrict-shared":
+        return _SHARED
     if standing is not None and standing.stale:
         return _(
             "Its policy has changed since something was taken from it here, and what "
@@ -219,9 +232,7 @@ def refusal(status: int, said: str) -> str:
         "restrict-dangerous": _(
             "The policy would be dangerous, so it was not written."
         ),
-        "restrict-shared": _(
-            "Others have the same policy, so nothing can be taken from it alone here."
-        ),
+        "restrict-shared": _SHARED,
         "restrict-changed": _("Somebody else has just changed it. Please try again."),
     }
     return reasons.get(error.code) or _("Error: %s") % error.message
