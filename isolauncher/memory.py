@@ -21,8 +21,8 @@ PRESSURE = "/proc/pressure/memory"
 NEEDS_MB = {"bare": 12, "python": 16, "gtk3": 28, "sugar3": 40}
 """What a launch from each zygote comes to have of its own, about, with its window open:
 
-init, the program, and where they are the opener and the mediator. Private_Dirty on
-Debian 12, rounded up; docs/preload.md has the figures it is made of.
+init, the program, and where they are the opener and the mediator: Private_Dirty on
+Debian 12, rounded up (docs/design.md, docs/preload.md); of gtk3 what lies between.
 """
 
 WINDOW_US = 2_000_000
