@@ -21,6 +21,11 @@ program may do is never said here but in policies.
     ahead = 4
     per-caller = 2
 
+    [memory]
+    keep-free-mb = 16       # no launch that would leave the machine less (0: any)
+    stall-ms = 200          # no room waits where programs waited so long for memory, of
+                            # two seconds (0: they wait all the same)
+
     [limits]                # of the daemon
     activities = 512
     launches = 32
@@ -106,6 +111,14 @@ class RoomsAhead:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """What the machine is to keep, and when rooms are given up; see memory.py."""
+
+    keep_free_mb: int = 16
+    stall_ms: int = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Shell:
     """What Sugar's shell does when neither service nor daemon is to be had."""
 
@@ -128,6 +141,7 @@ class Config:
     quotas: Quotas = field(default_factory=Quotas)
     limits: DaemonLimits = field(default_factory=DaemonLimits)
     rooms: RoomsAhead = field(default_factory=RoomsAhead)
+    memory: Memory = field(default_factory=Memory)
     shell: Shell = field(default_factory=Shell)
     file: str | None = None
     socket: str = paths.SOCKET
@@ -146,6 +160,7 @@ _BOUNDS: dict[str, dict[str, tuple[int, int]]] = {
         "uids": (1, 1_000_000),
     },
     "rooms": {"ahead": (0, 1000), "per-caller": (0, 100)},
+    "memory": {"keep-free-mb": (0, 1_000_000), "stall-ms": (0, 2000)},
     "limits": {
         "activities": (1, 10_000),
         "launches": (1, 1000),
@@ -182,6 +197,7 @@ def load(
         quotas=Quotas(**numbers.get("quotas", {})),
         limits=DaemonLimits(**numbers.get("limits", {})),
         rooms=RoomsAhead(**numbers.get("rooms", {})),
+        memory=Memory(**numbers.get("memory", {})),
         shell=Shell(**words.get("shell", {})),
         file=name if text is not None else None,
         socket=where,

@@ -20,7 +20,7 @@ import socket
 import stat
 import traceback
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +36,7 @@ from . import (
     host,
     kernel,
     launch,
+    memory,
     opener,
     paths,
     plan,
@@ -131,6 +132,9 @@ class Daemon:
         self.pool = pool.Pool(log, command=command, died=self._zygote_died)
         self.rooms = rooms.Rooms(
             self, most=config.rooms.ahead, per_caller=config.rooms.per_caller
+        )
+        self.pressure = memory.Pressure(
+            config.memory.stall_ms, self.rooms.give_up_memory
         )
         self.activities: dict[str, Activity] = {}
         self.launches = Launches()
@@ -255,6 +259,26 @@ class Daemon:
                 hint="wait until something has ended, or raise its RLIMIT_NOFILE",
             ) from e
         self.activities[activity.id] = activity
+
+    async def spare_memory(self, set_name: str) -> None:
+        """NotAllowed if a launch from that zygote would leave too little."""
+        keep = self.config.memory.keep_free_mb
+        needs = memory.NEEDS_MB[set_name]
+        if not keep or memory.is_left(keep + needs):
+            return
+        # What only waits goes first.
+        self.rooms.give_up_memory()
+        await self.rooms.make_way("memory is short")
+        if memory.is_left(keep + needs):
+            return
+        raise NotAllowed(
+            "this machine has not enough free memory for another activity: it has "
+            f"{(memory.available_kb() or 0) // 1024} MB, {keep} MB are to stay free, "
+            f"and this one would need about {needs} MB",
+            code="memory",
+            hint="close an activity; an administrator sets [memory] in "
+            "/etc/isolauncher/isolauncher.toml",
+        )
 
     def _spare_descriptors(self, beside: int = 0) -> None:
         """OSError unless another launch would find enough, and each under way."""
@@ -530,7 +554,7 @@ class Daemon:
                 case Stop():
                     await self._stop(channel, asked, caller)
                 case Stats():
-                    self._stats(channel, caller)
+                    await self._stats(channel, asked, caller)
                 case _:
                     assert_never(asked)
         finally:
@@ -738,7 +762,7 @@ class Daemon:
         for part in wire.in_parts("list", "activities", rows):
             channel.send(part)
 
-    def _stats(self, channel: Channel, caller: Caller) -> None:
+    async def _stats(self, channel: Channel, asked: Stats, caller: Caller) -> None:
         """Of its own launches to a caller, of everyone's to root."""
 
         def told(uid: int) -> bool:
@@ -761,7 +785,32 @@ class Daemon:
             "rooms": self.rooms.as_data(told),
             "zygotes": zygotes,
         }
-        channel.send({"event": "stats", "stats": stats})
+        channel.send({"event": "stats", "stats": stats, "more": asked.memory})
+        if asked.memory:
+            rows = await self._memory(told)
+            for part in wire.in_parts("memory", "memory", rows):
+                channel.send(part)
+
+    async def _memory(self, told: Callable[[int], bool]) -> list[dict[str, object]]:
+        """What each activity has, its init included: KiB, as the kernel counts them."""
+        rows: list[dict[str, object]] = []
+        for activity in list(self.activities.values()):
+            sandbox = activity.room.sandbox
+            if activity.state not in ("running", "stopping") or sandbox is None:
+                continue
+            if not told(activity.caller_uid):
+                continue
+            count, used = memory.used_below(sandbox.pid)
+            row = {"id": activity.id, "bundle_id": activity.bundle_id}
+            kib = {
+                "pss_kb": used.pss,
+                "uss_kb": used.uss,
+                "private_dirty_kb": used.private_dirty,
+            }
+            rows.append({**row, "processes": count, **kib})
+            # A launch that came meanwhile goes before the next one.
+            await asyncio.sleep(0)
+        return rows
 
     async def _stop(self, channel: Channel, asked: Stop, caller: Caller) -> None:
         results = await asyncio.gather(
@@ -799,6 +848,7 @@ class Daemon:
         await asyncio.gather(*connections, return_exceptions=True)
         if self._undoing:
             await asyncio.wait(self._undoing, timeout=5)
+        self.pressure.close()
         await self.rooms.close()
         await self.pool.close()
         self.openers.close()

@@ -211,6 +211,7 @@ async def launch(
     set_name, why_less = pool.BARE, ""
     if tier == "fork":
         set_name, why_less = await daemon.pool.usable(policy.preload.set)
+    await daemon.spare_memory(set_name)
     made_from = rooms.facts(
         daemon,
         policy,

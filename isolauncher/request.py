@@ -157,7 +157,9 @@ class Stop:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
-    """What the daemon has measured."""
+    """What the daemon has measured; ``memory``: and what each activity has of it."""
+
+    memory: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,8 +253,11 @@ def parse(fields: Mapping[str, object], n_fds: int) -> Asked:
             grace = _integer(rest, "grace_ms", 0, MAX_GRACE_MS)
             return Stop(ids=ids, grace_ms=grace, reason=reason)
         case _:
-            _only(rest, set())
-            return Stats()
+            _only({"memory": False, **rest}, {"memory"})
+            memory = rest.get("memory", False)
+            if not isinstance(memory, bool):
+                raise _wrong("memory", f"{_shown(memory)} is not true or false")
+            return Stats(memory=memory)
 
 
 def parse_run(fields: Mapping[str, object], n_fds: int) -> Request:
@@ -453,7 +458,8 @@ def encode(asked: Asked | Furnish | Signal) -> dict[str, object]:
                 "reason": asked.reason,
             }
         case Stats():
-            return {"version": VERSION, "verb": "stats"}
+            more = {"memory": True} if asked.memory else {}
+            return {"version": VERSION, "verb": "stats", **more}
         case Signal():
             return {"verb": "signal", "signal": asked.name}
         case _ as never:

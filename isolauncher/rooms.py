@@ -15,6 +15,7 @@ the room is dissolved, another is made on demand.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import pwd
 import secrets
@@ -29,6 +30,7 @@ from . import (
     descriptors,
     filters,
     identity,
+    memory,
     opener,
     plan,
     pool,
@@ -464,6 +466,7 @@ class Rooms:
         self._filling: asyncio.Task[None] | None = None
         self._ending: dict[asyncio.Task[None], Room] = {}
         self._mounts = MountTable()
+        self._short_until = 0.0
 
     def as_data(self, of: Callable[[int], bool]) -> dict[str, int]:
         """How many are ready, are to be made for who launched lately, and end."""
@@ -552,9 +555,20 @@ class Rooms:
 
     def _wanted(self) -> Facts | None:
         """The facts of the room to make next."""
-        if self._daemon.closing.is_set():
+        if self._daemon.closing.is_set() or self._memory_is_short():
             return None
         return next((f for f in self._deserved() if self.find(f) is None), None)
+
+    def _memory_is_short(self) -> bool:
+        """Whether what runs has waited for it of late, or a launch has lacked it."""
+        return asyncio.get_running_loop().time() < self._short_until
+
+    def give_up_memory(self) -> None:
+        """Programs wait for memory: what only waits for a request goes."""
+        self._short_until = asyncio.get_running_loop().time() + memory.RELIEF_S
+        self.drop_all("programs wait for memory")
+        if self._making is not None:
+            self._making.end()
 
     def _forget(self, room: Room) -> None:
         """It ended, or never was: another only for who launches again, and again."""
@@ -582,6 +596,7 @@ class Rooms:
         try:
             # A launch beside it comes first.
             descriptors.need(descriptors.CONNECTION + 2 * descriptors.LAUNCH)
+            self._need_memory(made_from.set_name)
             async with asyncio.timeout(self._daemon.config.limits.launch_ms / 1000):
                 await prepare(self._daemon, room, made_from, None, ahead=True)
         except (IsolauncherError, OSError) as e:
@@ -599,6 +614,12 @@ class Rooms:
             return
         self._ready[room.id] = room
         self._waits[room.id] = asyncio.create_task(self._wait(room))
+
+    def _need_memory(self, set_name: str) -> None:
+        """OSError unless there is enough for it, and for a launch beside it."""
+        keep = self._daemon.config.memory.keep_free_mb
+        if keep and not memory.is_left(keep + 2 * memory.NEEDS_MB[set_name]):
+            raise OSError(errno.ENOMEM, "memory is short")
 
     def _not_made(self, room: Room, made_from: Facts, why: str) -> None:
         self._daemon.log.event("room-not-made", set=made_from.set_name, why=why)

@@ -8,6 +8,7 @@ that no test harms serves the files that ask for ``daemon``, or by its configura
 
 from __future__ import annotations
 
+import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -22,11 +23,17 @@ CLONE_NEWUTS = 0x04000000
 
 
 def pytest_configure() -> None:
-    """Take the tests out of the machine's mounts and host name.
+    """Take the tests out of the machine's mounts and host name; and mind their signals.
 
     Some of them leave out a step of a launch on purpose. A pivot in the machine's own
     mount namespace would take its root away, from every process on it.
     """
+    # Whoever runs them by nohup, or behind a script's "&", has these ignored for all.
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            asked = number == signal.SIGINT
+            handler = signal.default_int_handler if asked else signal.SIG_DFL
+            signal.signal(number, handler)
     if reach.own_mounts(CLONE_NEWUTS):
         reach.open_to_all(HERE.parent)
         # A name that is in no path and no module: some look for it.

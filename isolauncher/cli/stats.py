@@ -21,8 +21,8 @@ def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
         "stats",
         description="Show what the daemon has measured: how many launches it made, "
         "which way (from a room prepared ahead, on demand, in the exec tier), how long "
-        "each part of the latest took, and what is prepared. Root is told of "
-        "everyone's launches, anybody else of their own.",
+        "each part of the latest took, what is prepared, and how much memory each "
+        "activity has. Root is told of everyone's, anybody else of their own.",
         epilog="exit status: 0; 125 when the daemon refuses or cannot be asked.",
         allow_abbrev=False,
     )
@@ -32,10 +32,15 @@ def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     stats: dict[str, object] = {}
-    for reply in client.ask({"version": wire.VERSION, "verb": "stats"}):
-        said = reply.get("stats")
+    used: dict[str, object] = {}
+    asked = {"version": wire.VERSION, "verb": "stats", "memory": True}
+    for reply in client.ask(asked):
+        said, rows = reply.get("stats"), reply.get("memory")
         if isinstance(said, dict):
             stats.update(said)
+        for row in rows if isinstance(rows, list) else ():
+            used[str(row.pop("id"))] = row
+    stats["memory"] = used
     if args.json:
         json.dump(stats, sys.stdout, indent=1)
         print()

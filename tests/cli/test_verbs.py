@@ -226,17 +226,24 @@ def test_many_ids_are_asked_for_in_turn(at: Path) -> None:
 
 def test_stats_are_said_as_they_were_measured(at: Path) -> None:
     stats = {"launches": {"count": 3, "p50_us": 1400.5}, "zygote": None}
+    rows = [{"id": name, "pss_kb": 7} for name in "ab"]
     handler = answers(
-        {"version": 1, "verb": "stats"}, {"event": "stats", "stats": stats}
+        {"version": 1, "verb": "stats", "memory": True},
+        {"event": "stats", "stats": stats, "more": True},
+        {"event": "memory", "memory": rows[:1], "more": True},
+        {"event": "memory", "memory": rows[1:], "more": False},
     )
+    memory = {"a": {"pss_kb": 7}, "b": {"pss_kb": 7}}
     with FakeDaemon(at, handler, handler):
         with Client(at, "stats", "--json") as command:
-            assert json.loads(command.finish()[1]) == stats
+            assert json.loads(command.finish()[1]) == {**stats, "memory": memory}
         with Client(at, "stats") as command:
             assert command.finish()[1].splitlines() == [
                 "launches.count   3",
                 "launches.p50_us  1400.5",
                 "zygote           -",
+                "memory.a.pss_kb  7",
+                "memory.b.pss_kb  7",
             ]
 
 

@@ -38,8 +38,13 @@ PYTHON = "/usr/bin/python3"
 PATIENCE_S = 30
 SUGAR_ACTIVITIES = Path("/usr/share/sugar/activities")
 
-USER, UID = "isolauncher-desktop", 59990
-"""Debian gives ordinary users 1000 to 59999, and begins at the other end."""
+USER = "isolauncher-desktop"
+UID = 59990 - int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+"""Debian gives ordinary users 1000 to 59999, and begins at the other end.
+
+Of each process that runs tests beside others another one: who cleans up after a session
+looks for what is its person's.
+"""
 
 _SCREENSHOT = """
 import sys

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Memory: what the machine has left, who waits for it, and what sandboxes have of it.
+
+The daemon refuses a launch that the machine has no memory for, before anything is made:
+a machine without swap that runs out kills whatever it likes, the shell included. And it
+keeps no sandbox waiting where programs that run wait for memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import select
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+MEMINFO = "/proc/meminfo"
+PRESSURE = "/proc/pressure/memory"
+
+NEEDS_MB = {"bare": 12, "python": 16, "gtk3": 28, "sugar3": 40}
+"""What a launch from each zygote comes to have of its own, about, with its window open:
+
+init, the program, and where they are the opener and the mediator: Private_Dirty on
+Debian 12, rounded up (docs/design.md, docs/preload.md); of gtk3 what lies between.
+"""
+
+WINDOW_US = 2_000_000
+"""The shortest but for who has CAP_SYS_RESOURCE (Documentation/accounting/psi)."""
+
+RELIEF_S = 10.0
+"""After memory was waited for, so long no room is prepared."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Used:
+    """Of a process or several, in KiB: smaps_rollup of proc_pid_smaps(5), added up.
+
+    ``uss``: what would be free without them, Private_Clean and Private_Dirty.
+    """
+
+    pss: int = 0
+    uss: int = 0
+    private_dirty: int = 0
+
+    def __add__(self, other: Used) -> Used:
+        return Used(
+            pss=self.pss + other.pss,
+            uss=self.uss + other.uss,
+            private_dirty=self.private_dirty + other.private_dirty,
+        )
+
+
+def available_kb() -> int | None:
+    """What programs could have without swapping (MemAvailable); None: not told."""
+    try:
+        with open(MEMINFO, "rb") as file:
+            found = re.search(rb"^MemAvailable:\s*(\d+) kB$", file.read(), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found[1]) if found else None
+
+
+def is_left(megabytes: int) -> bool:
+    """Whether programs could have as much; yes where the kernel does not tell."""
+    available = available_kb()
+    return available is None or available >= megabytes * 1024
+
+
+def used_by(pid: int) -> Used | None:
+    """None where it has ended, or may not be looked at."""
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
+            text = file.read()
+    except OSError:
+        return None
+    lines = dict(re.findall(rb"^(\w+):\s*(\d+) kB$", text, re.MULTILINE))
+    dirty = int(lines.get(b"Private_Dirty", 0))
+    return Used(
+        pss=int(lines.get(b"Pss", 0)),
+        uss=int(lines.get(b"Private_Clean", 0)) + dirty,
+        private_dirty=dirty,
+    )
+
+
+def below(pid: int) -> Iterator[int]:
+    """``pid`` and every process that descends from it; what ends meanwhile is not told.
+
+    Below a sandbox's init that is all that runs in it: it inherits who has lost a
+    parent. Empty but for ``pid`` without CONFIG_PROC_CHILDREN (proc_pid_task(5)).
+    """
+    todo = [pid]
+    while todo:
+        one = todo.pop()
+        yield one
+        try:
+            tasks = os.listdir(f"/proc/{one}/task")
+        except OSError:
+            continue
+        for task in tasks:
+            try:
+                with open(f"/proc/{one}/task/{task}/children", "rb") as file:
+                    todo += map(int, file.read().split())
+            except OSError:
+                continue
+
+
+def used_below(pid: int) -> tuple[int, Used]:
+    """Of ``pid`` and all that descends from it: their number, and what they have."""
+    found = [used for one in below(pid) if (used := used_by(one)) is not None]
+    return len(found), sum(found, Used())
+
+
+class Pressure:
+    """Calls when tasks have waited for memory longer than ``stall_ms`` in two seconds.
+
+    Never where the kernel does not tell (CONFIG_PSI), or ``stall_ms`` is 0.
+    """
+
+    def __init__(self, stall_ms: int, told: Callable[[], None]) -> None:
+        self._fd = -1
+        self._poll: select.epoll | None = None
+        if not stall_ms:
+            return
+        try:
+            self._fd = os.open(PRESSURE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+            os.write(self._fd, b"some %d %d\0" % (stall_ms * 1000, WINDOW_US))
+        except OSError:
+            self.close()
+            return
+        # It says so by POLLPRI, which the event loop does not look for; and to whoever
+        # asks first, which is the loop's own look at this.
+        self._poll = select.epoll()
+        self._poll.register(self._fd, select.EPOLLPRI)
+        asyncio.get_running_loop().add_reader(self._poll.fileno(), told)
+
+    def close(self) -> None:
+        if self._poll is not None:
+            asyncio.get_running_loop().remove_reader(self._poll.fileno())
+            self._poll.close()
+            self._poll = None
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
