@@ -39,7 +39,7 @@ PATIENCE_S = 30
 SUGAR_ACTIVITIES = Path("/usr/share/sugar/activities")
 
 USER = "isolauncher-desktop"
-UID = 59990 - int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+UID = 59990 - int(os.environ.get("ISOLAUNCHER_LANE", "0"))
 """Debian gives ordinary users 1000 to 59999, and begins at the other end.
 
 Of each process that runs tests beside others another one: who cleans up after a session
