@@ -23,6 +23,17 @@ from .request import Caller, Furnish, Launch
 if TYPE_CHECKING:
     from .daemon import Daemon
 
+FOUND_BEFORE = {
+    # GStreamer looks at every plugin: 70 ms.
+    "GST_REGISTRY": ".gstreamer-registry.bin",
+    # matplotlib looks at every font: its own default is below the home, too.
+    "MPLCONFIGDIR": ".matplotlib",
+}
+"""Where a library keeps what it found at an earlier start, in ``data``.
+
+The home inside ends with the activity, what is kept is ``data``.
+"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Consulted:
@@ -121,11 +132,9 @@ async def complete(
         activity_root=c.at.root,
         user_activities=bundle.user_activities(c.asked.environment, c.at.home),
     )
-    # GStreamer looks at every plugin, in 70 ms, where it finds no list of an earlier
-    # start; the home inside ends with the activity, what is kept is this.
     if c.policy.view.data:
-        listed = f"{c.at.root}/data/.gstreamer-registry.bin"
-        variables.setdefault("GST_REGISTRY", listed)
+        for name, place in FOUND_BEFORE.items():
+            variables.setdefault(name, f"{c.at.root}/data/{place}")
     words = bundle.words(c.bundle, variables)
     in_bundle, _ = await looking.find_program(
         c.fds["bundle"], words[0], variables["PATH"]

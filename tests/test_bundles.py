@@ -95,6 +95,7 @@ def test_a_system_bundle_gets_sugars_environment_and_directories_of_its_own(
     assert environment["XDG_RUNTIME_DIR"] == f"/run/user/{ALICE}"
     assert environment["PATH"].startswith(f"{show}/bin:")
     assert environment["GST_REGISTRY"] == f"{root}/data/.gstreamer-registry.bin"
+    assert environment["MPLCONFIGDIR"] == f"{root}/data/.matplotlib"
     # Nothing of the accessibility bus is granted to be reached.
     assert environment["NO_AT_BRIDGE"] == "1"
     assert seen["home"] == [".sugar"]
