@@ -24,7 +24,7 @@ program may do is never said here but in policies.
     [memory]
     keep-free-mb = 16       # no launch that would leave the machine less (0: any)
     stall-ms = 200          # no room waits where programs waited so long for memory, of
-                            # two seconds (0: they wait all the same)
+                            # two seconds, and it is scarce (0: they wait all the same)
 
     [limits]                # of the daemon
     activities = 512

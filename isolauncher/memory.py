@@ -28,6 +28,12 @@ Debian 12, rounded up (docs/design.md, docs/preload.md); of gtk3 what lies betwe
 WINDOW_US = 2_000_000
 """The shortest but for who has CAP_SYS_RESOURCE (Documentation/accounting/psi)."""
 
+SCARCE = 0.25
+"""Who waits where more of the machine's memory is available waits by its own limit.
+
+The kernel's figure has both: a program that thrashes in its control group is in it.
+"""
+
 RELIEF_S = 10.0
 """After memory was waited for, so long no room is prepared."""
 
@@ -53,12 +59,24 @@ class Used:
 
 def available_kb() -> int | None:
     """What programs could have without swapping (MemAvailable); None: not told."""
+    return _meminfo().get(b"MemAvailable")
+
+
+def is_scarce() -> bool:
+    """Whether `SCARCE` of the machine's memory is available, or less."""
+    known = _meminfo()
+    total = known.get(b"MemTotal", 0)
+    return known.get(b"MemAvailable", total) < total * SCARCE
+
+
+def _meminfo() -> dict[bytes, int]:
+    """/proc/meminfo's lines in KiB; empty where it cannot be read."""
     try:
         with open(MEMINFO, "rb") as file:
-            found = re.search(rb"^MemAvailable:\s*(\d+) kB$", file.read(), re.MULTILINE)
+            lines = re.findall(rb"^(\w+):\s*(\d+) kB$", file.read(), re.MULTILINE)
     except OSError:
-        return None
-    return int(found[1]) if found else None
+        return {}
+    return {name: int(number) for name, number in lines}
 
 
 def is_left(megabytes: int) -> bool:
@@ -114,7 +132,8 @@ def used_below(pid: int) -> tuple[int, Used]:
 class Pressure:
     """Calls when tasks have waited for memory longer than ``stall_ms`` in two seconds.
 
-    Never where the kernel does not tell (CONFIG_PSI), or ``stall_ms`` is 0.
+    Only where the machine's is scarce. Never where the kernel does not tell
+    (CONFIG_PSI), or ``stall_ms`` is 0.
     """
 
     def __init__(self, stall_ms: int, told: Callable[[], None]) -> None:
@@ -132,7 +151,11 @@ class Pressure:
         # asks first, which is the loop's own look at this.
         self._poll = select.epoll()
         self._poll.register(self._fd, select.EPOLLPRI)
-        asyncio.get_running_loop().add_reader(self._poll.fileno(), told)
+        asyncio.get_running_loop().add_reader(self._poll.fileno(), self._hear, told)
+
+    def _hear(self, told: Callable[[], None]) -> None:
+        if is_scarce():
+            told()
 
     def close(self) -> None:
         if self._poll is not None:

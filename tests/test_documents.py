@@ -91,12 +91,14 @@ def test_the_daemons_page_has_its_options_configuration_and_log() -> None:
     assert config.Quotas(**written["quotas"]) == config.Quotas()
     assert config.DaemonLimits(**written["limits"]) == config.DaemonLimits()
     assert config.RoomsAhead(**written["rooms"]) == config.RoomsAhead()
+    assert config.Memory(**written["memory"]) == config.Memory()
     assert config.Shell(**written["shell"]) == config.Shell()
     for table, kind in written.items():
         every = {
             "uids": config.Uids,
             "quotas": config.Quotas,
             "rooms": config.RoomsAhead,
+            "memory": config.Memory,
             "shell": config.Shell,
         }
         names = fields(every.get(table, config.DaemonLimits))

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,8 @@ os.wait()
 """
 MORE_THAN_THERE_IS_MB = 1_000_000
 PASSES = "pass\n"
+MEMINFO = "MemTotal: 1024000 kB\nMemAvailable: {available}000 kB\n"
+TOP = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -95,10 +98,14 @@ def test_what_is_left_is_what_the_kernel_says(
     monkeypatch.setattr(memory, "MEMINFO", str(meminfo))
     assert memory.available_kb() is None
     assert memory.is_left(1)  # no word of it is no reason to refuse
-    meminfo.write_text("MemTotal: 9 kB\nMemAvailable:     2048 kB\nSwapFree: 4 kB\n")
+    assert not memory.is_scarce()
+    meminfo.write_text("MemTotal: 8192 kB\nMemAvailable:   2048 kB\nSwapFree: 4 kB\n")
     assert memory.available_kb() == 2048
     assert memory.is_left(2)
     assert not memory.is_left(3)
+    assert not memory.is_scarce()
+    meminfo.write_text("MemTotal: 8192 kB\nMemAvailable:   2047 kB\n")
+    assert memory.is_scarce()
 
 
 @contextmanager
@@ -146,18 +153,28 @@ def _removed(directory: Path) -> bool:
     return True
 
 
-def test_a_room_goes_where_programs_wait_for_memory() -> None:
+def test_a_room_goes_where_memory_is_scarce_and_programs_wait_for_it(
+    tmp_path: Path,
+) -> None:
     need(root())
     if not os.path.exists(memory.PRESSURE):
         pytest.skip("the kernel does not tell who waits for memory (CONFIG_PSI)")
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text(MEMINFO.format(available=900))
     config = "version = 1\n[rooms]\nahead = 1\n[memory]\nstall-ms = 20\n"
-    with service(config=config) as made:
+    program = str(TOP / "tests/support/short_of_memory.py")
+    command = (sys.executable, program, str(meminfo))
+    with service(config=config, command=command) as made:
         script = made.script("passes.py", PASSES)
         for _ in range(3):
             assert made.run("--", script).status == 0
             made.at_rest()
         assert ready(made) == 1
         with memory_wanted():
+            # Within limits of their own: what the machine has is not short.
+            time.sleep(2.5)
+            assert ready(made) == 1
+            meminfo.write_text(MEMINFO.format(available=100))
             assert until(lambda: ready(made) == 0)
             assert "programs wait for memory" in made.log
             # And no other comes at once in its place.
