@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``short_of_memory.py MEMINFO [OPTION…]``: a daemon that takes it for the machine's."""
+"""``short_of_memory.py MEMINFO [OPTION…]``: a daemon that has it as the machine's."""
 
 from __future__ import annotations
 
