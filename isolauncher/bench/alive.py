@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Activities that stay: launched, held until they have been looked at, ended."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .. import client, wire
+from ..errors import DaemonError
+from . import contenders, daemons
+from .reference import children
+
+AT_ONCE = 8
+
+
+@dataclass(slots=True, kw_only=True)
+class Crowd:
+    """All have one standard input, and end when its other end is closed."""
+
+    where: str
+    script: Path
+    policy: str | None
+    reader: int
+    writer: int
+    said: int
+    says: int
+    _socks: list[socket.socket] = field(default_factory=list)
+    pids: list[int] = field(default_factory=list)
+
+    def grow(self, to: int) -> None:
+        """Until so many are there and have written their byte."""
+        while len(self._socks) < to:
+            self._launch(min(AT_ONCE, to - len(self._socks)))
+
+    def inits(self) -> list[int]:
+        """Each is its activity's parent."""
+        return [_parent(pid) for pid in self.pids]
+
+    def _launch(self, count: int) -> None:
+        begun = []
+        for _ in range(count):
+            launch = client.prepare([str(self.script)], policy=self.policy)
+            try:
+                sock = client.connect(self.where)
+                self._socks.append(sock)
+                begun.append(sock)
+                fds = (self.reader, self.says, *launch.fds[2:])
+                wire.send(sock, launch.message, fds)
+            finally:
+                launch.close()
+        for sock in begun:
+            sock.settimeout(daemons.PATIENCE_S)
+            fields = wire.recv(sock).fields
+            if fields.get("event") == "refused":
+                raise client.refusal(fields)
+            pid = fields.get("pid")
+            if fields.get("event") != "started" or not isinstance(pid, int):
+                raise DaemonError(f"{fields!r} came of a launch", code="bench-failed")
+            self.pids.append(pid)
+        missing = count
+        while missing:
+            if not select.select([self.said], [], [], daemons.PATIENCE_S)[0]:
+                raise DaemonError("no byte came in time", code="bench-timeout")
+            missing -= len(os.read(self.said, missing))
+
+    def end(self) -> None:
+        os.close(self.writer)
+        for sock in self._socks:
+            contenders.end_of(sock)
+
+
+@contextmanager
+def crowd(where: str, script: Path, policy: str | None = None) -> Iterator[Crowd]:
+    with ExitStack() as stack:
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        said, says = os.pipe2(os.O_CLOEXEC)
+        for fd in (reader, said, says):
+            stack.callback(os.close, fd)
+        made = Crowd(
+            where=where,
+            script=script,
+            policy=policy,
+            reader=reader,
+            writer=writer,
+            said=said,
+            says=says,
+        )
+        try:
+            yield made
+            made.end()
+        except BaseException:
+            # What they wait for ends all the same, and so do they.
+            for sock in made._socks:
+                sock.close()
+            raise
+        for sock in made._socks:
+            sock.close()
+
+
+@contextmanager
+def cold(script: Path, count: int) -> Iterator[list[int]]:
+    """The same script in interpreters of their own, not confined; their pids."""
+    started: list[subprocess.Popen[bytes]] = []
+    try:
+        for _ in range(count):
+            process = subprocess.Popen(
+                (contenders.PYTHON, str(script)),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=daemons.ENVIRONMENT,
+            )
+            started.append(process)
+            assert process.stdout is not None  # noqa: S101 (for the type checker)
+            if process.stdout.read(1) != b"x":
+                raise DaemonError("a cold start failed", code="bench-failed")
+        yield [process.pid for process in started]
+    finally:
+        for process in started:
+            process.communicate()
+
+
+def waiting(zygote: int) -> list[tuple[int, int]]:
+    """(init, stem) of the rooms that wait for a request."""
+    pairs = []
+    for init in children(zygote):
+        for stem in children(init):
+            with open(f"/proc/{stem}/cmdline", "rb") as shown:
+                if shown.read().startswith(b"isolauncher: stem("):
+                    pairs.append((init, stem))
+    return pairs
+
+
+def _parent(pid: int) -> int:
+    with open(f"/proc/{pid}/stat", "rb") as f:
+        return int(f.read().rpartition(b")")[2].split()[1])
