@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import select
 import socket
 import subprocess
@@ -31,8 +32,8 @@ class Crowd:
     writer: int
     said: int
     says: int
-    _socks: list[socket.socket] = field(default_factory=list)
     pids: list[int] = field(default_factory=list)
+    _socks: list[socket.socket] = field(default_factory=list)
 
     def grow(self, to: int) -> None:
         """Until so many are there and have written their byte."""
@@ -66,18 +67,32 @@ class Crowd:
             self.pids.append(pid)
         missing = count
         while missing:
-            if not select.select([self.said], [], [], daemons.PATIENCE_S)[0]:
+            poll = select.poll()
+            poll.register(self.said, select.POLLIN)
+            if not poll.poll(daemons.PATIENCE_S * 1000):
                 raise DaemonError("no byte came in time", code="bench-timeout")
             missing -= len(os.read(self.said, missing))
 
     def end(self) -> None:
+        """What they wait for comes; until all of each is given back."""
         os.close(self.writer)
+        self.writer = -1
         for sock in self._socks:
             contenders.end_of(sock)
+
+    def close(self) -> None:
+        """Whoever is connected and goes takes its activity along."""
+        if self.writer >= 0:
+            os.close(self.writer)
+        for sock in self._socks:
+            sock.close()
 
 
 @contextmanager
 def crowd(where: str, script: Path, policy: str | None = None) -> Iterator[Crowd]:
+    # A connection for each: the usual soft limit is for programs that use select(2).
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with ExitStack() as stack:
         reader, writer = os.pipe2(os.O_CLOEXEC)
         said, says = os.pipe2(os.O_CLOEXEC)
@@ -92,16 +107,10 @@ def crowd(where: str, script: Path, policy: str | None = None) -> Iterator[Crowd
             said=said,
             says=says,
         )
-        try:
-            yield made
-            made.end()
-        except BaseException:
-            # What they wait for ends all the same, and so do they.
-            for sock in made._socks:
-                sock.close()
-            raise
-        for sock in made._socks:
-            sock.close()
+        # Where one fails, the others end all the same.
+        stack.callback(made.close)
+        yield made
+        made.end()
 
 
 @contextmanager

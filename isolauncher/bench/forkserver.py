@@ -40,15 +40,17 @@ class Server:
 
 @contextmanager
 def running(top: Path, imports: scripts.Imports) -> Iterator[Server]:
-    """Its main module has the list's imports, and the server preloads that."""
-    path = top / f"forkserver-{imports.name}.py"
-    path.write_text(imports.statements() + PROGRAM.read_text())
+    """A module that has the list's imports is what it preloads."""
+    name = f"bench_preloads_{imports.name}"
+    (top / f"{name}.py").write_text(imports.statements())
+    # The server looks for it where any program of this environment would.
+    environment = {**daemons.ENVIRONMENT, "PYTHONPATH": str(top), "TMPDIR": str(top)}
     with subprocess.Popen(
-        (PYTHON, str(path)),
+        (PYTHON, str(PROGRAM), name, *imports.modules),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env=daemons.ENVIRONMENT | {"TMPDIR": str(top)},
+        env=environment,
         text=True,
     ) as process:
         assert process.stdin is not None  # noqa: S101 (for the type checker)

@@ -26,6 +26,7 @@ PARTS = ("latency", "throughput", "memory", "sharing", "windows")
 PAIRS = 50
 ALIVE = 1000
 LEVEL_PAIRS = 20
+WINDOW_PAIRS = 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +104,8 @@ def measure(wanted: Wanted, progress: Callable[[str], None]) -> Whole:
                 whole.sharing = sharing.measure(top, wanted.pairs, progress)
     if "windows" in wanted.parts:
         with _left_out(whole, "windows"):
-            whole.windows = windows.measure(windows.BUNDLES, wanted.pairs, progress)
+            pairs = min(wanted.pairs, WINDOW_PAIRS)
+            whole.windows = windows.measure(windows.BUNDLES, pairs, progress)
     parts = whole.latency, whole.throughput, whole.memory, whole.sharing, whole.windows
     if not any(parts):
         why = "; ".join(f"{part}: {line}" for part, line in whole.left_out.items())

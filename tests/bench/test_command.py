@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from support.powers import need, program, sandboxes
 
-from isolauncher.bench import contenders, figures, plot, scripts
+from isolauncher.bench import contenders, figures, forkserver, plot, scripts
 from isolauncher.errors import HostError
 from isolauncher.zygote import sets
 
@@ -278,3 +278,17 @@ def test_a_picture_is_drawn_of_every_panel(tmp_path: Path) -> None:
 def test_a_command_that_does_not_run_the_script_says_its_last_words() -> None:
     with pytest.raises(HostError, match="sh ended with 3 .*: no such luck"):
         contenders.cold(("sh", "-c", "echo no such luck >&2; exit 3"))
+
+
+def test_a_fork_server_without_its_preload_is_not_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = scripts.LISTS["python"]
+    with forkserver.running(tmp_path, python) as server:
+        assert server.once() > 0
+    monkeypatch.setattr(scripts.Imports, "statements", lambda self: "")
+    with (
+        forkserver.running(tmp_path, python) as server,
+        pytest.raises(HostError, match="without argparse, asyncio"),
+    ):
+        server.once()
