@@ -75,9 +75,10 @@ def own(above: Path, name: str, ahead: int = RoomsAhead().ahead) -> Iterator[Own
     """A daemon as it is set up when nobody says otherwise, but for ``ahead``."""
     set_up = config(above, name, ahead)
     log = above / name / "log"
+    parent = os.getpid()
     child = os.fork()
     if child == 0:
-        _be_daemon(set_up, log)
+        _be_daemon(set_up, log, parent)
     try:
         _wait_for(child, set_up.socket, log)
         yield Own(socket=set_up.socket, pid=child)
@@ -125,7 +126,7 @@ def zygote(where: str, name: str) -> int | None:
     return int(found["pid"]) if isinstance(found, dict) else None
 
 
-def _be_daemon(config: Config, log: Path) -> None:
+def _be_daemon(config: Config, log: Path, parent: int) -> None:
     """Never returns."""
     status = COULD_NOT_LAUNCH
     try:
@@ -137,6 +138,8 @@ def _be_daemon(config: Config, log: Path) -> None:
         os.dup2(os.open(os.devnull, os.O_RDWR), 0)
         os.dup2(fd, 1)
         os.dup2(fd, 2)
+        # Killed, the benchmark cannot end it any more.
+        kernel.end_with(parent, signal.SIGTERM)
         from .. import daemon
 
         status = daemon.main(config)

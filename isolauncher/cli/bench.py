@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -97,6 +98,8 @@ def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    # What has been started is ended in order.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     # Said before the minutes of measuring, not after them.
     if args.plot is not None:
         if args.quick or args.windows is not None:

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import json
 import os
+import select
+import signal
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.powers import need, program, sandboxes
 
-from isolauncher.bench import contenders, figures, forkserver, plot, scripts
+from isolauncher.bench import contenders, figures, forkserver, plot, reference, scripts
 from isolauncher.errors import HostError
 from isolauncher.zygote import sets
 
@@ -292,3 +295,29 @@ def test_a_fork_server_without_its_preload_is_not_measured(
         pytest.raises(HostError, match="without argparse, asyncio"),
     ):
         server.once()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_who_is_ended_leaves_no_daemon(tmp_path: Path, number: int) -> None:
+    need(sandboxes())
+    bench = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "isolauncher", "bench", "--pairs", "10000"),
+            *("--only", "latency", "demand", "--imports", "nothing"),
+        ],
+        cwd=TOP,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    while not list(tmp_path.glob("*/demand/run/socket")):
+        assert bench.poll() is None
+        time.sleep(0.02)
+    (daemon,) = reference.children(bench.pid)
+    ended = os.pidfd_open(daemon)
+    try:
+        bench.send_signal(number)
+        assert bench.wait() == {15: 143, 9: -9}[number]
+        assert select.select([ended], [], [], 30)[0]
+    finally:
+        os.close(ended)
+    # Only who is not killed can tidy up.
+    assert bool(os.listdir(tmp_path)) == (number == signal.SIGKILL)
