@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import alive, contenders, daemons, machine, scripts
+from . import alive, contenders, daemons, machine, quick, scripts
 from .figures import Spread, medians_of
 from .rollup import rollup
 
@@ -20,12 +20,17 @@ LEVELS = (1, 10, 100, 1000)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Level:
-    """Medians in kilobytes, of the programs and of their inits; launches beside."""
+    """Medians in kilobytes, of the programs and of their inits; launches beside.
+
+    ``ways`` and ``phases_us`` are from the reports of those launches.
+    """
 
     alive: int
     activity_kb: Mapping[str, int]
     init_kb: Mapping[str, int]
     launch: Spread
+    ways: Mapping[str, int]
+    phases_us: Mapping[str, int]
     load: list[float]
 
     def as_data(self) -> dict[str, object]:
@@ -34,6 +39,8 @@ class Level:
             "activity_kb": dict(self.activity_kb),
             "init_kb": dict(self.init_kb),
             "launch_ms": self.launch.as_data(),
+            "ways": dict(self.ways),
+            "phases_us": dict(self.phases_us),
             "load": self.load,
         }
 
@@ -90,10 +97,13 @@ def _levels(
                 return
             progress(f"{level} alive")
             crowd.grow(level)
-            launch = []
+            launch: list[float] = []
+            reports: list[contenders.Report] = []
             for _ in range(pairs):
                 daemons.wait_until_filled(where)
-                launch.append(contenders.from_daemon(where, passes)[0])
+                taken, report = contenders.from_daemon(where, passes)
+                launch.append(taken)
+                reports.append(report)
             daemons.wait_until_filled(where)
             activity = medians_of([rollup(pid) for pid in crowd.pids])
             init = medians_of([rollup(pid) for pid in crowd.inits()])
@@ -103,6 +113,8 @@ def _levels(
                 activity_kb=activity,
                 init_kb=init,
                 launch=Spread(samples=tuple(launch)),
+                ways=quick.ways(reports),
+                phases_us=quick.phases(reports),
                 load=machine.load(),
             )
 

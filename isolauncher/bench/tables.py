@@ -62,8 +62,7 @@ def _latency(one: Latency) -> list[str]:
     if pool is not None:
         told.append(f"p99/p50 of pool        {pool.at(0.99) / pool.median:.2f}")
     for name, phases in one.phases_us.items():
-        spans = [f"{n} {phases[n] / 1000:.1f}" for n in _PHASES if n in phases]
-        told.append(f"{name + ' in phases (ms)':22} {'  '.join(spans)}")
+        told.append(f"{name + ' in phases (ms)':22} {_spans(phases)}")
     ways = ", ".join(
         f"{name} {', '.join(f'{n} {way}' for way, n in ways.items())}"
         for name, ways in one.ways.items()
@@ -78,6 +77,10 @@ def _latency(one: Latency) -> list[str]:
         )
     told.append(f"load before, after     {one.load[0]}, {one.load[1]}")
     return told
+
+
+def _spans(phases: Mapping[str, int]) -> str:
+    return "  ".join(f"{n} {phases[n] / 1000:.1f}" for n in _PHASES if n in phases)
 
 
 def _throughput(found: Throughput) -> list[str]:
@@ -116,6 +119,10 @@ def _memory(found: Memory) -> list[str]:
         for level in found.levels
     ]
     told = _columns([[*head, "launch p50 ms", "p99", "load"], *rows])
+    for level in found.levels:
+        title = f"beside {level.alive} (ms)"
+        came = f"  {_ways(level.ways)}"
+        told.append(f"{title:22} {_spans(level.phases_us)}{came}")
     first, last = found.levels[0], found.levels[-1]
     if last is not first:
         ratio = last.launch.median / first.launch.median
