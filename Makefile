@@ -27,7 +27,8 @@ TESTSUITE = libpython$(shell $(PYTHON) -c \
 	'import sys; print("%d.%d" % sys.version_info[:2])')-testsuite
 LONG_PACKAGES = $(MORE_ACTIVITIES) \
 	$(shell sed -n '/^[^\#]/s/.* //p' tests/twins/packages.txt)
-BENCH_PACKAGES := bubblewrap $(DEMO_PACKAGES) $(SUGAR_PACKAGES)
+# The compiler is for the reference in C.
+BENCH_PACKAGES := bubblewrap gcc libc6-dev $(DEMO_PACKAGES) $(SUGAR_PACKAGES)
 TOOLS := ruff==0.8.6 mypy==1.14.1
 
 # A variable of make, not only of the environment: sudo drops the one, keeps the other.
@@ -102,9 +103,9 @@ check: tools ## Looks without running: ruff, its formatting, mypy --strict.
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-bench: setup ## Measures launches against bubblewrap, and activities' windows against cold starts.
+bench: setup ## Measures launches, memory and activities' windows against cold starts and others.
 	$(call debian,$(BENCH_PACKAGES))
-	$(VENV)/bin/isolauncher bench --quick
+	$(VENV)/bin/isolauncher bench $(ARGS)
 	$(PYTHON) integration/demo/in_session.py -- isolauncher bench --windows
 
 install-sugar: setup ## Has Sugar launch through this checkout, and its control panel show it.

@@ -22,10 +22,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import bundle, client, wire
-from .bench import Spread
-from .errors import HostError, IsolauncherError
-from .windows import Watch
+from .. import bundle, client, wire
+from ..errors import HostError, IsolauncherError
+from ..windows import Watch
+from .figures import Spread
 
 BUNDLES = (
     "org.laptop.Calculate",
@@ -124,8 +124,8 @@ def in_turns(
 
 
 def _isolated(bundle_id: str, activity_id: str) -> float:
-    from .session.launching import Asked
-    from .session.service import call_launch
+    from ..session.launching import Asked
+    from ..session.service import call_launch
 
     environment, _ = client.own_environment()
     asked = Asked(bundle=bundle_id, activity_id=activity_id, environment=environment)
@@ -207,7 +207,7 @@ def _as_the_shell(
     bundle_id: str, activity_id: str
 ) -> tuple[list[str], dict[str, str], str]:
     """Words, environment and directory, as sugar3's activityfactory makes them."""
-    from .session import installed
+    from ..session import installed
 
     place = installed.find(bundle_id, os.environ)
     info = Path(place, bundle.INFO).read_bytes()

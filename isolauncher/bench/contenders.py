@@ -1,0 +1,302 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""All ways to start one script that are compared, each as a call that takes its time.
+
+A launch is timed from just before it is asked for (a client's connection stands, its
+next act is to send; a command is about to be started; the reference is about to fork)
+until the script's byte can be read. What cannot be had on this machine says why.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .. import client, wire
+from ..errors import DaemonError, HostError, IsolauncherError
+from . import daemons, forkserver, planned, reference, scripts
+from .daemons import PATIENCE_S
+
+PYTHON = "/usr/bin/python3"
+Report = Mapping[str, object]
+
+BWRAP = (
+    *("bwrap", "--unshare-all", "--ro-bind", "/", "/"),
+    *("--proc", "/proc", "--dev", "/dev", PYTHON),
+)
+COMMANDS: Mapping[str, tuple[str, ...]] = {
+    "cold": (PYTHON,),
+    "bwrap": BWRAP,
+    "firejail": (
+        *("firejail", "--quiet", "--noprofile", "--net=none", "--caps.drop=all"),
+        *("--seccomp", "--nonewprivs", "--private-dev", "--read-only=/", PYTHON),
+    ),
+    "unshare": (
+        *("unshare", "--fork", "--pid", "--mount", "--net", "--ipc", "--uts"),
+        *("--cgroup", "--user", "--map-root-user", "--mount-proc", PYTHON),
+    ),
+    "systemd-run": (
+        *("systemd-run", "--quiet", "--wait", "--pipe", "--collect"),
+        *("-p", "PrivateNetwork=yes", "-p", "PrivateTmp=yes"),
+        *("-p", "ProtectSystem=strict", "-p", "NoNewPrivileges=yes"),
+        *("-p", "MemoryMax=1G", "-p", "TasksMax=64", PYTHON),
+    ),
+    "nsjail": (
+        *("nsjail", "--really_quiet", "--mode", "o", "--chroot", "/"),
+        *("--disable_proc", "--rlimit_as", "inf", "--", PYTHON),
+    ),
+}
+"""Started anew for each launch; the script comes last."""
+
+OURS = ("pool", "demand", "exec")
+FORKSERVER = "forkserver"
+REFERENCE = "reference"
+NAMES = (*OURS, *COMMANDS, FORKSERVER, REFERENCE)
+
+WORDS: Mapping[str, str] = {
+    "pool": "isolauncher, from a room",
+    "demand": "isolauncher, on demand",
+    "exec": "isolauncher, exec tier",
+    "cold": "python3, not confined",
+    "bwrap": "bubblewrap, cold start",
+    "firejail": "firejail, cold start",
+    "unshare": "unshare(1), cold start",
+    "systemd-run": "systemd-run, cold start",
+    "nsjail": "nsjail, cold start",
+    FORKSERVER: "multiprocessing.forkserver",
+    REFERENCE: "reference in C, on demand",
+}
+
+
+@dataclass(slots=True, kw_only=True)
+class Kit:
+    """What contenders share. ``missing`` says of those that are not there, why.
+
+    ``plans`` are by policy: a daemon is started for each.
+    """
+
+    top: Path
+    wanted: frozenset[str]
+    stack: ExitStack
+    ahead: daemons.Own | None = None
+    demand: daemons.Own | None = None
+    reference_program: Path | None = None
+    missing: dict[str, str] = field(default_factory=dict)
+    plans: dict[str, planned.Planned] = field(default_factory=dict)
+
+    def plan(self, imports: scripts.Imports) -> planned.Planned:
+        """Of a launch under the list's policy; the program is a script as any."""
+        policy = imports.policy or "default"
+        if policy not in self.plans:
+            self.plans[policy] = self.stack.enter_context(
+                planned.planned(
+                    daemons.config(self.top, f"plan-{policy}"),
+                    imports.policy,
+                    scripts.write(self.top, imports),
+                )
+            )
+        return self.plans[policy]
+
+    def rest(self) -> None:
+        """Nobody is timed before both daemons are at rest."""
+        for daemon in (self.ahead, self.demand):
+            if daemon is not None:
+                daemons.wait_for_rest(daemon.socket)
+
+
+@dataclass(slots=True, kw_only=True)
+class Contenders:
+    """By name; ``reports`` are of the launches of each that is ours, in order."""
+
+    once: dict[str, Callable[[], float]]
+    missing: dict[str, str]
+    reports: dict[str, list[Report]]
+    facts: dict[str, object]
+
+
+def why(error: IsolauncherError) -> str:
+    """Of something that is left out: what stands in the way, and what to do."""
+    return f"{error.message} ({error.hint})" if error.hint else error.message
+
+
+@contextmanager
+def kit(top: Path, wanted: frozenset[str]) -> Iterator[Kit]:
+    """Daemons and the reference, as far as wanted and possible."""
+    with ExitStack() as stack:
+        made = Kit(top=top, wanted=wanted, stack=stack)
+        stack.enter_context(daemons.environment())
+        root = os.geteuid() == 0
+        if wanted & {"pool", "exec"} and root:
+            made.ahead = stack.enter_context(daemons.own(top, "ahead"))
+        if "demand" in wanted and root:
+            made.demand = stack.enter_context(daemons.own(top, "demand", ahead=0))
+        for name in wanted.intersection(OURS):
+            if not root:
+                made.missing[name] = "it needs a daemon of its own, which is for root"
+        if REFERENCE in wanted:
+            try:
+                made.reference_program = reference.build(top)
+            except HostError as error:
+                made.missing[REFERENCE] = why(error)
+        yield made
+
+
+@contextmanager
+def contenders(kit: Kit, imports: scripts.Imports) -> Iterator[Contenders]:
+    """Of one list of imports; each has been tried, or is missing."""
+    script = scripts.write(kit.top, imports)
+    found = Contenders(once={}, missing=dict(kit.missing), reports={}, facts={})
+    with ExitStack() as stack:
+        for name in NAMES:
+            if name not in kit.wanted or name in found.missing:
+                continue
+            try:
+                once = _maker(kit, imports, script, name, found, stack)
+                once()
+            except IsolauncherError as error:
+                found.missing[name] = why(error)
+            else:
+                found.once[name] = once
+        yield found
+
+
+def _maker(
+    kit: Kit,
+    imports: scripts.Imports,
+    script: Path,
+    name: str,
+    found: Contenders,
+    stack: ExitStack,
+) -> Callable[[], float]:
+    if name in OURS:
+        where = kit.demand if name == "demand" else kit.ahead
+        assert where is not None  # noqa: S101 (for the type checker)
+        path, tier = where.socket, "exec" if name == "exec" else None
+        reports = found.reports.setdefault(name, [])
+
+        def ours() -> float:
+            taken, report = from_daemon(path, script, policy=imports.policy, tier=tier)
+            reports.append(report)
+            return taken
+
+        return ours
+    if name == FORKSERVER:
+        server = stack.enter_context(forkserver.running(kit.top, imports))
+        return server.once
+    if name == REFERENCE:
+        assert kit.reference_program is not None  # noqa: S101
+        plan_of = kit.plan(imports)
+        made = stack.enter_context(
+            reference.running(kit.reference_program, kit.top, plan_of)
+        )
+        reference.prove_same(made, plan_of)
+        found.facts[REFERENCE] = plan_of.as_data()
+        return made.once
+    command = COMMANDS[name]
+    if command[0] != PYTHON and shutil.which(command[0]) is None:
+        raise HostError(f"{command[0]} is not installed", code="bench-not-installed")
+    return lambda: cold((*command, str(script)))
+
+
+# ---------------------------------------------------------------------- one launch
+
+
+def from_daemon(
+    where: str, script: Path, *, policy: str | None = None, tier: str | None = None
+) -> tuple[float, Report]:
+    """One launch by the daemon: milliseconds, and its report."""
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    try:
+        launch = client.prepare([str(script)], policy=policy, tier=tier)
+        try:
+            with client.connect(where) as sock:
+                sock.settimeout(PATIENCE_S)
+                fds = (launch.fds[0], writer, launch.fds[2], *launch.fds[3:])
+                started = time.perf_counter_ns()
+                wire.send(sock, launch.message, fds)
+                _first_byte(reader, sock)
+                taken = time.perf_counter_ns() - started
+                report = end_of(sock)
+        finally:
+            launch.close()
+    finally:
+        os.close(reader)
+        os.close(writer)
+    return taken / 1e6, report
+
+
+def _first_byte(reader: int, sock: socket.socket) -> None:
+    """Wait until the program has written, or until the daemon has refused it."""
+    poll = select.poll()
+    poll.register(reader, select.POLLIN)
+    poll.register(sock, select.POLLIN)
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        for fd, _ in poll.poll(PATIENCE_S * 1000):
+            if fd == reader:
+                return
+            fields = wire.recv(sock).fields
+            if fields.get("event") == "refused":
+                raise client.refusal(fields)
+            if fields.get("event") == "exited":
+                raise _failed(fields)
+            # "started" comes at about the same time; the end is looked for later.
+    raise DaemonError("no byte came in time", code="bench-timeout")
+
+
+def end_of(sock: socket.socket) -> Report:
+    """How it ended, once all of it is gone; DaemonError unless well."""
+    while True:
+        fields = wire.recv(sock).fields
+        if fields.get("event") == "refused":
+            raise client.refusal(fields)
+        report = fields.get("report")
+        if fields.get("event") == "exited" and isinstance(report, dict):
+            if fields.get("status") != 0:
+                raise _failed(fields)
+            return report
+
+
+def _failed(fields: Mapping[str, object]) -> DaemonError:
+    return DaemonError(
+        f"the script ended with {fields.get('status')}", code="bench-failed"
+    )
+
+
+def cold(command: tuple[str, ...]) -> float:
+    """One start of a fresh interpreter: milliseconds."""
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    try:
+        started = time.perf_counter_ns()
+        with subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            env=daemons.ENVIRONMENT,
+        ) as process:
+            # Ours is closed, so that one that fails is an end of file.
+            os.close(writer)
+            writer = -1
+            byte = os.read(reader, 1)
+            taken = time.perf_counter_ns() - started
+            _, said = process.communicate()
+        if byte != b"x" or process.returncode != 0:
+            words = said.decode("utf-8", "replace").strip().splitlines()
+            raise HostError(
+                f"{command[0]} ended with {process.returncode} where it should have "
+                f"run the script: {words[-1] if words else 'it said nothing'}",
+                code="bench-command-failed",
+            )
+    finally:
+        os.close(reader)
+        if writer >= 0:
+            os.close(writer)
+    return taken / 1e6

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A plan as the text that reference.c does: one step on a line, in the plan's order.
+
+Nothing is decided or left out here: what `apply` does of a plan, step by step, is what
+the lines say. A step that the reference cannot do is refused, since it would be another
+isolation then that is timed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import assert_never
+
+from .. import kernel, plan
+from ..errors import HostError
+
+MAX_TREES = 256
+_PLAIN = frozenset(range(0x21, 0x7F)) - {ord("%")}
+
+
+def write(whole: plan.Plan, sources: Mapping[str, str]) -> str:
+    """The lines; ``sources`` says of which path outside each descriptor is."""
+    trees = {name: number for number, name in enumerate(sources)}
+    if len(trees) > MAX_TREES:
+        raise _cannot(f"{len(trees)} trees, more than {MAX_TREES}")
+    kinds = {
+        p.step.descriptor: p.step.kind
+        for p in whole.steps
+        if isinstance(p.step, plan.Attach)
+    }
+    lines = [
+        _line("i", "tree", path, trees[name], kinds.get(name) == "directory")
+        for name, path in sources.items()
+    ]
+    lines += _part(whole.room.steps, trees)
+    lines.append(_line("-", "the-rest"))
+    lines += _part(whole.rest.steps, trees)
+    return "\n".join(lines) + "\n"
+
+
+def _part(steps: tuple[plan.Planned, ...], trees: Mapping[str, int]) -> Iterator[str]:
+    for planned in steps:
+        for name, *words in _words(planned.step, trees):
+            yield _line(planned.actor[0], str(name), *words)
+
+
+_Word = str | bytes | int
+
+
+def _words(step: plan.Step, trees: Mapping[str, int]) -> Iterator[tuple[_Word, ...]]:
+    """What reference.c is to do for one step; its name first."""
+    name = plan.name_of(step)
+    match step:
+        case (
+            plan.NewSession()
+            | plan.JoinKeyring()
+            | plan.ScheduleNormally()
+            | plan.MakePrivate()
+            | plan.Pivot()
+            | plan.MountProc()
+            | plan.MountTerminals()
+            | plan.SealRoot()
+            | plan.LoopbackUp()
+            | plan.Stdio()
+            | plan.ResetSignals()
+            | plan.ClearGroups()
+            | plan.NewUserNamespace()
+            | plan.NoNestedUserNamespaces()
+            | plan.DropCapabilities()
+            | plan.Dumpable()
+            | plan.NoNewPrivs()
+            | plan.CloseDescriptors()
+            | plan.LowerInit()
+        ):
+            yield (name,)
+        case plan.JoinCgroup():
+            yield from _cgroup(step)
+        case plan.Unshare():
+            flags = 0
+            for kind in step.namespaces:
+                flags |= plan.NAMESPACES[kind]
+            yield name, flags
+        case plan.NewRoot():
+            attributes = kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV
+            yield name, step.over, str(step.size), attributes
+        case plan.Directory():
+            yield name, step.path, step.mode, step.owner
+        case plan.Symlink():
+            yield name, step.path, step.target
+        case plan.WriteFile():
+            yield name, step.path, step.data, step.mode, step.owner
+        case plan.MemoryFiles():
+            attributes = kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV
+            if not step.executable:
+                attributes |= kernel.MOUNT_ATTR_NOEXEC
+            yield (
+                *(name, step.path, step.size, step.inodes),
+                *(step.mode, step.owner, attributes),
+            )
+        case plan.Attach():
+            if step.mapped is not None:
+                raise _cannot(f"an id-mapped mount of {step.path}")
+            recursive = step.kind == "directory"
+            yield name, step.path, trees[step.descriptor], step.attributes, recursive
+        case plan.SetHostname():
+            yield name, step.name
+        case plan.Priority():
+            yield name, str(step.oom_score_adj), step.nice
+        case plan.SetUmask():
+            yield name, step.umask
+        case plan.SetLimits():
+            for limit, value in step.limits:
+                yield "set-limit", kernel.RLIMITS[limit], value
+        case plan.MapIdentity():
+            yield name, step.inner_uid, step.uid, step.inner_gid, step.gid
+        case plan.MapOwner():
+            raise _cannot("id-mapped mounts of a person's directories")
+        case plan.BecomeUser():
+            yield name, step.uid, step.gid
+        case plan.ShowAs():
+            shown = (
+                b"".join(os.fsencode(word) + b"\0" for word in words)
+                for words in (step.argv, step.environ)
+            )
+            yield (name, step.name, *shown)
+        case plan.LandlockRules():
+            yield name, step.files, step.net, step.scopes
+            yield from _rules(step.rules, trees)
+        case plan.Landlock():
+            yield from _rules(step.rules, trees)
+            yield (name,)
+        case plan.Filter():
+            yield name, step.program
+        case plan.Seccomp():
+            arguments = (*step.probe_arguments, 0, 0, 0, 0, 0, 0)[:6]
+            yield (name, step.probe_number, *arguments)
+        case plan.LeavePrivileges():
+            yield name, step.uid
+        case _:
+            assert_never(step)
+
+
+def _cgroup(step: plan.JoinCgroup) -> Iterator[tuple[_Word, ...]]:
+    for directory in step.directories:
+        # Named by the activity: of the reference's, each by its number.
+        above = os.path.dirname(directory.path)
+        yield "cgroup-make", above
+        for file, value in directory.settings:
+            may_lack = f"/{file}".endswith(plan.SWAP_FILES)
+            yield "cgroup-set", above, file, value, may_lack
+        yield "cgroup-join", above, directory.members
+
+
+def _rules(
+    rules: tuple[plan.LandlockRule, ...], trees: Mapping[str, int]
+) -> Iterator[tuple[_Word, ...]]:
+    for rule in rules:
+        if rule.descriptor:
+            yield "landlock-rule-of-tree", trees[rule.descriptor], rule.rights
+        else:
+            yield "landlock-rule", rule.path, rule.rights
+
+
+def _line(who: str, name: str, *words: _Word) -> str:
+    return " ".join((who, name, *map(_encode, words)))
+
+
+def _encode(word: _Word) -> str:
+    """A word without a blank in it; "%" alone is nothing."""
+    if isinstance(word, int):
+        return str(int(word))
+    data = os.fsencode(word)
+    return "".join(chr(b) if b in _PLAIN else f"%{b:02x}" for b in data) or "%"
+
+
+def _cannot(what: str) -> HostError:
+    return HostError(
+        f"the reference cannot make {what}, which is in this machine's plan",
+        code="bench-reference-step",
+    )

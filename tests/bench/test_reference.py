@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The reference in C makes what the launcher makes, or it is not measured.
+
+Its sandbox is held and read back from /proc: by the launcher's own verifier, and beside
+an activity's that the daemon launched under the same policy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from support.powers import landlock, need, program, sandboxes
+
+from isolauncher import plan
+from isolauncher.bench import alive, daemons, planned, reference, scripts, steps
+from isolauncher.errors import HostError, VerifyError
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    top: Path
+    program: Path
+    plan: planned.Planned
+    script: Path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
+    need(sandboxes(), program("cc"))
+    top = tmp_path_factory.mktemp("reference")
+    for directory in (top, *list(top.parents)[:2]):
+        directory.chmod(0o755)
+    script = scripts.write(top, scripts.LISTS["nothing"], waits=True)
+    with daemons.environment():
+        built = reference.build(top)
+        with planned.planned(daemons.config(top, "plan"), None, script) as found:
+            yield Made(top=top, program=built, plan=found, script=script)
+
+
+_SAME = (
+    *("Uid", "Gid", "Groups", "Umask", "NoNewPrivs", "Seccomp", "Seccomp_filters"),
+    *("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "Threads", "SigBlk"),
+)
+
+
+def status(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    found = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+    return {name: found[name].strip() for name in _SAME if name in found}
+
+
+def mounts(pid: int) -> list[tuple[str, str, str]]:
+    """Of each: where, what kind, how. By name: the kernel's order is of creation."""
+    found = []
+    for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        found.append((before.split()[4], after.split()[0], before.split()[5]))
+    return sorted(found)
+
+
+def limits(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/limits").read_text().splitlines()
+
+
+def maps(pid: int) -> list[list[str]]:
+    return [
+        Path(f"/proc/{pid}/{n}").read_text().split() for n in ("uid_map", "gid_map")
+    ]
+
+
+def test_its_sandbox_is_what_an_activity_of_the_daemon_has(made: Made) -> None:
+    need(landlock())
+    with ExitStack() as stack:
+        stack.enter_context(daemons.environment())
+        daemon = stack.enter_context(daemons.own(made.top, "daemon", ahead=0))
+        crowd = stack.enter_context(alive.crowd(daemon.socket, made.script))
+        crowd.grow(1)
+        one = stack.enter_context(reference.running(made.program, made.top, made.plan))
+        init, probes = stack.enter_context(one.held())
+        (stem,) = reference.children(init)
+        activity, its_init = crowd.pids[0], crowd.inits()[0]
+        # What each of both is supposed to be, and then that both are the same.
+        assert status(stem) | {"Uid": "", "Gid": ""} == {
+            **{"Uid": "", "Gid": "", "Groups": "", "Umask": "0022", "Threads": "1"},
+            **{"NoNewPrivs": "1", "Seccomp": "2", "SigBlk": "0" * 16},
+            **{n: "0" * 16 for n in _SAME if n.startswith("Cap")},
+            "Seccomp_filters": status(activity)["Seccomp_filters"],
+        }
+        assert status(stem) == status(activity)
+        assert status(init) == status(its_init)
+        assert maps(stem) == maps(activity)
+        assert limits(stem) == limits(activity)
+        both = {"/" + str(made.script).lstrip("/"), "/usr", "/proc", "/tmp", "/dev/pts"}
+        assert both <= {where for where, _, _ in mounts(stem)}
+        assert mounts(stem) == mounts(activity)
+        for kind in ("mnt", "pid", "net", "ipc", "uts", "user", "cgroup"):
+            own = os.readlink(f"/proc/self/ns/{kind}")
+            assert os.readlink(f"/proc/{stem}/ns/{kind}") != own
+        # What /proc does not show: the stem has tried it.
+        wanted = next(
+            p.step.probe_errno
+            for p in made.plan.whole.steps
+            if isinstance(p.step, plan.Seccomp)
+        )
+        assert probes == {
+            **{"seccomp": wanted, "securebits": 0b11101111, "landlock": errno.EACCES}
+        }
+        # And all that the launcher looks at before it says "go".
+        reference.verify_held(made.plan, init, stem, probes, str(one.made))
+
+
+@pytest.mark.parametrize(
+    ("step", "told"),
+    [
+        ("s seccomp ", "the filter desktop did not answer"),
+        ("s landlock", "Landlock let a file be opened"),
+        ("s no-new-privs", "could not make the sandbox"),
+        ("i cgroup-join ", "not in the cgroup"),
+        ("s set-limit 7 ", "limit nofile is"),
+        ("i attach /usr ", "nothing is mounted at /usr"),
+        ("i lower-init", "init's"),
+    ],
+)
+def test_what_leaves_a_step_out_is_not_timed(
+    made: Made, monkeypatch: pytest.MonkeyPatch, step: str, told: str
+) -> None:
+    whole = steps.write(made.plan.whole, made.plan.sources())
+    left = "".join(
+        line for line in whole.splitlines(keepends=True) if not line.startswith(step)
+    )
+    assert left != whole
+    monkeypatch.setattr(steps, "write", lambda *of: left)
+    with (
+        reference.running(made.program, made.top, made.plan) as one,
+        pytest.raises((VerifyError, HostError), match=re.escape(told)),
+    ):
+        reference.prove_same(one, made.plan)
+
+
+def test_it_has_the_zygotes_memory_and_leaves_nothing(made: Made) -> None:
+    assert 1 << 10 < made.plan.anonymous_kb <= planned.MOST_KB
+    above = [
+        os.path.dirname(directory.path)
+        for planned_ in made.plan.whole.room.steps
+        if isinstance(planned_.step, plan.JoinCgroup)
+        for directory in planned_.step.directories
+    ]
+    with reference.running(made.program, made.top, made.plan) as one:
+        assert one.once() > 0
+        assert one.many(4, 9) > 0
+        left = [e for place in above for e in os.scandir(place) if e.is_dir()]
+        assert left == []
+
+
+def test_a_step_that_it_does_not_know_is_refused(made: Made) -> None:
+    lent = plan.Planned(actor="init", step=plan.MapOwner(uid=1000, gid=1000))
+    room = dataclasses.replace(
+        made.plan.whole.room, steps=(*made.plan.whole.room.steps, lent)
+    )
+    with pytest.raises(HostError, match="id-mapped mounts of a person's"):
+        steps.write(
+            plan.Plan(room=room, rest=made.plan.whole.rest), made.plan.sources()
+        )
+
+
+def test_without_a_compiler_it_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need(sandboxes())
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(HostError, match="no C compiler") as refused:
+        reference.build(tmp_path)
+    assert refused.value.hint == "apt install gcc libc6-dev"
