@@ -201,6 +201,8 @@ class Together(Clicks):
     def close(self, window: Window) -> None:
         self.shell.press(window, "alt+Escape")
         self.ended(window.sugar_activity)
+        # What is in front then is the shell's choice, and may be yet to come.
+        self.shell.settled()
 
 
 @pytest.fixture(scope="module")
