@@ -359,17 +359,6 @@ def test_the_shell_shows_and_deletes_nothing_but_a_copy_of_an_activity_s_documen
 # ------------------------------------------------------------------- alone or together
 
 
-def test_who_is_invited_where_no_policy_grants_it_ends_and_is_told_of(
-    together: Together,
-) -> None:
-    before = len(list(together.shell.logs.glob(f"{SINGLE}-*.log")))
-    log = together.shell.logs / f"{SINGLE}-{before + 1}.log"
-    (together.session.desktop.home / "invite").touch()
-    until(log.exists, "a launch")
-    assert together.last_line(log).startswith("Exited with status 1, ")
-    assert "in __init__\n    bus_name = dbus.service.BusName(" in log.read_text()
-
-
 def test_who_is_invited_has_the_name_that_a_policy_grants_and_is_handed_the_channel(
     together: Together,
 ) -> None:
@@ -395,6 +384,18 @@ def test_who_is_invited_has_the_name_that_a_policy_grants_and_is_handed_the_chan
     )
     together.close(guest)
     assert process.wait(30) == 0
+
+
+def test_who_is_invited_where_no_policy_grants_it_ends_and_is_told_of(
+    together: Together,
+) -> None:
+    """After the others: what the shell says of it stays in front, and moves."""
+    before = len(list(together.shell.logs.glob(f"{SINGLE}-*.log")))
+    log = together.shell.logs / f"{SINGLE}-{before + 1}.log"
+    (together.session.desktop.home / "invite").touch()
+    until(log.exists, "a launch")
+    assert together.last_line(log).startswith("Exited with status 1, ")
+    assert "in __init__\n    bus_name = dbus.service.BusName(" in log.read_text()
 
 
 # ----------------------------------------------------------------- the shell's socket
