@@ -34,7 +34,7 @@ def test_the_same_click_is_measured_isolated_and_not(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "org.laptop.Log 1/1" in done.stderr
     assert "org.laptop.Log" in done.stdout
-    (row,) = json.loads(found.read_text())["windows"]
+    (row,) = json.loads(found.read_text())["bundles"]
     for contender in ("cold", "isolated"):
         (taken,) = row[contender]["samples"]
         assert 0 < taken < 90_000
