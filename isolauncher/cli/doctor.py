@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
 
+from .. import installation
 from ..host import CONTROLLERS, UID_RANGE, Host, as_json, probe
+from . import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 State = Literal["ok", "limited", "missing"]
 
@@ -295,6 +298,20 @@ def _welcome(host: Host) -> Iterator[Finding]:
         )
 
 
+def of_sugar(parts: Iterable[installation.Part]) -> Iterator[Finding]:
+    """What Sugar's shell has of isolauncher; no launch is enforced less without it."""
+    for part in parts:
+        yield Finding(
+            what=part.what,
+            state="limited" if part.fault else "ok",
+            full=True,
+            # A window's title is whatever a program wants it to be.
+            detail=printable(part.fault or part.detail),
+            follows=part.follows if part.fault else "",
+            fix=part.fix if part.fault else "",
+        )
+
+
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = subparsers.add_parser(
         "doctor",
@@ -310,7 +327,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     host = probe()
-    findings = examine(host)
+    parts = installation.parts(os.environ)
+    findings = (*examine(host), *of_sugar(parts))
     full = all(finding.full for finding in findings)
     if args.json:
         answer = {

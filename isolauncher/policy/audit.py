@@ -717,6 +717,10 @@ def _looks_elsewhere(path: str) -> bool:
 
 
 def _kernel(policy: Policy) -> Iterator[Remark]:
+    if policy.kernel.syscalls == "debug":
+        yield _counts(
+            "kernel.syscalls", 0.5, "its programs can look into and change each other"
+        )
     if policy.kernel.landlock == "if-possible":
         yield _counts(
             "kernel.landlock", 0.5, "on a kernel without Landlock one wall is missing"

@@ -533,8 +533,9 @@ KEYS: tuple[Key, ...] = (
         name="kernel.syscalls",
         kind="choice",
         default='"desktop"',
-        choices=("desktop",),
-        says="A named list of system calls; all others are refused.",
+        choices=("desktop", "debug"),
+        says="A named list of system calls; all others are refused. `debug` has also "
+        "those by which strace and gdb look into programs of the same sandbox.",
     ),
     Key(
         name="kernel.landlock",

@@ -9,7 +9,8 @@ Debian's shell is not changed on disk. When it starts it imports the files of it
 extension directories; the one of ours (integration/sugar/deviceicon) calls `install`,
 which puts another method into the class through which every launch goes, one into the
 palette whose Stop would signal a process id that the activity itself has named, and
-one into the session manager, which cannot ask a sandbox to save before it ends. The
+one into the session manager, which cannot ask a sandbox to save before it ends; and
+sourceview.py looks after what an activity calls its document. The
 window manager takes a window from a sandbox, which has a host name of its own, for one
 from another machine; its title shall not say so.
 
@@ -479,9 +480,13 @@ def install(config_file: str | None = None) -> None:
     ``config_file`` stands in for /etc/isolauncher/isolauncher.toml.
     """
     from jarabe.model import session, shell
-    from jarabe.view import palettes
+    from jarabe.view import palettes, viewsource
+    from sugar3 import env
     from sugar3.activity import activityfactory
 
+    from . import sourceview
+
+    sourceview.install(viewsource, shell.get_model(), env.get_profile_path())
     handlers = activityfactory.ActivityCreationHandler
     palette = palettes.CurrentActivityPalette
     name = "_CurrentActivityPalette__stop_activate_cb"

@@ -107,6 +107,15 @@ def test_desktop_refuses_what_the_kernel_would_grant() -> None:
     assert attacks(filters.compile("desktop")) == BEHIND_DESKTOP
 
 
+def test_debug_lets_through_what_a_debugger_needs_and_nothing_else() -> None:
+    tracing = ("ptrace-traceme", "process-vm-readv", "process-vm-writev")
+    behind = attacks(filters.compile("debug"))
+    assert behind["ptrace-traceme"] == ALLOWED
+    assert {k: v for k, v in behind.items() if k not in tracing} == {
+        k: v for k, v in BEHIND_DESKTOP.items() if k not in tracing
+    }
+
+
 def test_a_program_that_looks_sees_a_filter_and_no_new_privs() -> None:
     text = "print(open('/proc/self/status').read())"
     done = confine.python(text, filter_=filters.compile("desktop"))

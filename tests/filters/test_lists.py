@@ -122,3 +122,13 @@ def test_desktop_refuses_set_id_bits_in_every_call_that_takes_a_mode() -> None:
     for call in takes_a_mode:
         assert {rule.answer for rule in calls[call]} == {LET_THROUGH, errno.EPERM}
         assert all(rule.when for rule in calls[call])
+
+
+def test_debug_differs_from_desktop_in_three_calls_alone() -> None:
+    desktop, debug = (by_call(LISTS[name]) for name in ("desktop", "debug"))
+    differing = {call for call in desktop | debug if desktop[call] != debug[call]}
+    assert differing == {"ptrace", "process_vm_readv", "process_vm_writev"}
+    for call in differing:
+        assert [rule.answer for rule in debug[call]] == [LET_THROUGH]
+        assert [rule.answer for rule in desktop[call]] == [errno.EPERM]
+    assert LISTS["debug"].otherwise == LISTS["desktop"].otherwise
