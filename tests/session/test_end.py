@@ -86,4 +86,4 @@ def test_who_heeds_no_signal_ends_when_the_session_does_and_the_daemon_is_back()
         one.gone("stubborn")
         assert list(instance.parent.iterdir()) == []
         launched.wait(30)
-        assert "session-ended" in daemon.log
+        assert until(lambda: "session-ended" in daemon.log, seconds=20)
