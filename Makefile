@@ -56,6 +56,11 @@ EXTENSION := /usr/share/sugar/extensions/deviceicon/isolauncher.py
 SERVICE := /usr/share/dbus-1/services/org.sugarlabs.IsoLauncher1.service
 SUGAR_LAUNCH := /usr/local/bin/sugar-launch
 
+# Whole or not at all: a shell that found half of it would launch nothing.
+put = sed '$(1)' $(2) > $(DESTDIR)$(3).new && chmod $(4) $(DESTDIR)$(3).new \
+	&& mv $(DESTDIR)$(3).new $(DESTDIR)$(3) \
+	|| { rm -f $(DESTDIR)$(3).new; exit 1; }
+
 .PHONY: help setup tools demo test test-long check bench install-sugar \
 	remove-sugar clean
 
@@ -112,14 +117,12 @@ install-sugar: setup ## Has Sugar launch through this checkout, and its control 
 	$(call debian,sugar-session gettext python3-xlib pkexec)
 	install -d $(DESTDIR)$(dir $(EXTENSION)) $(DESTDIR)$(dir $(SERVICE)) \
 		$(DESTDIR)$(dir $(SUGAR_LAUNCH))
-	sed 's|^CHECKOUT = ""|CHECKOUT = "$(CURDIR)"|' \
-		integration/sugar/deviceicon/isolauncher.py > $(DESTDIR)$(EXTENSION)
-	sed 's|^Exec=.*|Exec=$(CURDIR)/$(VENV)/bin/isolauncher-session|' \
-		integration/dbus/org.sugarlabs.IsoLauncher1.service > $(DESTDIR)$(SERVICE)
-	sed 's|^isolauncher=.*|isolauncher=$(CURDIR)/$(VENV)/bin/isolauncher|' \
-		integration/sugar/sugar-launch > $(DESTDIR)$(SUGAR_LAUNCH)
-	chmod 644 $(DESTDIR)$(EXTENSION) $(DESTDIR)$(SERVICE)
-	chmod 755 $(DESTDIR)$(SUGAR_LAUNCH)
+	$(call put,s|^Exec=.*|Exec=$(CURDIR)/$(VENV)/bin/isolauncher-session|,\
+		integration/dbus/org.sugarlabs.IsoLauncher1.service,$(SERVICE),644)
+	$(call put,s|^isolauncher=.*|isolauncher=$(CURDIR)/$(VENV)/bin/isolauncher|,\
+		integration/sugar/sugar-launch,$(SUGAR_LAUNCH),755)
+	$(call put,s|^CHECKOUT = ""|CHECKOUT = "$(CURDIR)"|,\
+		integration/sugar/deviceicon/isolauncher.py,$(EXTENSION),644)
 	integration/sugar/install-section --destdir "$(DESTDIR)/"
 
 remove-sugar: ## Has Sugar's shell launch by itself again.

@@ -2,7 +2,7 @@
 """A session without hardware with isolauncher in it: for the demo, and to try it.
 
 A person, a display, a session bus and a daemon with directories of its own, which all
-end with it. ``isolauncher`` is this checkout's.
+end with it, whatever ends it but SIGKILL. ``isolauncher`` is this checkout's.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ TOP = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TOP), str(TOP / "tests")]
 
 from support import reach  # noqa: E402
-from support.desktop import Desktop, desktop  # noqa: E402
+from support.daemons import kill_recorded  # noqa: E402
+from support.desktop import Desktop, adopt, desktop, end_all  # noqa: E402
 
 COMMANDS = TOP / ".venv/bin"
 PATIENCE_S = 60
@@ -57,10 +58,13 @@ def daemon(top: Path) -> Iterator[Path]:
             else:
                 raise SystemExit(f"the daemon did not start:\n{log.read_text()}")
             yield run / "socket"
-            stop_all(run / "socket")
         finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(PATIENCE_S)
+            try:
+                stop_all(run / "socket")
+            finally:
+                process.send_signal(signal.SIGTERM)
+                process.wait(PATIENCE_S)
+                kill_recorded(run)
 
 
 def stop_all(socket: Path) -> None:
@@ -77,7 +81,8 @@ def stop_all(socket: Path) -> None:
         )
         return done.stdout
 
-    rows = json.loads(isolauncher("ps", "--json"))
+    # Nothing is said where there is no daemon.
+    rows = json.loads(isolauncher("ps", "--json") or "[]")
     ids = [row["id"] for row in rows if row["state"] != "exited"]
     if ids:
         isolauncher("stop", "--grace", "1", *ids)
@@ -99,9 +104,28 @@ def install_service(session: Desktop, socket: Path) -> None:
     )
 
 
+def heed_signals() -> None:
+    """Whoever is told to end takes down what it has started, and is told only once."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    heeded = [n for n in numbers if signal.getsignal(n) is not signal.SIG_IGN]
+
+    def leave(number: int, frame: object) -> None:
+        for one in heeded:
+            signal.signal(one, signal.SIG_IGN)
+        sys.exit(128 + number)
+
+    for number in heeded:
+        signal.signal(number, leave)
+
+
 @contextmanager
 def session(*, nested: bool = False) -> Iterator[tuple[Desktop, Path]]:
-    """The session, and the socket of its daemon. ``nested``: in a window on ours."""
+    """The session, and the socket of its daemon. ``nested``: in a window on ours.
+
+    At its end no process is left below this one.
+    """
+    heed_signals()
+    adopt()
     if reach.closed(TOP) is not None:
         # Nobody but root could run what lies there.
         if not reach.own_mounts():
@@ -115,6 +139,7 @@ def session(*, nested: bool = False) -> Iterator[tuple[Desktop, Path]]:
             install_service(made, socket)
             yield made, socket
     finally:
+        end_all()
         shutil.rmtree(top)
 
 

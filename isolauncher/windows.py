@@ -157,6 +157,18 @@ def present(environment: Mapping[str, str]) -> tuple[Present, ...]:
         display.close()
 
 
+def one(environment: Mapping[str, str], number: int) -> Present | None:
+    """That window, or None if it is closed; HostError if the display cannot be had."""
+    display, x, error = _connected(environment)
+    try:
+        window = display.create_resource_object("window", number)
+        return _described(display, x, window)
+    except (error.BadWindow, error.BadDrawable, error.BadValue):
+        return None
+    finally:
+        display.close()
+
+
 def _is_shown(x: Any, window: Any) -> bool:
     attributes = window.get_attributes()
     shown: bool = attributes.map_state == x.IsViewable
@@ -227,4 +239,4 @@ def _variable(name: str, value: str | None) -> Iterator[None]:
             del os.environ[name]
 
 
-__all__ = ["Present", "Watch", "Window", "present"]
+__all__ = ["Present", "Watch", "Window", "one", "present"]

@@ -102,6 +102,35 @@ def test_make_help_says_a_sentence_for_each_target() -> None:
     assert all(re.fullmatch(r"\S+ +[A-Z].*\.", line) for line in told)
 
 
+def test_what_is_put_where_sugar_looks_is_whole_or_what_was_there(
+    tmp_path: Path,
+) -> None:
+    env = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}
+    place, tools = tmp_path / "place", tmp_path / "tools"
+    words = ("make", "-o", "setup", "install-sugar", f"DESTDIR={place}")
+    first = run(*words, env=env)
+    asked = "run this as root: apt-get install" in first.stderr
+    powers.need(first.stderr if asked else None)
+    assert first.returncode == 0, first.stderr
+
+    def found() -> dict[Path, str]:
+        return {
+            p: p.read_text()
+            for p in place.rglob("*")
+            if p.suffix != ".mo" and p.is_file()
+        }
+
+    before = found()
+    assert sum(str(TOP) in text for text in before.values()) >= 3
+    tools.mkdir()
+    full = tools / "sed"
+    full.write_text("#!/bin/sh\necho the first line\nexit 4\n")
+    full.chmod(0o755)
+    again = run(*words, env={**env, "PATH": f"{tools}:{env['PATH']}"})
+    assert again.returncode != 0
+    assert found() == before
+
+
 def test_ruff_and_mypy_have_nothing_to_say() -> None:
     tools = TOP / ".venv/bin"
     missing = None if (tools / "mypy").exists() else "make tools has not been run"

@@ -8,9 +8,9 @@
 Debian's shell is not changed on disk. When it starts it imports the files of its
 extension directories; the one of ours (integration/sugar/deviceicon) calls `install`,
 which puts another method into the class through which every launch goes, one into the
-palette whose Stop would signal a process id that the activity itself has named, and
-one into the session manager, which cannot ask a sandbox to save before it ends; and
-sourceview.py looks after what an activity calls its document. The
+palette whose Stop signals the process behind a window, which it may not where that has
+another uid, and one into the session manager, which cannot ask a sandbox to save before
+it ends; and sourceview.py looks after what an activity calls its document. The
 window manager takes a window from a sandbox, which has a host name of its own, for one
 from another machine; its title shall not say so.
 
@@ -22,57 +22,59 @@ decides (`[shell]` in isolauncher.toml).
 from __future__ import annotations
 
 import logging
+import math
 import os
-import re
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from gettext import dgettext
-from gettext import gettext as _
 from typing import Any, TextIO
 
 import dbus
 from gi.repository import GLib
 
-from .. import config
-from ..errors import DaemonError, IsolauncherError, from_line
+from .. import config, windows
+from ..errors import DaemonError, HostError, IsolauncherError, from_line
+from . import openwindows
 from .names import ACTIVITY, MANAGER, NAME, OBJECT_MANAGER, PATH, PROPERTIES
+from .running import Running, managed
+from .shellwords import ABSENT, for_activity, sentence, without_host
 
 LAUNCH_S = 60
 WAKE_AGAIN_S = 10
 HANGING_MS, GRACE_MS = 3000, 1500
 """From Stop to SIGTERM, and from there to the end; the shell's own figures."""
 
+SOON_S = 1
+"""Past this another may have the uid of what was stopped."""
+
+LOOK_S, AGAIN_MS = 30, 1000
+"""How long the service is asked again what runs, and how often."""
+
+RESUME_S, RESUME_MS = 10, 250
+"""How long what is resumed may wait for its own end, and how often it tries."""
+
 LEAVE_S, LOOK_MS = 5, 50
 """How long what is open may take to save itself when the shell is to end."""
 
-WEB = ("sugar-activity-web", "sugar3.activity.webactivity.WebActivity")
-API_SOCKET = ("SUGAR_APISOCKET_KEY", "SUGAR_APISOCKET_PORT")
-"""With the key whoever can connect to the shell's socket has the whole Journal."""
-
-_ABSENT = frozenset({"daemon-not-running", "daemon-unreachable", "session-not-running"})
 _NOBODY = (
     "org.freedesktop.DBus.Error.ServiceUnknown",
     "org.freedesktop.DBus.Error.NameHasNoOwner",
     "org.freedesktop.DBus.Error.Spawn.",
     "org.freedesktop.DBus.Error.TimedOut",  # it was started, and took no name
 )
-_UNKNOWN = (
-    "org.freedesktop.DBus.Error.UnknownMethod",
-    "org.freedesktop.DBus.Error.UnknownObject",
-)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Launch:
-    """One activity, from the click to its end."""
+    """One activity, from the click to its end; ``until`` its id may still be taken."""
 
     handler: Any
     id: str
     environment: dict[str, str]
     log: TextIO
     log_path: str
+    until: float = 0.0
     pid: int = 0
     running: bool = False
 
@@ -88,7 +90,8 @@ class Adapter:
         self.factory = factory
         self.shell = shell
         self.config_file = config_file
-        self.launches: dict[str, Launch] = {}
+        self.launches: list[Launch] = []
+        self.closing: set[str] = set()
         self.reasons: dict[str, str] = {}
         self.bus = dbus.SessionBus()
         self.woken = 0.0
@@ -111,24 +114,45 @@ class Adapter:
         if handle.activity_id is None:
             handle.activity_id = self.factory.create_activity_id()
         id = str(handle.activity_id)
+        if self.is_on_its_way(id):
+            logging.info("isolauncher: %s is being launched: clicked twice", id)
+            return
         # Not by the toolkit's proxy: it waits until it knows the shell's methods, and
         # a failure would be told of before the launch.
         self.tell_shell("NotifyLaunch", str(handler._service_name), id)
+        # Whoever clicked waits for an answer, whatever goes wrong.
         try:
             environment = dict(self.factory.get_environment(bundle))
             path, log = self.factory.open_log_file(bundle)
-        except OSError as error:
-            self.fail(id, f"{error.strerror}: {error.filename}", str(error))
+        except Exception as error:
+            self.fail(id, *_worded(error))
             return
         launch = Launch(
-            handler=handler, id=id, environment=environment, log=log, log_path=str(path)
+            handler=handler,
+            id=id,
+            environment=environment,
+            log=log,
+            log_path=str(path),
+            until=time.monotonic() + RESUME_S,
         )
-        self.launches[id] = launch
+        self.launches.append(launch)
+        self.ask_again(launch)
+
+    def is_on_its_way(self, id: str) -> bool:
+        """Whether it opens anyway; the shell does not look before it has its window."""
+        of_it = [one for one in self.launches if one.id == id]
+        there = self.shell.get_activity_by_id(id) is not None
+        return any(there or not one.running for one in of_it)
+
+    def has_launched(self, id: str) -> bool:
+        return any(one.id == id for one in self.launches)
+
+    def ask_again(self, launch: Launch) -> bool:
         try:
             self.ask(launch)
         except Exception as error:
-            # Whoever clicked waits for an answer, whatever we did wrong.
             self.refused(launch, error)
+        return False
 
     def ask(self, launch: Launch) -> None:
         handle, bundle = launch.handler._handle, launch.bundle
@@ -164,6 +188,9 @@ class Adapter:
         )
 
     def runs(self, launch: Launch) -> None:
+        for one in self.launches[:]:
+            if one.running and one.id == launch.id:
+                self.lose(one)
         launch.running = True
 
         def told(pid: Any) -> None:
@@ -174,12 +201,22 @@ class Adapter:
     def refused(self, launch: Launch, error: Exception) -> None:
         """Nothing was launched: say why, or do without, as the administrator wants."""
         why = understood(error)
-        if why.code in _ABSENT and self.may_be_unisolated(why):
-            self.launch_unisolated(launch, why)
+        if why.code == "id-taken" and time.monotonic() < launch.until:
+            # Stopped, and resumed before it has ended.
+            GLib.timeout_add(RESUME_MS, self.ask_again, launch)
             return
-        self.launches.pop(launch.id, None)
-        _finish(launch.log, f"isolauncher: {why.line()}")
-        self.fail(launch.id, sentence(why), f"{why.line()}", launch.log_path)
+        self.launches.remove(launch)
+        try:
+            if why.code in ABSENT and self.may_be_unisolated(why):
+                self.launch_unisolated(launch, why)
+                return
+        except Exception as failed:
+            said, logged = _worded(failed)
+            lines = [why.line(), logged]
+        else:
+            said, lines = sentence(why), [why.line()]
+        _finish(launch.log, *(f"isolauncher: {line}" for line in lines))
+        self.fail(launch.id, said, lines[-1], launch.log_path)
 
     # --------------------------------------------------------------- without a service
 
@@ -198,24 +235,21 @@ class Adapter:
         command = self.factory.get_command(
             bundle, launch.id, handle.object_id, handle.uri, handle.invited
         )
-        del self.launches[launch.id]
-        try:
-            child = subprocess.Popen(
-                [str(word) for word in command],
-                env=for_activity(launch.environment, bundle.get_command()),
-                cwd=str(bundle.get_path()),
-                stdin=subprocess.DEVNULL,
-                stdout=launch.log.fileno(),
-                stderr=launch.log.fileno(),
-            )
-        except OSError as error:
-            _finish(launch.log, f"isolauncher: {error}")
-            self.fail(launch.id, str(error), str(error), launch.log_path)
-            return
+        child = subprocess.Popen(
+            [str(word) for word in command],
+            env=for_activity(launch.environment, bundle.get_command()),
+            cwd=str(bundle.get_path()),
+            stdin=subprocess.DEVNULL,
+            stdout=launch.log.fileno(),
+            stderr=launch.log.fileno(),
+        )
         GLib.child_watch_add(
             child.pid, self.factory._child_watch_cb, (launch.log, launch.id)
         )
-        self.warn(launch)
+        try:
+            self.warn(launch)
+        except Exception as error:  # it runs all the same
+            _logged(error)
 
     def warn(self, launch: Launch) -> None:
         """A sign in the corner; its words are in the palette of the activity's icon."""
@@ -241,39 +275,57 @@ class Adapter:
 
     def exited(self, status: int, signal: int, reason: str, path: str) -> None:
         """A signal of the service's; as the toolkit's own when a child has ended."""
-        launch = self.launches.pop(str(path).rpartition("/")[2], None)
+        id = str(path).rpartition("/")[2]
+        self.closing.discard(id)
+        of_it = [one for one in self.launches if one.id == id]
+        launch = next((one for one in of_it if one.running), None)
         if launch is None:
             return  # another's: of a shell before this one, or of the command line
+        self.launches.remove(launch)
         if signal:
             how, said = f"Terminated by signal {signal}", f"It ended by signal {signal}"
         elif status:
             how, said = f"Exited with status {status}", f"It ended with status {status}"
         else:
             how = "Normal successful completion"
-        if reason:
-            launch.log.write(f"isolauncher: {reason}\n")
-        _finish(launch.log, f"{how}, pid {launch.pid} activity_id {launch.id}")
-        if status or signal:
-            self.fail(launch.id, f"{said}.", reason or how, launch.log_path)
+        why = (f"isolauncher: {reason}",) if reason else ()
+        _finish(launch.log, *why, f"{how}, pid {launch.pid} activity_id {id}")
+        # The shell knows ids alone: it would take it for the end of the next one.
+        if (status or signal) and len(of_it) == 1:
+            self.fail(id, f"{said}.", reason or how, launch.log_path)
 
     def fail(self, id: str, said: str, logged: str, log: str = "") -> None:
         """Have the shell say that it failed to start, and why, if it still waits."""
         logging.error("isolauncher: %s: %s", id, logged)
-        self.reasons[id] = _markup(said, os.path.basename(log))
-        self.tell_shell("NotifyLaunchFailure", id)
+        reason = self.reasons[id] = _markup(said, os.path.basename(log))
 
-    def tell_shell(self, method: str, *words: str) -> None:
-        """Over the bus, as the toolkit does it."""
+        def told(*answer: object) -> None:
+            # It has been shown by now, or never will be.
+            if self.reasons.get(id) is reason:
+                del self.reasons[id]
+
+        self.tell_shell("NotifyLaunchFailure", id, then=told)
+
+    def tell_shell(
+        self, method: str, *words: str, then: Callable[..., None] | None = None
+    ) -> None:
+        """Over the bus, as the toolkit does it; ``then``, whatever is answered."""
         name = "org.laptop.Shell"
+
+        def failed(error: object) -> None:
+            _logged(error)
+            if then is not None:
+                then()
+
         self.bus.call_async(
             *(name, "/org/laptop/Shell", name, method, "s" * len(words), words),
-            *(_of_no_interest, _logged),
+            *(then or _of_no_interest, failed),
         )
 
     def explain(self, model: Any, activity: Any) -> None:
         """Below the shell's "failed to start", in the window with the pulsing icon."""
         id = str(activity.get_activity_id())
-        reason = self.reasons.pop(id, None)
+        reason = self.reasons.get(id)
         launcher = model.get_launcher(id)
         if reason is None or launcher is None:
             return
@@ -286,24 +338,32 @@ class Adapter:
     # ---------------------------------------------------------------------------- Stop
 
     def stop(self, activity: Any, otherwise: Callable[[], None]) -> None:
-        """Ask it to close its window, and end what hangs; not one of ours: otherwise.
+        """Ask it to close its window, and end what hangs; not confined: otherwise.
 
-        Its process id is the service's word. The window has what the activity says.
+        Who that is, the X server, the kernel and the service say; the window itself
+        only where several activities of a bundle have one uid.
         """
-        id = str(activity.get_activity_id())
+        pid = _process(activity)
+        uid = openwindows.owner(pid) if pid else None
+        if uid == os.getuid() and pid != os.getpid():
+            otherwise()
+            return
+        activity.stop()
+        if uid is None:
+            logging.error("isolauncher: whose window is stopped is not known")
+            return
+        said, began = str(activity.get_activity_id()), time.monotonic()
 
-        def found(pid: Any) -> None:
-            activity.stop()
-            GLib.timeout_add(HANGING_MS, self.end, id, int(pid))
+        def found(running: Sequence[Running]) -> None:
+            if time.monotonic() - began > SOON_S and openwindows.owner(pid) != uid:
+                return  # and the uid may be another's by now
+            of_it = [one for one in running if one.uid == uid]
+            if len(of_it) > 1:
+                of_it = [one for one in of_it if one.id == said]
+            for one in of_it:
+                GLib.timeout_add(HANGING_MS, self.end, one.id, one.pid)
 
-        def failed(error: Any) -> None:
-            gone = str(error.get_dbus_name()).startswith((*_NOBODY, *_UNKNOWN))
-            if gone and id not in self.launches:
-                otherwise()
-            else:
-                activity.stop()
-
-        self.ask_pid(id, found, failed)
+        self.ask_running(found)
 
     def end(self, id: str, pid: int) -> bool:
         """Unless it has ended; who resumes an entry has its id again."""
@@ -321,20 +381,39 @@ class Adapter:
     def leave(self, then: Callable[[], None]) -> None:
         """Before the shell ends: have what is open saved, then.
 
-        Sugar's session manager asks its own clients; a sandbox has no way to it.
+        Sugar's session manager asks its own clients; a sandbox has no way to it. What
+        was launched past this shell is asked when the service has named it.
         """
         until = time.monotonic() + LEAVE_S
-        for id in self.launches:
+        own = {launch.id for launch in self.launches}
+        heard = False
+        for id in own:
             activity = self.shell.get_activity_by_id(id)
             if activity is not None:
                 activity.stop()
 
+        def found(running: Sequence[Running]) -> None:
+            nonlocal heard
+            heard = True
+            uids = {one.uid: one.id for one in running}
+            ids = {one.id for one in running}
+            owners = _owners()
+            for activity in list(self.shell):
+                said = str(activity.get_activity_id())
+                owner = owners.get(activity.get_xid() or 0, -1)
+                id = said if said in ids else uids.get(owner)
+                if id is not None and said not in own:
+                    self.closing.add(id)
+                    activity.stop()
+
         def look() -> bool:
-            if self.launches and time.monotonic() < until:
+            waits = self.launches or self.closing or not heard
+            if waits and time.monotonic() < until:
                 return True
             then()
             return False
 
+        self.ask_running(found, LEAVE_S, nobody=lambda: found(()))
         GLib.timeout_add(LOOK_MS, look)
 
     def ask_pid(self, id: str, found: Callable[..., None], failed: Any) -> None:
@@ -342,6 +421,33 @@ class Adapter:
             *(NAME, _path(id), PROPERTIES, "Get", "ss", (ACTIVITY, "Pid")),
             *(found, failed),
         )
+
+    def ask_running(
+        self,
+        found: Callable[[Sequence[Running]], None],
+        patience_s: float = LOOK_S,
+        nobody: Callable[[], None] = lambda: None,
+    ) -> None:
+        """What runs; for so long again, while the service does not know it."""
+        until = time.monotonic() + patience_s
+
+        def failed(error: Any) -> None:
+            if str(error.get_dbus_name()).startswith(_NOBODY):
+                _logged(error)
+                nobody()
+            elif time.monotonic() < until:
+                GLib.timeout_add(AGAIN_MS, ask)
+            else:
+                _logged(error)
+
+        def ask() -> bool:
+            self.bus.call_async(
+                *(NAME, PATH, OBJECT_MANAGER, "GetManagedObjects", "", ()),
+                *(lambda objects: found(managed(objects)), failed),
+            )
+            return False
+
+        ask()
 
     # ------------------------------------------------------------------- the service
 
@@ -365,54 +471,27 @@ class Adapter:
     def owner_changed(self, owner: str) -> None:
         """What runs goes on without the service; another one takes it up."""
         if not owner:
-            self.was_lost = any(launch.running for launch in self.launches.values())
+            self.was_lost = any(launch.running for launch in self.launches)
             if self.was_lost:
                 self.wake()
         elif self.was_lost:
             self.was_lost = False
-            self.bus.call_async(
-                *(NAME, PATH, OBJECT_MANAGER, "GetManagedObjects", "", ()),
-                *(self.look_again, _logged),
-            )
+            self.ask_running(self.look_again, math.inf)
 
-    def look_again(self, objects: Mapping[Any, Any]) -> None:
-        there = {str(path).rpartition("/")[2] for path in objects}
-        for launch in list(self.launches.values()):
-            if not launch.running or launch.id in there:
-                continue
-            del self.launches[launch.id]
-            how = "isolauncher-session ended before it: how it ends is not known"
-            _finish(launch.log, f"{how}, pid {launch.pid} activity_id {launch.id}")
-            if self.shell.get_launcher(launch.id) is not None:
-                self.fail(launch.id, "It ended.", how, launch.log_path)
+    def look_again(self, running: Sequence[Running]) -> None:
+        there = {one.id for one in running}
+        for launch in self.launches[:]:
+            if launch.running and launch.id not in there:
+                how = self.lose(launch)
+                if self.shell.get_launcher(launch.id) is not None:
+                    self.fail(launch.id, "It ended.", how, launch.log_path)
 
-
-def for_activity(environment: Mapping[str, str], command: str) -> dict[str, str]:
-    """What may be sent, and the key of the shell's socket for web activities alone."""
-    web = any(os.path.basename(word) in WEB for word in command.split())
-    return {
-        name: value
-        for name, value in environment.items()
-        if _is_text(name + value) and (web or name not in API_SOCKET)
-    }
-
-
-def without_host(title: str) -> str:
-    """A window's title as it was before the window manager saw whose host it is."""
-    words = "%s (on %s)"
-    for form in (words, dgettext("metacity", words)):
-        pattern = re.escape(form).replace("%s", "(.*)", 1).replace("%s", "[^()]*", 1)
-        if found := re.fullmatch(pattern, title, re.DOTALL):
-            return found[1]
-    return title
-
-
-def _is_text(value: str) -> bool:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    def lose(self, launch: Launch) -> str:
+        """It has ended, and nobody has said how; returns what its log says."""
+        self.launches.remove(launch)
+        how = "isolauncher-session ended before it: how it ends is not known"
+        _finish(launch.log, f"{how}, pid {launch.pid} activity_id {launch.id}")
+        return how
 
 
 def understood(error: Exception) -> IsolauncherError:
@@ -431,26 +510,38 @@ def understood(error: Exception) -> IsolauncherError:
     )
 
 
-def sentence(error: IsolauncherError) -> str:
-    """For who looks at the screen: in Sugar's own words where it has them."""
-    if error.code in _ABSENT:
-        return (
-            "isolauncher, which keeps activities apart, is not running. "
-            "Whoever looks after this computer can start it."
-        )
-    if error.code == "quota":
-        return str(
-            _(
-                "The maximum number of open activities has been reached. "
-                "Please close an activity before launching a new one."
-            )
-        )
-    hint = f" ({error.hint})" if error.hint else ""
-    return f"{error.message[:1].upper()}{error.message[1:]}{hint}."
-
-
 def _path(id: str) -> str:
     return f"{PATH}/Activity/{id}"
+
+
+def _process(activity: Any) -> int:
+    """Of the window that is closed first, by the X server's word; 0: not known."""
+    number = activity.get_xid()
+    try:
+        window = windows.one(os.environ, number) if number else None
+    except HostError as error:
+        _logged(error)
+        return 0
+    return window.pid if window else 0
+
+
+def _owners() -> dict[int, int]:
+    """Of each window the uid of its process, where that can be known."""
+    try:
+        found = windows.present(os.environ)
+    except HostError as error:
+        _logged(error)
+        return {}
+    owners = {one.number: openwindows.owner(one.pid) for one in found if one.pid}
+    return {number: uid for number, uid in owners.items() if uid is not None}
+
+
+def _worded(error: Exception) -> tuple[str, str]:
+    """For the screen, and for the log."""
+    if isinstance(error, OSError) and error.strerror:
+        where = f": {error.filename}" if error.filename else ""
+        return f"{error.strerror}{where}", str(error)
+    return str(error), f"{type(error).__name__}: {error}"
 
 
 def _markup(said: str, log: str) -> str:
@@ -458,10 +549,10 @@ def _markup(said: str, log: str) -> str:
     return f"{GLib.markup_escape_text(said)}{more}"
 
 
-def _finish(log: TextIO, line: str) -> None:
+def _finish(log: TextIO, *lines: str) -> None:
     try:
-        log.write(f"{line}\n")
-        log.close()
+        with log:
+            log.writelines(f"{line}\n" for line in lines)
     except OSError as error:  # a full disk; the launch itself is not touched by it
         logging.error("isolauncher: a log could not be written: %s", error)
 
@@ -504,7 +595,7 @@ def install(config_file: str | None = None) -> None:
 
     def title(self: Any) -> Any:
         found = titles(self)
-        own = str(self.get_activity_id()) in adapter.launches
+        own = adapter.has_launched(str(self.get_activity_id()))
         return without_host(found) if own and found else found
 
     handlers._create_activity = lambda handler: adapter.create(handler)

@@ -21,7 +21,7 @@ from typing import Any
 
 from gi.repository import Gio, GLib
 
-from .relay import Call, Relay
+from .relay import DOCTYPE, Call, Relay
 
 NAME = "org.laptop.Journal"
 PATH = "/org/laptop/Journal"
@@ -40,9 +40,7 @@ _REFUSED = f"{_DRIVER}.Error.AccessDenied"
 _INVALID = f"{_DRIVER}.Error.InvalidArgs"
 _LIMITS = f"{_DRIVER}.Error.LimitsExceeded"
 
-INTROSPECTION = f"""<!DOCTYPE node PUBLIC
- "-//freedesktop//DTD D-BUS Object Introspection 1.0//EN"
- "http://www.freedesktop.org/standards/dbus/1.0/introspect.dtd">
+INTROSPECTION = f"""{DOCTYPE}
 <node name="{PATH}">
  <interface name="{NAME}">
   <method name="ChooseObject">

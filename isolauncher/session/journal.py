@@ -37,7 +37,7 @@ from typing import Any, Literal
 from gi.repository import Gio, GLib
 
 from . import files
-from .relay import Call, Relay
+from .relay import DOCTYPE, Call, Relay
 
 _Work = Generator[Any, Any, Any]
 
@@ -70,9 +70,7 @@ _INVALID = "org.freedesktop.DBus.Error.InvalidArgs"
 _LIMITS = "org.freedesktop.DBus.Error.LimitsExceeded"
 _UNKNOWN = "org.freedesktop.DBus.Error.UnknownMethod"
 
-INTROSPECTION = f"""<!DOCTYPE node PUBLIC
- "-//freedesktop//DTD D-BUS Object Introspection 1.0//EN"
- "http://www.freedesktop.org/standards/dbus/1.0/introspect.dtd">
+INTROSPECTION = f"""{DOCTYPE}
 <node name="{PATH}">
  <interface name="org.freedesktop.DBus.Introspectable">
   <method name="Introspect"><arg direction="out" type="s"/></method>

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,6 +20,7 @@ from .. import client, request, wire
 from ..errors import RequestError
 from . import installed, settings, xauth
 from .mediators import Mediated, Mediators
+from .running import Running, listed
 
 _DISPLAY = re.compile(r"(?:unix)?:(\d{1,5})(\.\d{1,2})?")
 X11_DIRECTORY = "/tmp/.X11-unix"  # noqa: S108 (where the X server has it)
@@ -43,33 +44,10 @@ class Asked:
     streams: Mapping[str, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Running:
-    """A bundle's activity as the daemon lists it."""
-
-    id: str
-    bundle_id: str
-    policy: str
-    state: str
-    pid: int
-    uid: int
-
-
-def running() -> Iterator[Running]:
+def running() -> list[Running]:
     """The person's own activities that were launched from bundles."""
     own = os.geteuid()
-    for part in client.ask({"version": wire.VERSION, "verb": "ps"}):
-        rows = part.get("activities")
-        for row in rows if isinstance(rows, list) else ():
-            if row["bundle_id"] and row["caller_uid"] == own:
-                yield Running(
-                    id=str(row["id"]),
-                    bundle_id=str(row["bundle_id"]),
-                    policy=str(row["policy"]),
-                    state=str(row["state"]),
-                    pid=int(row["pid"] or 0),
-                    uid=int(row["uid"]),
-                )
+    return [one for one in listed() if one.bundle_id and one.caller_uid == own]
 
 
 def launch(

@@ -38,6 +38,7 @@ from ..errors import HostError, IsolauncherError, RequestError
 from . import chooser, copying, files, journal, presence, proxy, relay
 
 SCAN_MS = 1000
+AGAIN_S = 1
 _GROWTH = 1 << 20
 _NAMES = 256
 _CLIENT = (
@@ -139,6 +140,9 @@ class Mediator:
         self.most = wanted.data
         self.most_entries = files.MAX_ENTRIES
         self.scanning = False
+        self.over = threading.Event()
+        self.lock = threading.Lock()
+        self.stopping: set[str] = set()
         self.note = Note(wanted.profile, wanted.id)
         try:
             if "data" in wanted.furniture:
@@ -350,6 +354,8 @@ class Mediator:
                     GLib.timeout_add_seconds(1, self._attend_session)
             else:
                 self.session.connect("closed", self._session_over)
+                if self.session.is_closed():  # that signal may have been sent before
+                    self._session_over()
 
         if self.wanted.address:
             words = (self.wanted.address, _CLIENT, None, None, connected)
@@ -365,6 +371,7 @@ class Mediator:
 
     def _ended(self, *_: Any) -> bool:
         self.held = 0
+        self.over.set()
         self.loop.quit()
         return False
 
@@ -408,16 +415,32 @@ class Mediator:
         step: str = "session",
         grace_ms: int = 5000,
     ) -> None:
-        """End it; who waits for that is told why, and so is the session's log."""
+        """End it; who waits for that is told why, and so is the session's log.
+
+        Until it has ended: a daemon that cannot be asked now may be back later.
+        """
+        with self.lock:
+            if code in self.stopping:
+                return
+            self.stopping.add(code)
         wanted = self.wanted
         line = HostError(
             f"{wanted.id} is stopped: {why}", code=code, hint=hint, step=step
         ).line()
-        with suppress(OSError):  # where the log went may be gone
-            sys.stderr.write(f"{line}\n")
+        _log(line)
         stop = request.Stop(ids=(wanted.id,), grace_ms=grace_ms, reason=line)
-        with suppress(IsolauncherError):
-            list(client.ask(request.encode(stop)))
+        told = ""
+        while not self.over.is_set():
+            try:
+                (answer,) = client.ask(request.encode(stop))
+                failed = _not_stopped(answer)
+            except Exception as error:
+                # Whatever it is, what is to end must not go on for it.
+                failed = str(error)
+            if failed not in ("", told):
+                _log(f"{wanted.id} could not be stopped, and will be: {failed}")
+                told = failed
+            self.over.wait(AGAIN_S)
 
     def end(self) -> None:
         """What was only for this run goes."""
@@ -493,6 +516,16 @@ def clear(profile: str, running: set[str]) -> None:
         if name not in running:
             with suppress(OSError, RequestError):
                 Note(profile, name).clear()
+
+
+def _log(line: str) -> None:
+    with suppress(OSError):  # where the log went may be gone
+        sys.stderr.write(f"{line}\n")
+
+
+def _not_stopped(answer: Mapping[str, Any]) -> str:
+    """Why not, by the daemon's word; "" if it was."""
+    return next((one["message"] for one in answer["results"] if one["message"]), "")
 
 
 def from_fields(fields: Mapping[str, Any]) -> Wanted:

@@ -16,18 +16,9 @@ from typing import Literal
 
 from ..errors import IsolauncherError
 from ..windows import Present, present
+from .running import Running, listed
 
 Verdict = Literal["confined", "unconfined", "unknown"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Running:
-    """What the daemon says of something that runs."""
-
-    id: str
-    bundle_id: str
-    uid: int
-    policy: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,26 +82,6 @@ def owner(pid: int) -> int | None:
     return None
 
 
-def running() -> tuple[Running, ...]:
-    """What the daemon runs for whoever asks; IsolauncherError if it cannot be asked."""
-    from .. import client, wire
-
-    found: list[Running] = []
-    for reply in client.ask({"version": wire.VERSION, "verb": "ps"}):
-        listed = reply.get("activities")
-        for one in listed if isinstance(listed, list) else []:
-            if isinstance(one, dict) and isinstance(one.get("uid"), int):
-                found.append(
-                    Running(
-                        id=str(one.get("id")),
-                        bundle_id=str(one.get("bundle_id") or ""),
-                        uid=one["uid"],
-                        policy=str(one.get("policy")),
-                    )
-                )
-    return tuple(found)
-
-
 def look(
     environment: Mapping[str, str], *, without: Iterable[int] = ()
 ) -> tuple[Open, ...]:
@@ -121,10 +92,10 @@ def look(
     # The windows first: what is launched meanwhile is known then, not the reverse.
     windows = [one for one in present(environment) if one.pid not in set(without)]
     try:
-        known: tuple[Running, ...] | None = running()
+        known: tuple[Running, ...] | None = listed()
     except IsolauncherError:
         known = None
     return judge(windows, known, owner, os.getuid())
 
 
-__all__ = ["Open", "Running", "Verdict", "judge", "look", "owner", "running"]
+__all__ = ["Open", "Verdict", "judge", "look", "owner"]

@@ -14,7 +14,7 @@ from typing import Any
 
 from gi.repository import GLib
 
-from .relay import Call
+from .relay import DOCTYPE, Call
 
 NAME = "org.freedesktop.Telepathy.AccountManager"
 PATH = "/org/freedesktop/Telepathy/AccountManager"
@@ -31,9 +31,7 @@ _LISTED = "".join(
     f'<property name="{name}" type="{kind}" access="read"/>'
     for name, kind in _PROPERTIES.items()
 )
-INTROSPECTION = f"""<!DOCTYPE node PUBLIC
- "-//freedesktop//DTD D-BUS Object Introspection 1.0//EN"
- "http://www.freedesktop.org/standards/dbus/1.0/introspect.dtd">
+INTROSPECTION = f"""{DOCTYPE}
 <node name="{PATH}">
  <interface name="org.freedesktop.DBus.Properties">
   <method name="Get">

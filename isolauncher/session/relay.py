@@ -47,6 +47,11 @@ MAX_UNTOLD = 64
 _AT_ONCE = 256 * 1024
 _MAX_LINE = 16 * 1024
 
+DOCTYPE = """<!DOCTYPE node PUBLIC
+ "-//freedesktop//DTD D-BUS Object Introspection 1.0//EN"
+ "http://www.freedesktop.org/standards/dbus/1.0/introspect.dtd">"""
+"""With which what a stand-in says of itself begins."""
+
 _DRIVER = "org.freedesktop.DBus"
 _FDS = Gio.DBusCapabilityFlags.UNIX_FD_PASSING
 _CALL, _SIGNAL = 1, 4

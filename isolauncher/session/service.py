@@ -30,6 +30,7 @@ from ..errors import DaemonError, IsolauncherError, RequestError, from_line
 from . import launching
 from .mediators import Mediators
 from .names import ACTIVITY, MANAGER, NAME, OBJECT_MANAGER, PATH, PROPERTIES
+from .running import Running
 
 STREAMS = ("stdin", "stdout", "stderr")
 MAX_GRACE_MS = 600_000
@@ -42,6 +43,11 @@ PROPERTY_TYPES: Mapping[str, str] = {
     "Policy": "s",
     "State": "s",
 }
+
+
+_UNKNOWN_END = DaemonError(
+    "another has its id by now, and how it ended is not known", code="exit-unknown"
+)
 
 
 class Refused(dbus.DBusException):
@@ -168,6 +174,8 @@ class Manager(dbus.service.Object):
         super().__init__(connection, PATH)
         self.mediators = mediators
         self.activities: dict[str, Activity] = {}
+        self.heard = False
+        """What ran before this process, from the daemon."""
 
     @dbus.service.method(
         MANAGER,
@@ -201,7 +209,7 @@ class Manager(dbus.service.Object):
 
         def ended(activity: Activity | None, end: client.End) -> None:
             if activity is not None:
-                self._remove(activity.id, end)
+                self._remove(activity, end)
             if not answered and end.error is not None:
                 failed(Refused(end.error))
 
@@ -241,7 +249,8 @@ class Manager(dbus.service.Object):
 
     @dbus.service.method(MANAGER, out_signature="ao")
     def List(self) -> list[Any]:
-        alive = (a for a in self.activities.values() if a.values["State"] != "exited")
+        known = self._known().values()
+        alive = (a for a in known if a.values["State"] != "exited")
         return [dbus.ObjectPath(a.path) for a in alive]
 
     @dbus.service.method(
@@ -283,7 +292,7 @@ class Manager(dbus.service.Object):
     def GetManagedObjects(self) -> dict[Any, Any]:
         return {
             dbus.ObjectPath(a.path): {ACTIVITY: a.values}
-            for a in self.activities.values()
+            for a in self._known().values()
         }
 
     @dbus.service.signal(OBJECT_MANAGER, signature="oa{sa{sv}}")
@@ -294,10 +303,22 @@ class Manager(dbus.service.Object):
     def InterfacesRemoved(self, path: str, interfaces: list[str]) -> None:
         """As org.freedesktop.DBus.ObjectManager says."""
 
+    def _known(self) -> Mapping[str, Activity]:
+        """All that runs; never less for want of the daemon's word."""
+        if not self.heard:
+            raise Refused(
+                DaemonError(
+                    "what runs is not known yet: the daemon has not said it",
+                    code="not-known-yet",
+                    hint="ask again",
+                )
+            )
+        return self.activities
+
     def take_up(self) -> None:
         """Accompany what a service before this one has launched and what runs on."""
         try:
-            rows = list(launching.running())
+            rows = launching.running()
         except IsolauncherError as error:
             _tell(f"what runs is not known yet: {error.line()}")
             self._take_up_later()
@@ -308,15 +329,14 @@ class Manager(dbus.service.Object):
         """The daemon may be back by then."""
 
         def again() -> bool:
-            _aside(
-                lambda: list(launching.running()), self._accompany, self._take_up_later
-            )
+            _aside(launching.running, self._accompany, self._take_up_later)
             return False
 
         GLib.timeout_add_seconds(TAKE_UP_S, again)
 
-    def _accompany(self, rows: list[launching.Running]) -> None:
+    def _accompany(self, rows: list[Running]) -> None:
         # In one go, before anybody is answered: who asks what runs is told all of it.
+        self.heard = True
         self.mediators.clear([row.id for row in rows])
         for row in rows:
             if row.id in self.activities:
@@ -341,19 +361,25 @@ class Manager(dbus.service.Object):
         except IsolauncherError as error:
             end = client.End(error.exit_status, None, error)
 
-        _later(self._remove, activity.id, end)
+        _later(self._remove, activity, end)
 
     def _add(self, activity: Activity, fields: Mapping[str, object]) -> None:
-        if activity.id in self.activities:
-            return
+        before = self.activities.get(activity.id)
+        if before is not None:
+            if before is activity or before.values["Pid"] == fields.get("pid"):
+                return
+            # The daemon gives an id again only when nothing runs under it.
+            self._remove(
+                before, client.End(_UNKNOWN_END.exit_status, None, _UNKNOWN_END)
+            )
         activity.appear(fields)
         self.activities[activity.id] = activity
         self.InterfacesAdded(activity.path, {ACTIVITY: activity.values})
 
-    def _remove(self, id: str, end: client.End) -> None:
-        activity = self.activities.pop(id, None)
-        if activity is None:
-            return  # it never ran
+    def _remove(self, activity: Activity, end: client.End) -> None:
+        if self.activities.get(activity.id) is not activity:
+            return  # it never ran, or another has its id by now
+        del self.activities[activity.id]
         activity.change("exited")
         exited = (end.report or {}).get("exit")
         number = exited.get("signal") if isinstance(exited, dict) else None

@@ -20,15 +20,18 @@ import pytest
 from support.daemons import TOP
 from support.glib import GLib  # noqa: F401 (before anybody else imports it)
 
+from isolauncher import windows
 from isolauncher.errors import DaemonError, RequestError
-from isolauncher.session import adapter
-from isolauncher.session.names import NAME
+from isolauncher.session import adapter, openwindows, shellwords
+from isolauncher.session.names import ACTIVITY, NAME
+from isolauncher.windows import Present
 
 UNKNOWN = "org.freedesktop.DBus.Error.ServiceUnknown"
 
 
 @dataclass
 class Call:
+    path: str
     method: str
     words: tuple[Any, ...]
     reply: Callable[..., None]
@@ -53,7 +56,7 @@ class Bus:
         fail: Callable[..., None],
         timeout: float = 0,
     ) -> None:
-        self.calls.append(Call(method, words, reply, fail))
+        self.calls.append(Call(path, method, words, reply, fail))
 
     def the(self, method: str) -> Call:
         (call,) = [call for call in self.calls if call.method == method]
@@ -75,7 +78,7 @@ class Factory:
         return self.environment
 
     def open_log_file(self, bundle: Any) -> tuple[str, TextIO]:
-        path = self.top / "a-1.log"
+        path = self.top / f"a-{len(list(self.top.glob('a-*.log'))) + 1}.log"
         # As the toolkit opens it: without a name of its own.
         return str(path), os.fdopen(os.open(path, os.O_CREAT | os.O_WRONLY), "w")
 
@@ -87,11 +90,65 @@ class Factory:
 
 
 @dataclass
+class Open:
+    """What the shell has in its frame: an id, and a window of a process."""
+
+    id: str | None
+    xid: int = 1
+    stopped: int = 0
+
+    def get_activity_id(self) -> str | None:
+        return self.id
+
+    def get_xid(self) -> int:
+        return self.xid
+
+    def stop(self) -> None:
+        self.stopped += 1
+
+
+class Shell(list[Open]):
+    def get_launcher(self, id: str) -> None:
+        return None
+
+    def get_activity_by_id(self, id: str) -> Open | None:
+        return next((one for one in self if one.id == id), None)
+
+
+NOT_YET = dbus.DBusException("not yet", name=f"{NAME}.Error.NotKnownYet")
+PERSON = os.getuid()
+
+
+def objects(**running: tuple[int, int]) -> dict[str, Any]:
+    """As GetManagedObjects has them: by id the pid and the uid."""
+    return {
+        f"/x/{id}": {
+            ACTIVITY: {
+                **{"Id": id, "BundleId": "b", "Policy": "p", "State": "running"},
+                **{"Pid": pid, "Uid": uid},
+            }
+        }
+        for id, (pid, uid) in running.items()
+    }
+
+
+@dataclass
 class Made:
     adapter: adapter.Adapter
     bus: Bus
     factory: Factory
     config: Path
+    shell: Shell = field(default_factory=Shell)
+    timers: list[Callable[[], object]] = field(default_factory=list)
+
+    def later(self) -> None:
+        """Its timers go off, those that they set do not yet."""
+        due, self.timers[:] = self.timers[:], []
+        self.timers += [call for call in due if call()]
+
+    @property
+    def ids(self) -> list[str]:
+        return [launch.id for launch in self.adapter.launches]
 
     def click(self, command: str = "sugar-activity3 a.A", **handle: Any) -> None:
         bundle = SimpleNamespace(
@@ -120,10 +177,17 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Made]:
     monkeypatch.setattr(dbus, "SessionBus", lambda: bus)
     config = tmp_path / "isolauncher.toml"
     config.write_text("version = 1\n")
-    shell = SimpleNamespace(get_launcher=lambda id: None)
-    one = adapter.Adapter(factory, shell, str(config))
-    yield Made(one, bus, factory, config)
-    for launch in one.launches.values():
+    shell = Shell()
+    one = Made(
+        adapter.Adapter(factory, shell, str(config)), bus, factory, config, shell
+    )
+
+    def timeout_add(after_ms: int, call: Callable[..., object], *words: Any) -> None:
+        one.timers.append(lambda: call(*words))
+
+    monkeypatch.setattr(adapter.GLib, "timeout_add", timeout_add)
+    yield one
+    for launch in one.adapter.launches:
         launch.log.close()
 
 
@@ -164,7 +228,7 @@ def test_the_key_of_the_shell_s_socket_is_for_web_activities_alone(
     command: str, given: bool
 ) -> None:
     key = {"SUGAR_APISOCKET_KEY": "k", "SUGAR_APISOCKET_PORT": "1"}
-    assert adapter.for_activity({**key, "A": "b"}, command) == (
+    assert shellwords.for_activity({**key, "A": "b"}, command) == (
         {**key, "A": "b"} if given else {"A": "b"}
     )
 
@@ -180,7 +244,28 @@ def test_a_refusal_is_told_with_its_reason_and_kept_in_the_log(made: Made) -> No
     reason = made.adapter.reasons["a1"]
     assert reason.startswith("No &lt;such&gt; thing (do that).")
     assert "a-1.log" in reason
-    assert made.adapter.launches == {}
+    assert made.adapter.launches == []
+    # What the shell had no place for is not shown when the id fails another time.
+    made.bus.the("NotifyLaunchFailure").reply()
+    assert made.adapter.reasons == {}
+
+
+def test_the_reason_is_shown_below_the_shell_s_own_sentence(made: Made) -> None:
+    shown: list[str] = []
+    label = SimpleNamespace(
+        **dict.fromkeys(
+            ("set_line_wrap", "set_max_width_chars", "set_justify"), lambda _: None
+        ),
+        get_label=lambda: "A failed to start.",
+        set_markup=shown.append,
+    )
+    model = SimpleNamespace(get_launcher=lambda id: SimpleNamespace(error_text=label))
+    made.adapter.fail("a1", "No <such> thing.", "", "/logs/a-1.log")
+    made.adapter.explain(model, Open("a1"))
+    made.adapter.explain(model, Open("a2"))
+    assert shown == [
+        "A failed to start.\n\nNo &lt;such&gt; thing.\n<small>a-1.log</small>"
+    ]
 
 
 def test_what_only_runs_and_ends_well_is_no_failure(made: Made) -> None:
@@ -255,6 +340,200 @@ def test_a_failure_of_a_service_that_is_there_never_means_unisolated(
     assert made.bus.the("NotifyLaunchFailure").words == ("a1",)
 
 
+@pytest.mark.parametrize(
+    "broken", ["get_environment", "open_log_file", "get_command", "Popen", "warn"]
+)
+def test_whoever_clicked_is_answered_whatever_is_broken(
+    made: Made, broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*words: Any, **how: Any) -> Any:
+        raise ValueError("embedded null byte")
+
+    place: Any = made.factory
+    if broken == "Popen":
+        place = adapter.subprocess
+    elif broken == "warn":
+        place = made.adapter
+        started = SimpleNamespace(pid=1)
+        monkeypatch.setattr(adapter.subprocess, "Popen", lambda *_, **how: started)
+
+        def watch(pid: int, call: object, told: tuple[TextIO, str]) -> None:
+            told[0].close()
+
+        monkeypatch.setattr(adapter.GLib, "child_watch_add", watch)
+    monkeypatch.setattr(place, broken, fail)
+    made.config.write_text('version = 1\n[shell]\nwithout-service = "unisolated"\n')
+    made.click()
+    if "Launch" in made.bus.methods():
+        made.bus.the("Launch").fail(dbus.DBusException("nobody", name=UNKNOWN))
+    assert made.adapter.launches == []
+    if broken == "warn":  # it runs
+        assert "NotifyLaunchFailure" not in made.bus.methods()
+    else:
+        assert made.bus.the("NotifyLaunchFailure").words == ("a1",)
+        assert "embedded null byte" in made.adapter.reasons["a1"]
+
+
+# ----------------------------------------------------------------- one id, two launches
+
+TAKEN = RequestError("an activity 'a1' is already running", code="id-taken")
+
+
+def calls(made: Made, method: str) -> list[Call]:
+    return [call for call in made.bus.calls if call.method == method]
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_who_clicks_twice_launches_once(made: Made, running: bool) -> None:
+    made.click()
+    if running:
+        made.bus.the("Launch").reply("/a1")
+        made.shell.append(Open("a1"))
+    made.click()
+    assert len(calls(made, "NotifyLaunch")) == len(calls(made, "Launch")) == 1
+    assert made.ids == ["a1"]
+
+
+def test_what_is_resumed_before_it_has_ended_starts_then(made: Made) -> None:
+    made.click()
+    made.bus.the("Launch").reply("/a1")
+    made.click()  # its window is closed
+    for _ in range(2):
+        error = dbus.DBusException(TAKEN.line(), name=f"{NAME}.Error.IdTaken")
+        calls(made, "Launch")[-1].fail(error)
+        made.later()
+    # An end that it does not share.
+    made.adapter.exited(137, 9, "", "/x/a1")
+    assert made.log == "Terminated by signal 9, pid 0 activity_id a1\n"
+    assert "NotifyLaunchFailure" not in made.bus.methods()
+    calls(made, "Launch")[-1].reply("/a1")
+    assert made.ids == ["a1"]
+    made.adapter.exited(3, 0, "", "/x/a1")
+    assert made.ids == []
+    assert made.bus.the("NotifyLaunchFailure").words == ("a1",)
+    second = (made.factory.top / "a-2.log").read_text()
+    assert second == "Exited with status 3, pid 0 activity_id a1\n"
+
+
+def test_the_second_is_not_taken_for_a_first_whose_end_nobody_heard(
+    made: Made,
+) -> None:
+    made.click()
+    made.bus.the("Launch").reply("/a1")
+    made.click()
+    calls(made, "Launch")[-1].reply("/a1")
+    assert made.ids == ["a1"]
+    assert "how it ends is not known" in made.log
+    made.adapter.exited(0, 0, "", "/x/a1")
+    assert made.ids == []
+
+
+def test_an_id_that_stays_taken_is_told(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adapter, "RESUME_S", 0)
+    made.click()
+    error = dbus.DBusException(TAKEN.line(), name=f"{NAME}.Error.IdTaken")
+    made.bus.the("Launch").fail(error)
+    assert made.bus.the("NotifyLaunchFailure").words == ("a1",)
+
+
+# --------------------------------------------------------------------------- its window
+
+
+@pytest.fixture
+def owners(made: Made, monkeypatch: pytest.MonkeyPatch) -> dict[int, int]:
+    """By the number of a window, which is that of its process too, the uid."""
+    uids: dict[int, int] = {}
+
+    def one(environment: Any, number: int) -> Present | None:
+        return Present(
+            **{"number": number, "pid": number, "title": ""},
+            **{"sugar_bundle": "", "sugar_activity": ""},
+        )
+
+    monkeypatch.setattr(windows, "one", one)
+    monkeypatch.setattr(windows, "present", lambda _: [one(_, n) for n in uids])
+    monkeypatch.setattr(openwindows, "owner", uids.get)
+    return uids
+
+
+RUNNING = objects(a1=(71, 70001), a2=(72, 70002), b1=(73, 70003), b2=(74, 70003))
+
+
+@pytest.mark.parametrize(
+    ("says", "uid", "ended"),
+    [
+        ("a1", 70001, "a1"),
+        ("a2", 70001, "a1"),  # another's id
+        (None, 70001, "a1"),  # none
+        ("a1", 70009, None),  # of a uid that nothing runs as
+        ("b2", 70003, "b2"),  # of those that share a uid
+        ("a1", 70003, None),
+    ],
+)
+def test_stop_ends_what_a_window_belongs_to_and_not_what_it_says(
+    made: Made, owners: dict[int, int], says: str | None, uid: int, ended: str | None
+) -> None:
+    window = Open(says, 21)
+    owners[21] = uid
+    made.adapter.stop(window, lambda: pytest.fail("Sugar's own"))
+    assert window.stopped == 1
+    made.bus.the("GetManagedObjects").reply(RUNNING)
+    made.later()
+    if ended is None:
+        assert "Get" not in made.bus.methods()
+        return
+    pid = RUNNING[f"/x/{ended}"][ACTIVITY]["Pid"]
+    asked = made.bus.the("Get")
+    assert asked.path.endswith(f"/{ended}")
+    asked.reply(pid)
+    assert made.bus.the("Stop").path == asked.path
+
+
+@pytest.mark.parametrize("uid", [PERSON, None])
+def test_what_says_a_confined_one_s_id_and_is_none_has_none_ended(
+    made: Made, owners: dict[int, int], uid: int | None
+) -> None:
+    """Sugar's own Stop for the person's; what nobody knows is asked to close."""
+    made.click()
+    made.bus.the("Launch").reply("/a1")
+    window, others = Open("a1", 21), list[int]()
+    if uid is not None:
+        owners[21] = uid
+    made.adapter.stop(window, lambda: others.append(1))
+    assert (window.stopped, others) == ((0, [1]) if uid == PERSON else (1, []))
+    assert "GetManagedObjects" not in made.bus.methods()
+
+
+def test_who_leaves_asks_what_was_launched_past_this_shell_too(
+    made: Made, owners: dict[int, int]
+) -> None:
+    owners.update({1: 70001, 2: 70002, 3: 70009, 4: PERSON})
+    made.click()
+    made.bus.the("Launch").reply("/a1")
+    own, other, bare = Open("a1", 1), Open("b1", 9), Open(None, 2)
+    not_ours, persons = Open("x", 3), Open(None, 4)
+    made.shell += [own, other, bare, not_ours, persons]
+    left: list[int] = []
+    made.adapter.leave(lambda: left.append(1))
+    assert own.stopped == 1
+    asked = made.bus.calls.pop()
+    asked.fail(NOT_YET)
+    made.later()
+    made.bus.the("GetManagedObjects").reply(RUNNING)
+    stopped = [one.stopped for one in made.shell]
+    assert stopped == [1, 1, 1, 0, 0]
+    made.shell.clear()
+    made.adapter.exited(0, 0, "", "/x/a1")
+    made.adapter.exited(0, 0, "", "/x/b1")
+    made.later()
+    assert left == []
+    made.adapter.exited(0, 0, "", "/x/a2")
+    made.later()
+    assert left == [1]
+
+
 def test_who_resumes_an_entry_is_not_ended_by_the_stop_before(made: Made) -> None:
     """The same id, another process: Stop ends what hangs, and looks again first."""
     made.adapter.end("a1", 77)
@@ -266,16 +545,23 @@ def test_who_resumes_an_entry_is_not_ended_by_the_stop_before(made: Made) -> Non
     assert made.bus.the("Stop").words == (adapter.GRACE_MS,)
 
 
-def test_what_the_next_service_does_not_know_has_ended(made: Made) -> None:
+def test_what_the_next_service_does_not_know_once_it_knows_has_ended(
+    made: Made,
+) -> None:
     made.click()
     made.bus.the("Launch").reply("/a1")
     made.adapter.owner_changed("")
     assert made.bus.methods()[-1] == "StartServiceByName"
     made.adapter.owner_changed(":1.7")
-    made.bus.the("GetManagedObjects").reply({"/x/a1": {}})
-    assert list(made.adapter.launches) == ["a1"]
-    made.adapter.look_again({})
-    assert made.adapter.launches == {}
+    asked = made.bus.the("GetManagedObjects")
+    made.bus.calls.remove(asked)
+    asked.fail(NOT_YET)
+    made.later()
+    asked = made.bus.the("GetManagedObjects")
+    asked.reply(objects(a1=(77, 70005)))
+    assert made.ids == ["a1"]
+    asked.reply(objects())
+    assert made.adapter.launches == []
     assert "how it ends is not known" in made.log
 
 
@@ -290,7 +576,7 @@ def test_what_the_next_service_does_not_know_has_ended(made: Made) -> None:
     ],
 )
 def test_a_title_does_not_name_the_sandbox_s_host(title: str, shown: str) -> None:
-    assert adapter.without_host(title) == shown
+    assert shellwords.without_host(title) == shown
 
 
 def test_an_extension_that_is_broken_lets_nothing_be_launched(tmp_path: Path) -> None:

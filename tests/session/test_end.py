@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from pathlib import Path
 
 import pytest
 from support import bundles
-from support.daemons import service
+from support.daemons import Service, service
 from support.desktop import desktop, missing
 from support.peers import until
 from support.powers import need, sandboxes
@@ -39,8 +40,25 @@ def bus_of(runtime: str) -> int:
     raise AssertionError(wanted)
 
 
+def told_nobody(daemon: Service) -> None:
+    """Be in a dead daemon's place until it is asked to stop something; say nothing."""
+    daemon.socket.unlink()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as there:
+        there.bind(str(daemon.socket))
+        daemon.socket.chmod(0o666)
+        there.listen()
+        there.settimeout(30)
+        asked = b""
+        while b"session-ended" not in asked:
+            with there.accept()[0] as caller:
+                asked = caller.recv(1 << 16)
+    daemon.socket.unlink()
+
+
 @pytest.mark.timeout(120)
-def test_who_heeds_no_signal_ends_all_the_same_when_the_session_does() -> None:
+def test_who_heeds_no_signal_ends_when_the_session_does_and_the_daemon_is_back() -> (
+    None
+):
     need(sandboxes())
     need(missing())
     with (
@@ -59,9 +77,13 @@ def test_who_heeds_no_signal_ends_all_the_same_when_the_session_does() -> None:
         (row,) = one.running()
         assert row["state"] == "running"
 
+        daemon.stop(signal.SIGKILL)
         os.kill(bus_of(made.environment["XDG_RUNTIME_DIR"]), signal.SIGKILL)
+        told_nobody(daemon)
+        assert os.path.exists(f"/proc/{row['pid']}")
+        daemon.start()
         assert until(lambda: not os.path.exists(f"/proc/{row['pid']}"), seconds=30)
         one.gone("stubborn")
         assert list(instance.parent.iterdir()) == []
         launched.wait(30)
-        assert "session-ended" in daemon.log
+        assert until(lambda: "session-ended" in daemon.log, seconds=20)

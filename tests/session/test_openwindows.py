@@ -9,7 +9,8 @@ import subprocess
 import pytest
 
 from isolauncher.session import openwindows
-from isolauncher.session.openwindows import Running, judge
+from isolauncher.session.openwindows import judge
+from isolauncher.session.running import Running
 from isolauncher.windows import Present
 
 PERSON, ACTIVITY, OTHER = 1000, 70005, 70006

@@ -445,13 +445,20 @@ def test_a_second_service_refuses_and_the_first_goes_on(session: Hostile) -> Non
     assert session.person.do(call, "List") == ["ok", []]
 
 
-def test_the_next_service_takes_up_what_runs_to_its_end(session: Hostile) -> None:
-    person = session.person
+def test_the_next_service_takes_up_what_runs_once_the_daemon_has_said_it(
+    session: Hostile,
+) -> None:
+    """And never says before that nothing runs."""
+    person, daemon = session.person, session.session.service
     _, path = person.do(launch, str(session.bundle()), STAYS, ["stdin", "stdout"])
     _, before = person.do(properties, path)
     session.service.send_signal(signal.SIGTERM)
     assert session.service.wait(30) == 0
+    daemon.stop(signal.SIGKILL)
     session.serve()
+    for ask, words in ((managed, ()), (call, ("List",))):
+        assert person.do(ask, *words)[:2] == ["error", f"{NAME}.Error.NotKnownYet"]
+    daemon.start()
     person.do(listen)
     assert until(lambda: person.do(call, "List") == ["ok", [path]])
     assert person.do(properties, path) == ["ok", before]

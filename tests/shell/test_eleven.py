@@ -19,16 +19,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from support import shell as shells
 from support.clicks import Clicks, in_pictures
-from support.daemons import ROOMS_AHEAD, TOP, service
-from support.desktop import SUGAR_ACTIVITIES, desktop
-from support.desktop import missing as no_desktop
+from support.daemons import TOP
+from support.desktop import SUGAR_ACTIVITIES
 from support.documents import EPUB, GREEN, GREEN_CSS, PDF, book, picture, tone
 from support.golden import DEBIAN
-from support.powers import need, sandboxes
+from support.powers import need
 from support.shell import until
-from support.sugar import session
 
 from isolauncher.windows import Window
 
@@ -336,16 +333,8 @@ ROADS = {
 
 
 @pytest.fixture(scope="module")
-def clicks() -> Iterator[Clicks]:
-    need(sandboxes())
-    need(no_desktop())
-    need(shells.missing())
-    with desktop() as made, service(config=ROOMS_AHEAD) as daemon:
-        config = daemon.top / "shell.toml"
-        config.write_text("version = 1\n[shell]\nwithout-service = 'unisolated'\n")
-        one = session(made, daemon)
-        with shells.shell(made, daemon.socket, config=config) as shell:
-            yield Clicks(shell=shell, session=one)
+def clicks(shell_session: Callable[..., Clicks]) -> Clicks:
+    return shell_session(settings="[shell]\nwithout-service = 'unisolated'\n")
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +22,7 @@ import pytest
 from support import bundles
 from support import shell as shells
 from support.clicks import Clicks, in_pictures, next_window
-from support.daemons import ROOMS_AHEAD, service
-from support.desktop import desktop
-from support.desktop import missing as no_desktop
-from support.powers import need, sandboxes
 from support.shell import until
-from support.sugar import session
 
 from isolauncher.windows import Window
 
@@ -111,26 +106,15 @@ def setup(tray):
 
 
 @pytest.fixture(scope="module")
-def wicked() -> Iterator[Wicked]:
-    need(sandboxes())
-    need(no_desktop())
-    need(shells.missing())
-    with (
-        installed() as place,
-        desktop() as made,
-        service(config=ROOMS_AHEAD) as daemon,
-    ):
-        config = daemon.top / "shell.toml"
-        config.write_text("version = 1\n[shell]\nwithout-service = 'unisolated'\n")
-        one = session(made, daemon)
+def wicked(shell_session: Callable[..., Clicks]) -> Iterator[Wicked]:
+    with installed() as place:
         extra = {"XDG_DATA_DIRS": f"{place}:/usr/local/share:/usr/share"}
-        with shells.shell(
-            *(made, daemon.socket),
-            config=config,
+        begun = shell_session(
+            settings="[shell]\nwithout-service = 'unisolated'\n",
             environment=extra,
             extensions={"tells.py": TELLS},
-        ) as shell:
-            yield Wicked(shell=shell, session=one, extra=extra)
+        )
+        yield Wicked(shell=begun.shell, session=begun.session, extra=extra)
 
 
 @pytest.fixture(autouse=True)

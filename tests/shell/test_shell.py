@@ -11,22 +11,19 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support import bundles
-from support import shell as shells
-from support.daemons import ROOMS_AHEAD, TOP, Service, service
-from support.desktop import Desktop, desktop
-from support.desktop import missing as no_desktop
-from support.powers import need, sandboxes
+from support.clicks import Clicks
+from support.daemons import TOP, Service
+from support.desktop import Desktop
 from support.shell import Box, Shell, middle, until, wait
-from support.sugar import NAME, Session, session
+from support.sugar import NAME, Session
 
-from isolauncher.windows import Window
+from isolauncher.windows import Window, present
 
 # With a daemon and zygotes started anew in one of them.
 pytestmark = pytest.mark.timeout(180)
@@ -62,35 +59,42 @@ def find(window):
 
 shell = find(root)
 assert shell > 1
-mine = root.create_window(0, 0, 400, 300, 0, d.screen().root_depth)
-mine.set_wm_name("I stay")
-mine.set_wm_protocols([atom("WM_DELETE_WINDOW")])
-id = sys.argv[sys.argv.index("-a") + 1]
-for name, value in (("ACTIVITY", id), ("BUNDLE", os.environ["SUGAR_BUNDLE_ID"])):
-    mine.change_property(atom(f"_SUGAR_{name}_ID"), Xatom.STRING, 8, value.encode())
-mine.change_property(atom("_NET_WM_PID"), Xatom.CARDINAL, 32, [shell])
-mine.map()
+def show(id):
+    mine = root.create_window(0, 0, 400, 300, 0, d.screen().root_depth)
+    mine.change_attributes(event_mask=X.KeyPressMask)
+    mine.set_wm_name(f"I stay, with {len(id)} letters")
+    mine.set_wm_protocols([atom("WM_DELETE_WINDOW")])
+    hints = atom("_MOTIF_WM_HINTS")
+    mine.change_property(hints, hints, 32, [2, 0, 0, 0, 0])  # no frame
+    bundle = os.environ["SUGAR_BUNDLE_ID"]
+    for name, value in (("ACTIVITY", id), ("BUNDLE", bundle)):
+        if value:
+            name = atom(f"_SUGAR_{name}_ID")
+            mine.change_property(name, Xatom.STRING, 8, value.encode())
+    mine.change_property(atom("_NET_WM_PID"), Xatom.CARDINAL, 32, [shell])
+    mine.map()
+    return mine
+
+mine = show(sys.argv[sys.argv.index("-a") + 1])
 print(f"I say that I am {shell}", flush=True)
 while True:
-    d.next_event()
+    if d.next_event().type == X.KeyPress:
+        show("")
+        mine.destroy()
 """
-"""Asked to close its window it stays, as at SIGTERM; it says its pid is the shell's."""
-SCREEN: Box = (0, 0, 1200, 896)
+"""Asked to close its window it stays, as at SIGTERM; it says its pid is the shell's.
+
+At a key it has another window, which does not say whose it is.
+"""
 HOME: Box = (0, 64, 1200, 896)
-TOP_OF_FRAME: Box = (260, 0, 1200, 48)
-"""Right of the four views."""
 BELOW_THE_ICON: Box = (0, 560, 1200, 896)
 """Of a launch, which goes on pulsing."""
-ENTRIES: Box = (104, 64, 160, 896)
-"""Where the Journal has their icons."""
 
 
 @dataclass
-class Shown:
-    """The shell, and what it launches through."""
+class Shown(Clicks):
+    """With one favourite at home."""
 
-    shell: Shell
-    session: Session
     failures: int | None = None
     """Of all tests, before the first of these."""
 
@@ -119,11 +123,8 @@ class Shown:
     def calculate(self) -> tuple[int, int]:
         return middle(min(self.icons(), key=lambda box: box[1]))
 
-    def open(self, x: int, y: int) -> Window:
-        """Click there, and wait for the window that this opens."""
-        with self.shell.watch() as watch:
-            self.shell.click(x, y)
-            return watch.wait(lambda window: bool(window.sugar_bundle))
+    def open_calculate(self) -> Window:
+        return self.click_for_window(*self.calculate())
 
     def children(self) -> set[str]:
         pid = self.shell.process.pid
@@ -145,14 +146,9 @@ class Shown:
         assert pid > 1
         os.kill(pid, number)
 
-    def logs(self) -> int:
-        """How many there are of Calculate: one for each time it was opened."""
-        return len(list(self.shell.logs.glob(f"{CALCULATE}-*.log")))
-
-    def last_line(self, number: int) -> str:
-        """Of a log, once the shell has written how it ended."""
-        until(lambda: "activity_id" in self.shell.log(CALCULATE, number), "a log's end")
-        return self.shell.log(CALCULATE, number).splitlines()[-1]
+    def end_of(self, bundle_id: str) -> str:
+        """How the last one of that bundle ended, by its log."""
+        return self.last_line(self.newest_log(bundle_id))
 
     def dismiss(self, picture: Path) -> None:
         """The button below what the shell says of a launch that failed."""
@@ -173,49 +169,11 @@ class Shown:
         until(pressed, "that it goes away")
         self.home()
 
-    def journal(self) -> list[Box]:
-        """The icons of the Journal's entries, the latest first."""
-        found = self.shell.pixels().things(ENTRIES)
-        return sorted(found, key=lambda box: box[1])
 
-    def frame(self) -> list[Box]:
-        """The icons of what is open in the frame that is shown: first the Journal's."""
-        return self.shell.pixels().things(TOP_OF_FRAME)
-
-    def stop_from_the_frame(self, id: str, picture: Path) -> None:
-        """The palette of the active activity's icon, and Stop in it."""
-        shell = self.shell
-        shell.xdotool("mousemove", 300, 800)
-        shell.xdotool("key", "F6")
-        until(lambda: len(self.frame()) == 2, "the frame with two icons")
-        shell.settled()
-        without = shell.pixels()
-        x, y = middle(self.frame()[-1])
-        shell.click(x, y, button=3)
-        shell.settled()
-        bottom = max(box[3] for box in shell.pixels().things(SCREEN, without))
-        shell.screenshot(picture)
-        # The last line of the palette.
-        shell.choose(x, bottom - 28)
-        self.ended(id)
-
-    def ended(self, id: str) -> None:
-        until(lambda: self.state(id) in ("exited", "gone"), f"the end of {id}")
-
-    def state(self, id: str) -> str:
-        rows = [row for row in self.session.running() if row["id"] == id]
-        return rows[0]["state"] if rows else "gone"
-
-    def row(self, id: str) -> dict[str, Any]:
-        (row,) = [row for row in self.session.running() if row["id"] == id]
-        return row
-
-    def kept(self, id: str) -> str:
-        """What the one entry of the Journal has that an activity has made."""
-        entries = [o for o in self.session.objects() if o["activity_id"] == id]
-        assert len(entries) == 1, entries
-        path = self.session.journal("get_filename", f'"{entries[0]["uid"]}"')
-        return Path(path).read_text()
+def said_by_windows(shell: Shell) -> set[tuple[str, str]]:
+    """Whose they say they are."""
+    found = present(shell.environment)
+    return {(one.sugar_activity, one.sugar_bundle) for one in found}
 
 
 def install(made: Desktop, name: str, id: str, program: str) -> None:
@@ -228,25 +186,18 @@ def install(made: Desktop, name: str, id: str, program: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def shown() -> Iterator[Shown]:
-    need(sandboxes())
-    need(no_desktop())
-    need(shells.missing())
-    with desktop() as made, service(config=ROOMS_AHEAD) as daemon:
-        config = daemon.top / "shell.toml"
-        config.write_text("version = 1\n")
-        one = session(made, daemon)
-        install(made, "Show", SHOW, bundles.SHOW + "sys.exit(3)\n")
-        install(made, "Stays", STAYS, STAY)
-        with shells.shell(
-            made,
-            daemon.socket,
-            config=config,
-            favourites=(CALCULATE,),
-            # The developer's for a key that logs out.
-            environment={**ELSEWHERE, "SUGAR_DEVELOPER": "1"},
-        ) as shell:
-            yield Shown(shell=shell, session=one)
+def shown(shell_session: Callable[..., Clicks]) -> Shown:
+    def before(made: Session) -> None:
+        install(made.desktop, "Show", SHOW, bundles.SHOW + "sys.exit(3)\n")
+        install(made.desktop, "Stays", STAYS, STAY)
+
+    begun = shell_session(
+        before=before,
+        favourites=(CALCULATE,),
+        # The developer's for a key that logs out.
+        environment={**ELSEWHERE, "SUGAR_DEVELOPER": "1"},
+    )
+    return Shown(shell=begun.shell, session=begun.session)
 
 
 @pytest.fixture
@@ -284,7 +235,7 @@ def test_a_click_opens_calculate_confined_and_the_journal_has_what_was_typed(
     shell = shown.shell
     shown.home()
     shell.screenshot(pictures / "shell-home.png")
-    window = shown.open(*shown.calculate())
+    window = shown.open_calculate()
     assert window.sugar_bundle == CALCULATE
     id = window.sugar_activity
 
@@ -304,20 +255,20 @@ def test_a_click_opens_calculate_confined_and_the_journal_has_what_was_typed(
 
     shell.type(window, "12*12")
     shell.screenshot(pictures / "shell-calculate.png")
-    shown.stop_from_the_frame(id, pictures / "shell-frame.png")
-    assert shown.last_line(1) == (
+    shown.stop(id, pictures / "shell-frame.png")
+    assert shown.end_of(CALCULATE) == (
         f"Normal successful completion, pid {row['pid']} activity_id {id}"
     )
-    assert "12*12;144" in shown.kept(id)
+    assert b"12*12;144" in shown.kept(id)
 
     # The Journal's icon is right below the person.
     shown.home()
     left, _, right, bottom = max(shown.icons(), key=lambda box: box[3])
     shell.click((left + right) // 2, bottom - 16)
-    until(lambda: len(shown.journal()) == 1, "the Journal with one entry")
+    until(lambda: len(shown.entries()) == 1, "the Journal with one entry")
     shell.settled()
     shell.screenshot(pictures / "shell-journal.png")
-    again = shown.open(*middle(shown.journal()[0]))
+    again = shown.click_for_window(*middle(shown.entries()[0]))
     assert (again.sugar_bundle, again.sugar_activity) == (CALCULATE, id)
     assert shown.row(id)["pid"] != row["pid"]
     shell.type(again, "7*7")
@@ -325,8 +276,8 @@ def test_a_click_opens_calculate_confined_and_the_journal_has_what_was_typed(
     shell.screenshot(pictures / "shell-resumed.png")
     shell.press(again, "ctrl+q")
     shown.ended(id)
-    assert "12*12;144" in shown.kept(id)
-    assert "7*7;49" in shown.kept(id)
+    assert b"12*12;144" in shown.kept(id)
+    assert b"7*7;49" in shown.kept(id)
 
 
 def test_without_the_daemon_what_runs_goes_on_and_the_shell_says_why_nothing_starts(
@@ -334,7 +285,7 @@ def test_without_the_daemon_what_runs_goes_on_and_the_shell_says_why_nothing_sta
 ) -> None:
     shell = shown.shell
     shown.home()
-    window = shown.open(*shown.calculate())
+    window = shown.open_calculate()
     id = window.sugar_activity
     shown.daemon.stop(signal.SIGKILL)
     shell.type(window, "100-58")
@@ -355,8 +306,8 @@ def test_without_the_daemon_what_runs_goes_on_and_the_shell_says_why_nothing_sta
     shown.ended(other.sugar_activity)
     shell.press(window, "ctrl+q")
     shown.ended(id)
-    assert shown.last_line(shown.logs()).startswith("Normal successful completion")
-    assert "100-58;42" in shown.kept(id)
+    assert shown.end_of(CALCULATE).startswith("Normal successful completion")
+    assert b"100-58;42" in shown.kept(id)
 
 
 def test_the_session_s_service_is_killed_and_the_next_one_takes_up_what_runs(
@@ -364,7 +315,7 @@ def test_the_session_s_service_is_killed_and_the_next_one_takes_up_what_runs(
 ) -> None:
     shell = shown.shell
     shown.home()
-    window = shown.open(*shown.calculate())
+    window = shown.open_calculate()
     id = window.sugar_activity
     shown.signal_service(signal.SIGKILL)
     shell.type(window, "1+1")
@@ -373,7 +324,7 @@ def test_the_session_s_service_is_killed_and_the_next_one_takes_up_what_runs(
     shell.press(window, "ctrl+q")
     shown.ended(id)
     until(
-        lambda: shown.last_line(shown.logs()).startswith("Normal successful"),
+        lambda: shown.end_of(CALCULATE).startswith("Normal successful"),
         "the end in the log",
     )
 
@@ -401,21 +352,23 @@ def test_a_program_gets_what_the_toolkit_gives_it_and_its_failure_is_told(
     assert re.fullmatch(pattern, last)
 
 
-def test_stop_ends_the_sandbox_and_no_process_that_a_window_names(
+def test_stop_ends_the_sandbox_whatever_its_window_says(
     shown: Shown, tmp_path: Path
 ) -> None:
-    """Sugar's own would signal that one, and here it would be the shell itself."""
+    """Sugar's own would signal its process, and may not signal another's."""
     shell = shown.shell
     shown.home()
     with shell.watch() as watch:
         shell.launch_bundle(STAYS)
         window = watch.wait(lambda window: window.sugar_bundle == STAYS)
+    shell.press(window, "space")
+    until(lambda: ("", STAYS) in said_by_windows(shell), "a window without an id")
     id = window.sugar_activity
+    until(lambda: (id, STAYS) not in said_by_windows(shell), "no other")
     assert shell.log(STAYS) == f"I say that I am {shell.process.pid}\n"
-    shown.stop_from_the_frame(id, tmp_path / "stop.png")
-    until(lambda: "activity_id" in shell.log(STAYS), "the log's end")
-    pid = rf"pid \d+ activity_id {id}"
-    assert re.search(rf"^Terminated by signal 9, {pid}$", shell.log(STAYS), re.M)
+    shown.stop(id, tmp_path / "stop.png")
+    ended = rf"Terminated by signal 9, pid \d+ activity_id {id}"
+    assert re.fullmatch(ended, shown.end_of(STAYS))
     assert shell.process.poll() is None
 
 
@@ -424,7 +377,7 @@ def test_its_source_is_shown_and_what_was_copied_is_there_for_others(
 ) -> None:
     shell = shown.shell
     shown.home()
-    window = shown.open(*shown.calculate())
+    window = shown.open_calculate()
     shell.press(window)
     shell.xdotool("type", "--delay", "30", "4321")
     shell.xdotool("key", "ctrl+a", "key", "ctrl+c")
@@ -513,12 +466,20 @@ def test_without_a_service_the_administrator_decides(
 
 
 def test_who_logs_out_has_what_was_open_in_the_journal(shown: Shown) -> None:
-    """The last of all: then there is no shell any more."""
+    """The last of all: then there is no shell any more.
+
+    The shell has launched only the first of them.
+    """
     shell = shown.shell
     shown.home()
-    window = shown.open(*shown.calculate())
-    shell.type(window, "9*9")
+    clicked = shown.open_calculate()
+    shell.type(clicked, "9*9")
+    with shell.watch() as watch:
+        shell.start("isolauncher", "launch", CALCULATE)
+        other = watch.wait(lambda window: window.sugar_bundle == CALCULATE)
+    shell.type(other, "8*8")
     shell.xdotool("key", "alt+shift+q")
     shell.process.wait(30)
-    assert "9*9;81" in shown.kept(window.sugar_activity)
-    assert shown.state(window.sugar_activity) in ("exited", "gone")
+    for window, said in ((clicked, b"9*9;81"), (other, b"8*8;64")):
+        assert said in shown.kept(window.sugar_activity)
+        assert shown.state(window.sugar_activity) in ("exited", "gone")

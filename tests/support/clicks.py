@@ -88,13 +88,15 @@ class Clicks:
             self.shell.xdotool("type", "--delay", "30", asked)
             self.shell.xdotool("key", "Return")
             until(
-                lambda count=count: len(self._entries()) == count, f"{count} of {asked}"
+                lambda count=count: len(self.entries()) == count, f"{count} of {asked}"
             )
         self.shell.settled()
-        return middle(self._entries()[0])
+        return middle(self.entries()[0])
 
-    def _entries(self) -> list[Box]:
-        return self.shell.pixels().things(ENTRIES)
+    def entries(self) -> list[Box]:
+        """The icons of the Journal's, the latest first."""
+        found = self.shell.pixels().things(ENTRIES)
+        return sorted(found, key=lambda box: box[1])
 
     # ------------------------------------------------------------------------ at work
 
@@ -115,12 +117,12 @@ class Clicks:
 
     # ------------------------------------------------------------------------- ending
 
-    def stop(self, id: str) -> None:
+    def stop(self, id: str, picture: Path | None = None) -> None:
         """Stop in the frame, in the palette of what was opened last."""
-        self.choose_stop()
+        self.choose_stop(picture)
         self.ended(id)
 
-    def choose_stop(self) -> None:
+    def choose_stop(self, picture: Path | None = None) -> None:
         shell = self.shell
 
         def icons() -> list[Box]:
@@ -142,6 +144,8 @@ class Clicks:
 
         until(palette, "the icon's palette")
         shell.settled()
+        if picture is not None:
+            shell.screenshot(picture)
         # The last line of the palette.
         shell.choose(x, palette()[0][3] - 28)
 

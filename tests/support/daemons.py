@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -279,20 +279,18 @@ def service(
         yield made
     finally:
         made.stop(signal.SIGTERM)
-        for name in os.listdir(made.run_dir / "activities"):
-            _kill_recorded(made.run_dir / "activities" / name)
+        kill_recorded(made.run_dir)
         shutil.rmtree(top)
 
 
-def _kill_recorded(path: Path) -> None:
+def kill_recorded(run: Path) -> None:
     """An activity outlives its daemon; after a test it must not."""
-    for line in path.read_text().splitlines():
-        event = json.loads(line)
-        if event.get("event") == "planned":
-            try:
-                os.kill(int(event["init_pid"]), signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+    for path in run.glob("activities/*"):
+        for line in path.read_text().splitlines():
+            event = json.loads(line)
+            if event.get("event") == "planned":
+                with suppress(ProcessLookupError):
+                    os.kill(int(event["init_pid"]), signal.SIGKILL)
 
 
 @dataclass(frozen=True)

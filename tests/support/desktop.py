@@ -298,16 +298,21 @@ def _let_exist(stack: contextlib.ExitStack, top: Path) -> None:
 # ---------------------------------------------------------------------- the supervisor
 
 
-def _supervise(size: str, number: str) -> None:
+def adopt() -> None:
+    """From now on who loses its parent below this process is its child."""
     if ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError("cannot be a subreaper")
+
+
+def _supervise(size: str, number: str) -> None:
+    adopt()
     try:
         told = _servers(size, number)
         sys.stdout.write(json.dumps(told) + "\n")
         sys.stdout.flush()
         sys.stdin.read()
     finally:
-        _end_all()
+        end_all()
 
 
 def _servers(size: str, number: str) -> dict[str, str]:
@@ -347,7 +352,7 @@ def _started(
     return line
 
 
-def _end_all() -> None:
+def end_all() -> None:
     """Ask all below us to end, insist after 3 s, and leave when none is left."""
     number = signal.SIGTERM
 
@@ -365,6 +370,7 @@ def _end_all() -> None:
             for pid in _below(os.getpid()):
                 _send(pid, number)
             os.waitpid(-1, 0)
+    signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _send(pid: int, number: int) -> None:

@@ -28,8 +28,6 @@ import pytest
 
 from isolauncher import kernel, netlink
 
-from .reach import mounted_over as mounted_over
-
 Reason = str | None
 
 CLONE = {

@@ -23,7 +23,7 @@ from isolauncher.windows import Watch, Window
 
 from .daemons import TOP, Service
 from .desktop import Desktop
-from .powers import mounted_over
+from .reach import mounted_over
 
 NAME = "org.sugarlabs.IsoLauncher1"
 JOURNAL = "org.laptop.sugar.DataStore"

@@ -21,7 +21,8 @@ import pytest
 from support import bundles
 from support.daemons import service
 from support.desktop import desktop, missing
-from support.powers import installed, mounted_over, need, sandboxes
+from support.powers import installed, need, sandboxes
+from support.reach import mounted_over
 from support.sugar import PATIENCE_S, Session, schemas, session
 
 from .test_twin import flat
