@@ -14,6 +14,7 @@ from pathlib import Path
 from . import alive, contenders, daemons, machine, quick, scripts
 from .figures import Spread, medians_of
 from .rollup import rollup
+from .turns import WARM_UP
 
 LEVELS = (1, 10, 100, 1000)
 
@@ -99,9 +100,11 @@ def _levels(
             crowd.grow(level)
             launch: list[float] = []
             reports: list[contenders.Report] = []
-            for _ in range(pairs):
+            for number in range(-WARM_UP, pairs):
                 daemons.wait_until_filled(where)
                 taken, report = contenders.from_daemon(where, passes)
+                if number < 0:
+                    continue
                 launch.append(taken)
                 reports.append(report)
             daemons.wait_until_filled(where)

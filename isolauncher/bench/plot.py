@@ -90,7 +90,7 @@ def _breakdown(axes: Any, found: list[tuple[str, Mapping[str, Any]]]) -> None:
         left = [a + b for a, b in zip(left, widths, strict=True)]
     axes.invert_yaxis()
     axes.set_xlabel("ms (medians of the reports' spans)")
-    axes.set_title("where the time goes until the first line")
+    axes.set_title("where the time goes until the program runs")
     axes.legend(ncols=len(_SPANS), fontsize=8)
 
 

@@ -45,15 +45,16 @@ def _machine(machine: Mapping[str, object]) -> Iterator[str]:
 
 
 def _latency(one: Latency) -> list[str]:
-    slowest = one.spreads.get(contenders.REFERENCE)
+    base = one.spreads.get(contenders.REFERENCE)
     rows = []
     for name, spread in one.spreads.items():
         numbers = [f"{n:.1f}" for n in _numbers(spread)]
-        share = "" if slowest is None else f"{spread.median / slowest.median:.2f}"
-        rows.append([contenders.WORDS[name], *numbers, share])
+        if base is not None:
+            numbers.append(f"{spread.median / base.median:.2f}")
+        rows.append([contenders.WORDS[name], *numbers])
     count = len(one.imports.modules)
     head = [f"first line, {one.imports.name}, {count} imports (ms)", *_HEADS]
-    told = _columns([[*head, "/reference"], *rows])
+    told = _columns([[*head, *(["/reference"] if base is not None else [])], *rows])
     for name, why in one.missing.items():
         told.append(f"left out: {contenders.WORDS[name]}: {why}")
     ratios = "  ".join(f"{name} {ratio:.2f}" for name, ratio in one.ratios().items())
