@@ -9,6 +9,7 @@ directories: the reference makes its cgroups and its root where an activity's wo
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -89,6 +90,9 @@ def _be_planner(
     told: dict[str, object] = {}
     try:
         os.setsid()
+        # No file of the parent's may be closed when it is garbage here: its number is
+        # another's by then.
+        gc.freeze()
         # Whoever waits for the end of a pipe must not wait for this to end.
         kernel.Linux().close_except(frozenset({0, 1, 2, up, down}))
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -35,7 +35,7 @@ from gi.repository import GLib
 
 from .. import config, windows
 from ..errors import DaemonError, HostError, IsolauncherError, from_line
-from . import openwindows
+from . import iconless, openwindows
 from .names import ACTIVITY, MANAGER, NAME, OBJECT_MANAGER, PATH, PROPERTIES
 from .running import Running, managed
 from .shellwords import ABSENT, for_activity, sentence, without_host
@@ -104,6 +104,7 @@ class Adapter:
         self.bus.watch_name_owner(NAME, self.owner_changed)
         # After the shell's own, which writes the sentence that ours follows.
         self.shell.connect_after("launch-failed", self.explain)
+        iconless.watch(self)
         self.wake()
 
     # ---------------------------------------------------------------------- a launch

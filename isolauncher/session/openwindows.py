@@ -72,10 +72,28 @@ def _judged(
 
 def owner(pid: int) -> int | None:
     """The real uid of a process, as the kernel says it; None: it is not to be seen."""
+    return _said(pid, "Uid:")
+
+
+def sandbox(pid: int) -> int | None:
+    """The init that a process has been started below; None: it is not to be seen.
+
+    All in a sandbox have one uid, which is not that of its init, and whoever has lost
+    a parent there has init for one.
+    """
+    uid = owner(pid)
+    while uid is not None:
+        pid = _said(pid, "PPid:") or 0
+        if owner(pid) != uid:
+            return pid or None
+    return None
+
+
+def _said(pid: int, what: str) -> int | None:
     try:
         with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
             for line in file:
-                if line.startswith("Uid:"):
+                if line.startswith(what):
                     return int(line.split()[1])
     except (OSError, ValueError):
         pass
@@ -98,4 +116,4 @@ def look(
     return judge(windows, known, owner, os.getuid())
 
 
-__all__ = ["Open", "Verdict", "judge", "look", "owner"]
+__all__ = ["Open", "Verdict", "judge", "look", "owner", "sandbox"]

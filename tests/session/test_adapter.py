@@ -7,9 +7,11 @@ With a bus that only remembers; tests/shell has the real one, and a real shell.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,10 +21,11 @@ import dbus
 import pytest
 from support.daemons import TOP
 from support.glib import GLib  # noqa: F401 (before anybody else imports it)
+from support.powers import need, root
 
 from isolauncher import windows
 from isolauncher.errors import DaemonError, RequestError
-from isolauncher.session import adapter, openwindows, shellwords
+from isolauncher.session import adapter, iconless, openwindows, shellwords
 from isolauncher.session.names import ACTIVITY, NAME
 from isolauncher.windows import Present
 
@@ -108,6 +111,18 @@ class Open:
 
 
 class Shell(list[Open]):
+    def __init__(self) -> None:
+        super().__init__()
+        self.connected: list[tuple[str, Callable[..., None]]] = []
+
+    def connect(self, what: str, call: Callable[..., None]) -> None:
+        self.connected.append((what, call))
+
+    def say(self, what: str, activity: Open) -> None:
+        for wanted, call in self.connected:
+            if wanted == what:
+                call(self, activity)
+
     def get_launcher(self, id: str) -> None:
         return None
 
@@ -458,6 +473,25 @@ def owners(made: Made, monkeypatch: pytest.MonkeyPatch) -> dict[int, int]:
     return uids
 
 
+@contextmanager
+def another_uid_s_family() -> Iterator[tuple[int, int]]:
+    program = "import os, time; print(os.fork(), flush=True); time.sleep(60)"
+    need(root())
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        user=12345,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout is not None
+        found = {int(process.stdout.readline()) for _ in range(2)}
+        yield process.pid, max(found)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
 RUNNING = objects(a1=(71, 70001), a2=(72, 70002), b1=(73, 70003), b2=(74, 70003))
 
 
@@ -504,6 +538,49 @@ def test_what_says_a_confined_one_s_id_and_is_none_has_none_ended(
     made.adapter.stop(window, lambda: others.append(1))
     assert (window.stopped, others) == ((0, [1]) if uid == PERSON else (1, []))
     assert "GetManagedObjects" not in made.bus.methods()
+
+
+@pytest.mark.parametrize("with_window", [False, True])
+def test_what_has_no_window_any_more_is_ended(
+    made: Made, monkeypatch: pytest.MonkeyPatch, *, with_window: bool
+) -> None:
+    """b1 and b2 share a uid: the window of the one is none of the other's."""
+    window = Present(
+        **{"number": 1, "pid": 173 if with_window else 174, "title": ""},
+        **{"sugar_bundle": "", "sugar_activity": "b1"},
+    )
+    init_of = {73: 7, 173: 7, 74: 8, 174: 8}
+    monkeypatch.setattr(windows, "present", lambda _: (window,))
+    monkeypatch.setattr(openwindows, "owner", lambda pid: 70003)
+    monkeypatch.setattr(openwindows, "sandbox", init_of.get)
+    iconless.watch(made.adapter)
+    made.shell.say("activity-removed", Open("b1"))
+    made.later()
+    made.bus.the("GetManagedObjects").reply(RUNNING)
+    if with_window:
+        assert "Get" not in made.bus.methods()
+        return
+    asked = made.bus.the("Get")
+    assert asked.path.endswith("/b1")
+    asked.reply(73)
+    assert made.bus.the("Stop").path == asked.path
+
+
+@pytest.mark.parametrize("what", ["activity-removed", "launch-failed"])
+def test_what_has_a_window_again_is_not_asked_after(made: Made, what: str) -> None:
+    iconless.watch(made.adapter)
+    made.shell.say(what, Open("a1", 0))
+    made.shell.append(Open("a1", 21))
+    made.later()
+    assert "GetManagedObjects" not in made.bus.methods()
+
+
+def test_a_sandbox_is_the_first_above_that_has_another_uid() -> None:
+    """Two below us as another uid, as a program and its child below their init."""
+    with another_uid_s_family() as (parent, child):
+        assert openwindows.sandbox(parent) == os.getpid()
+        assert openwindows.sandbox(child) == os.getpid()
+    assert openwindows.sandbox(0) is None
 
 
 def test_who_leaves_asks_what_was_launched_past_this_shell_too(

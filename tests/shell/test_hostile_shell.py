@@ -31,7 +31,7 @@ ICON = (
     '<svg xmlns="http://www.w3.org/2000/svg" width="55" height="55">'
     '<circle cx="27" cy="27" r="20" fill="#ff0000"/></svg>'
 )
-WHATS = ("attack", "called", "twin", "early", "crash")
+WHATS = ("attack", "called", "twin", "early", "crash", "hidden")
 SECRET = b"what is nobody's business"
 ANOTHER = "org.laptop.Activity" + "0" * 40
 """The bus name of an activity that somebody is going to resume."""
@@ -291,6 +291,19 @@ def test_of_two_of_one_bundle_each_has_its_own_and_only_that_goes_with_it(
     wicked.ended(ids[1])
     for where in passing:
         assert list(where.iterdir()) == []
+
+
+def test_what_closes_its_window_does_not_run_on(wicked: Wicked) -> None:
+    window = wicked.launch("hidden")
+    id = window.sugar_activity
+    uid = int(wicked.row(id)["uid"])
+    alive = wicked.directory("hidden") / "data/alive"
+    wicked.close(window)
+    until(alive.exists, "what it has left behind")
+    counted = alive.read_text()
+    until(lambda: alive.read_text() != counted, "that it runs on without a window")
+    wicked.ended(id)
+    assert wicked.processes(uid) == []
 
 
 # ------------------------------------------------------------------ without the shell

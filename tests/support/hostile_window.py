@@ -134,6 +134,13 @@ def main():
                 file.write(sys.argv[4])
         window(closes=True)
         return
+    if what == "hidden":
+        window(closes=True)
+        # And on without one, as a process that nobody has started.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        leave_something_behind()
+        while True:
+            signal.pause()
     with open(f"{ROOT}/data/asked") as file:
         print("SAID", json.dumps(attack(json.load(file)), default=str), flush=True)
     leave_something_behind()
