@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import signal
@@ -126,14 +127,24 @@ def zygote(where: str, name: str) -> int | None:
     return int(found["pid"]) if isinstance(found, dict) else None
 
 
+def keep_only(*fds: int) -> None:
+    """In a forked child: of the parent's descriptors no others stay open.
+
+    Whoever waits for the end of a pipe must not wait for the child to end.
+    """
+    # The parent's files are no garbage here: closed as such, each would close whatever
+    # has its number by then.
+    gc.freeze()
+    kernel.Linux().close_except(frozenset(fds))
+
+
 def _be_daemon(config: Config, log: Path, parent: int) -> None:
     """Never returns."""
     status = COULD_NOT_LAUNCH
     try:
         # A group of its own: ^C is ours, and ends it in order.
         os.setsid()
-        # Nor does it hold an end of a pipe that somebody here waits for.
-        kernel.Linux().close_except(frozenset({0, 1, 2}))
+        keep_only(0, 1, 2)
         fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(os.open(os.devnull, os.O_RDWR), 0)
         os.dup2(fd, 1)

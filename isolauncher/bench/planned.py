@@ -9,7 +9,6 @@ directories: the reference makes its cgroups and its root where an activity's wo
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import os
 import signal
@@ -18,9 +17,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .. import kernel, plan
+from .. import plan
 from ..config import Config
 from ..errors import DaemonError, IsolauncherError
+from . import daemons
 from .rollup import rollup
 
 MOST_KB = 80 << 10
@@ -90,11 +90,7 @@ def _be_planner(
     told: dict[str, object] = {}
     try:
         os.setsid()
-        # No file of the parent's may be closed when it is garbage here: its number is
-        # another's by then.
-        gc.freeze()
-        # Whoever waits for the end of a pipe must not wait for this to end.
-        kernel.Linux().close_except(frozenset({0, 1, 2, up, down}))
+        daemons.keep_only(0, 1, 2, up, down)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
         asyncio.run(_plan(replace(config, socket=""), policy, script, up, down))
