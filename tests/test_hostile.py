@@ -1228,7 +1228,12 @@ def fill(me: Me, how: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "how", ["large", "closed", "deep", pytest.param("many", marks=pytest.mark.long)]
+    "how",
+    [
+        "large",
+        "closed",
+        *(pytest.param(w, marks=pytest.mark.long) for w in ("deep", "many")),
+    ],
 )
 def test_who_stores_more_than_it_may_is_stopped_and_it_is_said(
     session: Hostile, how: str

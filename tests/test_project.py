@@ -35,6 +35,7 @@ DOORS = {
     "gi": {
         *("service.py", "settings.py", "mediator.py"),
         *("relay.py", "journal.py", "chooser.py", "presence.py", "adapter.py"),
+        "iconless.py",
     },
 }
 

@@ -342,6 +342,7 @@ def test_nobody_launches_under_the_name_of_a_room(daemon: Service) -> None:
     assert client.returncode == 0
 
 
+@pytest.mark.long
 def test_launches_with_rooms_leave_no_descriptor_and_no_memory() -> None:
     need(sandboxes())
     with service(config="version = 1\n[rooms]\nahead = 1\n") as daemon:

@@ -119,6 +119,7 @@ def test_launches_are_measured_beside_the_reference_and_others(tmp_path: Path) -
     assert left == set()
 
 
+@pytest.mark.long
 def test_memory_is_measured_with_so_many_alive(tmp_path: Path) -> None:
     need(sandboxes())
     place = str(tmp_path / "figures.json")

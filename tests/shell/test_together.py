@@ -270,6 +270,7 @@ def doctor(together: Together) -> list[dict[str, str]]:
     return found
 
 
+@pytest.mark.long
 def test_of_a_single_instance_the_shell_opens_one_and_of_all_as_many_as_it_may(
     together: Together, pictures: Path
 ) -> None:

@@ -110,6 +110,7 @@ def test_the_command_says_in_one_line_which_step_and_why(full: Full) -> None:
     nothing_left(full.of, before)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 def test_it_matters_not_with_which_errno(full: Full) -> None:
     table = list(every(record(full), 12))

@@ -519,6 +519,7 @@ def test_whichever_call_is_refused_while_a_room_is_made_no_launch_suffers(
     assert through_making(ahead, ((c, errno.EPERM) for c in table)) == len(table)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 def test_whoever_is_killed_while_a_room_is_made_no_launch_suffers(ahead: Full) -> None:
     _, making = record(ahead)

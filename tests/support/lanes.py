@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Runs all tests in two processes side by side, one for each half of the files.
+"""Runs all tests in a few processes side by side, each with its part of the files.
 
-Most tests wait: for a program to end, a window, the kernel. So on two processors two at
-a time take little more than half as long. What the second prints is shown when the
-first is through; whoever fails, the status says so. On one processor it is one process.
-With arguments it is plain pytest.
+Most tests wait: for a program to end, a window, the kernel. So two processors have time
+for three of them at once. What the others print is shown when the first is through;
+whoever fails, the status says so. On one processor all are in one process. With
+arguments it is plain pytest.
 """
 
 from __future__ import annotations
@@ -15,32 +15,62 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import IO
 
 TESTS = Path(__file__).resolve().parents[1]
-SECOND = ("attacks", "cli", "filters", "identity", "policy", "spoilt", "wire")
-"""Directories of the second half, about as long as the first: what has no session."""
+OTHERS = (
+    ("cli", "filters", "spoilt", "wire", "zygote"),
+    ("attacks", "identity", "policy", "test_rooms.py"),
+)
+"""What is not in the first, which has whatever is not named; about as long each."""
 
 
-def halves() -> tuple[list[str], list[str]]:
-    """Every test file is in one of them: what is new and not named, in the first."""
+def lanes() -> Iterator[list[str]]:
+    """Every test file is in one of them."""
     entries = sorted(
         entry
         for entry in TESTS.iterdir()
-        if (entry.is_dir() and any(entry.rglob("test_*.py")))
-        or entry.match("test_*.py")
+        if entry.match("test_*.py")
+        or (entry.is_dir() and any(entry.rglob("test_*.py")))
     )
-    second = [entry for entry in entries if entry.name in SECOND]
-    first = [entry for entry in entries if entry not in second]
-    return [str(entry) for entry in first], [str(entry) for entry in second]
+    named = [name for names in OTHERS for name in names]
+    yield [str(entry) for entry in entries if entry.name not in named]
+    for names in OTHERS:
+        yield [str(entry) for entry in entries if entry.name in names]
 
 
 def pytest(words: list[str], lane: int) -> list[str]:
-    return [
-        sys.executable,
-        *("-m", "pytest", "-o", f"cache_dir=.pytest_cache/{lane}"),
-        *words,
-    ]
+    cache = f"cache_dir=.pytest_cache/{lane}"
+    return [sys.executable, "-m", "pytest", "-o", cache, *words]
+
+
+@contextmanager
+def beside(words: list[str], lane: int) -> Iterator[subprocess.Popen[bytes]]:
+    """One that runs meanwhile; what it has said is shown at the end."""
+    said: IO[bytes]
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(
+            pytest(words, lane),
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "ISOLAUNCHER_LANE": str(lane)},
+            # What the terminal says to all is said to it below, once.
+            start_new_session=True,
+        )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+                process.wait()
+            said.seek(0)
+            sys.stdout.flush()
+            sys.stdout.buffer.write(said.read())
+            sys.stdout.flush()
 
 
 def main() -> int:
@@ -48,29 +78,14 @@ def main() -> int:
     words = sys.argv[1:]
     if words or (os.cpu_count() or 1) < 2:
         return subprocess.run(pytest(words, 0), check=False).returncode
-    with tempfile.TemporaryFile() as said:
-        first, second = halves()
-        environment = {**os.environ, "ISOLAUNCHER_LANE": "1"}
-        beside = subprocess.Popen(
-            pytest(second, 1),
-            stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            # What the terminal says to all is said to it below, once.
-            start_new_session=True,
-        )
-        try:
-            statuses = [subprocess.run(pytest(first, 0), check=False).returncode]
-            statuses.append(beside.wait())
-        finally:
-            if beside.poll() is None:
-                beside.send_signal(signal.SIGINT)
-                beside.wait()
-            said.seek(0)
-            sys.stdout.flush()
-            sys.stdout.buffer.write(said.read())
-            sys.stdout.flush()
+    first, *others = lanes()
+    with ExitStack() as stack:
+        running = [
+            stack.enter_context(beside(paths, lane))
+            for lane, paths in enumerate(others, 1)
+        ]
+        statuses = [subprocess.run(pytest(first, 0), check=False).returncode]
+        statuses += [process.wait() for process in running]
     return next(filter(None, statuses), 0)
 
 
