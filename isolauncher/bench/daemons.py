@@ -144,6 +144,9 @@ def _be_daemon(config: Config, log: Path, parent: int) -> None:
     try:
         # A group of its own: ^C is ours, and ends it in order.
         os.setsid()
+        # The benchmark's own ways to end are none of the daemon's.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
         keep_only(0, 1, 2)
         fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(os.open(os.devnull, os.O_RDWR), 0)
