@@ -4,8 +4,8 @@
 
 Most tests wait: for a program to end, a window, the kernel. So two processors have time
 for three of them at once. What the others print is shown when the first is through;
-whoever fails, the status says so. On one processor all are in one process. With
-arguments it is plain pytest.
+whoever fails, the status says so. On one processor all are in one process. Arguments
+are pytest's: options for each of them, and with anything else there is only one.
 """
 
 from __future__ import annotations
@@ -76,15 +76,17 @@ def beside(words: list[str], lane: int) -> Iterator[subprocess.Popen[bytes]]:
 def main() -> int:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     words = sys.argv[1:]
-    if words or (os.cpu_count() or 1) < 2:
+    chosen = not all(word.startswith("-") for word in words)
+    if chosen or (os.cpu_count() or 1) < 2:
         return subprocess.run(pytest(words, 0), check=False).returncode
     first, *others = lanes()
     with ExitStack() as stack:
         running = [
-            stack.enter_context(beside(paths, lane))
+            stack.enter_context(beside([*words, *paths], lane))
             for lane, paths in enumerate(others, 1)
         ]
-        statuses = [subprocess.run(pytest(first, 0), check=False).returncode]
+        command = pytest([*words, *first], 0)
+        statuses = [subprocess.run(command, check=False).returncode]
         statuses += [process.wait() for process in running]
     return next(filter(None, statuses), 0)
 
