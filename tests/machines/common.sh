@@ -86,6 +86,8 @@ deb $(mirror) $SUITE main
 deb $(mirror) $SUITE-updates main
 deb $(mirror | sed -E 's#/debian/?$#/debian-security#') $SUITE-security main
 EOF
+    # Debian's installer writes it, debootstrap does not.
+    printf '127.0.0.1\tlocalhost\n::1\tlocalhost\n' >"$1/etc/hosts"
     # Downloads are kept between runs, outside the root.
     mkdir -p "$CACHE/archives/partial"
     printf '%s\n' 'Binary::apt::APT::Keep-Downloaded-Packages "true";' \
