@@ -168,8 +168,8 @@ def wait(true: Callable[[], object], patience_s: float) -> bool:
     return True
 
 
-def until(true: Callable[[], object], what: str) -> None:
-    assert wait(true, PATIENCE_S), f"not in {PATIENCE_S} s: {what}"
+def until(true: Callable[[], object], what: str, seconds: float = PATIENCE_S) -> None:
+    assert wait(true, seconds), f"not in {seconds} s: {what}"
 
 
 Box = tuple[int, int, int, int]
