@@ -96,7 +96,7 @@ demo: setup ## Opens Calculate in its sandbox, on a display of its own; shows th
 	$(call debian,$(DEMO_PACKAGES))
 	@$(PYTHON) integration/demo/calculate.py
 
-test: tools ## Runs every test but the long ones; as root, eight minutes or so.
+test: tools ## Runs every test but the long ones; as root, ten minutes or so.
 	$(VENV)/bin/python3 tests/support/lanes.py $(ARGS)
 
 test-long: tools ## Runs the tests that take minutes: machines, fuzzing, thousands of launches.

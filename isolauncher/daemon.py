@@ -134,8 +134,11 @@ class Daemon:
             self, most=config.rooms.ahead, per_caller=config.rooms.per_caller
         )
         self.pressure = memory.Pressure(
-            config.memory.stall_ms, self.rooms.give_up_memory
+            config.memory.stall_ms,
+            lambda: self.rooms.give_up_memory("programs wait for memory"),
         )
+        if self.pressure.why:
+            log.event("memory-not-watched", why=self.pressure.why)
         self.activities: dict[str, Activity] = {}
         self.launches = Launches()
         self._connections: Counter[int] = Counter()
@@ -260,15 +263,18 @@ class Daemon:
             ) from e
         self.activities[activity.id] = activity
 
-    async def spare_memory(self, set_name: str) -> None:
-        """NotAllowed if a launch from that zygote would leave too little."""
+    async def spare_memory(self, set_name: str, *, waits: bool) -> None:
+        """NotAllowed if a launch from that zygote would leave too little.
+
+        ``waits``: its room does, and has some of what it needs already.
+        """
         keep = self.config.memory.keep_free_mb
         needs = memory.NEEDS_MB[set_name]
-        if not keep or memory.is_left(keep + needs):
+        if not keep or memory.is_left(keep + needs - memory.ROOM_MB * waits):
             return
         # What only waits goes first.
-        self.rooms.give_up_memory()
-        await self.rooms.make_way("memory is short")
+        self.rooms.give_up_memory("a launch has not enough memory")
+        await self.rooms.make_way("a launch has not enough memory")
         if memory.is_left(keep + needs):
             return
         raise NotAllowed(
@@ -800,16 +806,19 @@ class Daemon:
                 continue
             if not told(activity.caller_uid):
                 continue
-            count, used = memory.used_below(sandbox.pid)
-            row = {"id": activity.id, "bundle_id": activity.bundle_id}
-            kib = {
-                "pss_kb": used.pss,
-                "uss_kb": used.uss,
-                "private_dirty_kb": used.private_dirty,
-            }
-            rows.append({**row, "processes": count, **kib})
-            # A launch that came meanwhile goes before the next one.
-            await asyncio.sleep(0)
+            used = await memory.used_below(sandbox.pid)
+            if sandbox.has_ended():
+                continue  # and its number may have been another's meanwhile
+            rows.append(
+                {
+                    "id": activity.id,
+                    "bundle_id": activity.bundle_id,
+                    "processes": used.processes,
+                    "pss_kb": used.pss,
+                    "uss_kb": used.uss,
+                    "private_dirty_kb": used.private_dirty,
+                }
+            )
         return rows
 
     async def _stop(self, channel: Channel, asked: Stop, caller: Caller) -> None:

@@ -211,7 +211,6 @@ async def launch(
     set_name, why_less = pool.BARE, ""
     if tier == "fork":
         set_name, why_less = await daemon.pool.usable(policy.preload.set)
-    await daemon.spare_memory(set_name)
     made_from = rooms.facts(
         daemon,
         policy,
@@ -221,6 +220,8 @@ async def launch(
         set_name=set_name,
         lease_key=wanted.lease_key,
     )
+    waits = daemon.rooms.find(made_from) is not None
+    await daemon.spare_memory(set_name, waits=waits)
     # A room's own id, where the caller has no other in mind: its lease has it already.
     likely = daemon.rooms.find(made_from)
     activity_id = wanted.id or (likely.id if likely else rooms.new_id())

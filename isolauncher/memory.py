@@ -13,6 +13,7 @@ import os
 import re
 import select
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 MEMINFO = "/proc/meminfo"
@@ -24,6 +25,9 @@ NEEDS_MB = {"bare": 12, "python": 16, "gtk3": 28, "sugar3": 40}
 init, the program, and where they are the opener and the mediator: Private_Dirty on
 Debian 12, rounded up (docs/design.md, docs/preload.md); of gtk3 what lies between.
 """
+
+ROOM_MB = 12
+"""What of that a room has already that waits for it, rounded down."""
 
 WINDOW_US = 2_000_000
 """The shortest but for who has CAP_SYS_RESOURCE (Documentation/accounting/psi)."""
@@ -38,45 +42,47 @@ RELIEF_S = 10.0
 """After memory was waited for, so long no room is prepared."""
 
 
+_SIZES = re.compile(r"^(\w+): +(\d+) kB$", re.MULTILINE)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Used:
-    """Of a process or several, in KiB: smaps_rollup of proc_pid_smaps(5), added up.
+    """Of so many processes, in KiB, each size added up.
 
     ``uss``: what would be free without them, Private_Clean and Private_Dirty.
     """
+
+    processes: int = 0
 
     pss: int = 0
     uss: int = 0
     private_dirty: int = 0
 
-    def __add__(self, other: Used) -> Used:
-        return Used(
-            pss=self.pss + other.pss,
-            uss=self.uss + other.uss,
-            private_dirty=self.private_dirty + other.private_dirty,
-        )
-
 
 def available_kb() -> int | None:
     """What programs could have without swapping (MemAvailable); None: not told."""
-    return _meminfo().get(b"MemAvailable")
+    return _meminfo().get("MemAvailable")
 
 
 def is_scarce() -> bool:
     """Whether `SCARCE` of the machine's memory is available, or less."""
     known = _meminfo()
-    total = known.get(b"MemTotal", 0)
-    return known.get(b"MemAvailable", total) < total * SCARCE
+    total = known.get("MemTotal", 0)
+    return known.get("MemAvailable", total) < total * SCARCE
 
 
-def _meminfo() -> dict[bytes, int]:
-    """/proc/meminfo's lines in KiB; empty where it cannot be read."""
+def _meminfo() -> dict[str, int]:
+    """Empty where it cannot be read."""
     try:
-        with open(MEMINFO, "rb") as file:
-            lines = re.findall(rb"^(\w+):\s*(\d+) kB$", file.read(), re.MULTILINE)
+        return _kib(MEMINFO)
     except OSError:
         return {}
-    return {name: int(number) for name, number in lines}
+
+
+def _kib(path: str) -> dict[str, int]:
+    """The lines of a file of the kernel's that are sizes, by name."""
+    with open(path, encoding="ascii") as file:
+        return {n: int(size) for n, size in _SIZES.findall(file.read())}
 
 
 def is_left(megabytes: int) -> bool:
@@ -85,20 +91,13 @@ def is_left(megabytes: int) -> bool:
     return available is None or available >= megabytes * 1024
 
 
-def used_by(pid: int) -> Used | None:
-    """None where it has ended, or may not be looked at."""
-    try:
-        with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
-            text = file.read()
-    except OSError:
-        return None
-    lines = dict(re.findall(rb"^(\w+):\s*(\d+) kB$", text, re.MULTILINE))
-    dirty = int(lines.get(b"Private_Dirty", 0))
-    return Used(
-        pss=int(lines.get(b"Pss", 0)),
-        uss=int(lines.get(b"Private_Clean", 0)) + dirty,
-        private_dirty=dirty,
-    )
+def rollup(pid: int) -> dict[str, int]:
+    """KiB of one process by the kernel's names (proc_pid_smaps(5)), and ``Uss``.
+
+    OSError where it has ended, or may not be looked at.
+    """
+    found = _kib(f"/proc/{pid}/smaps_rollup")
+    return found | {"Uss": found["Private_Clean"] + found["Private_Dirty"]}
 
 
 def below(pid: int) -> Iterator[int]:
@@ -123,20 +122,34 @@ def below(pid: int) -> Iterator[int]:
                 continue
 
 
-def used_below(pid: int) -> tuple[int, Used]:
-    """Of ``pid`` and all that descends from it: their number, and what they have."""
-    found = [used for one in below(pid) if (used := used_by(one)) is not None]
-    return len(found), sum(found, Used())
+async def used_below(pid: int) -> Used:
+    """Of ``pid`` and all that descends from it.
+
+    The kernel goes through each page of each process: whoever else has something for
+    the event loop to do has it done in between.
+    """
+    found = []
+    for one in below(pid):
+        with suppress(OSError):
+            found.append(rollup(one))
+        await asyncio.sleep(0)
+    return Used(
+        processes=len(found),
+        pss=sum(one["Pss"] for one in found),
+        uss=sum(one["Uss"] for one in found),
+        private_dirty=sum(one["Private_Dirty"] for one in found),
+    )
 
 
 class Pressure:
     """Calls when tasks have waited for memory longer than ``stall_ms`` in two seconds.
 
-    Only where the machine's is scarce. Never where the kernel does not tell
-    (CONFIG_PSI), or ``stall_ms`` is 0.
+    Only where the machine's is scarce. Never if ``stall_ms`` is 0, or where the kernel
+    does not tell; ``why`` says then why not.
     """
 
     def __init__(self, stall_ms: int, told: Callable[[], None]) -> None:
+        self.why = ""
         self._fd = -1
         self._poll: select.epoll | None = None
         if not stall_ms:
@@ -144,7 +157,8 @@ class Pressure:
         try:
             self._fd = os.open(PRESSURE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
             os.write(self._fd, b"some %d %d\0" % (stall_ms * 1000, WINDOW_US))
-        except OSError:
+        except OSError as error:
+            self.why = f"{PRESSURE}: {error.strerror}"
             self.close()
             return
         # It says so by POLLPRI, which the event loop does not look for; and to whoever

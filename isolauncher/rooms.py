@@ -503,7 +503,7 @@ class Rooms:
         except BaseException:
             await asyncio.shield(self.dissolve(room))
             raise
-        if zygote is not room.sandbox.zygote or _has_ended(room.sandbox):
+        if zygote is not room.sandbox.zygote or room.sandbox.has_ended():
             await asyncio.shield(self.dissolve(room))
             return None
         return room
@@ -563,10 +563,10 @@ class Rooms:
         """Whether what runs has waited for it of late, or a launch has lacked it."""
         return asyncio.get_running_loop().time() < self._short_until
 
-    def give_up_memory(self) -> None:
-        """Programs wait for memory: what only waits for a request goes."""
+    def give_up_memory(self, why: str) -> None:
+        """What only waits for a request goes, and no other comes for a while."""
         self._short_until = asyncio.get_running_loop().time() + memory.RELIEF_S
-        self.drop_all("programs wait for memory")
+        self.drop_all(why)
         if self._making is not None:
             self._making.end()
 
@@ -710,13 +710,6 @@ class Rooms:
 def _is_of(room: Room, caller_uid: int | None) -> bool:
     own = room.facts is not None and room.facts.caller.uid == caller_uid
     return caller_uid is None or own
-
-
-def _has_ended(sandbox: Sandbox) -> bool:
-    poll = select.poll()
-    poll.register(sandbox.init, select.POLLIN)
-    poll.register(sandbox.stem, select.POLLIN)
-    return bool(poll.poll(0))
 
 
 class MountTable:

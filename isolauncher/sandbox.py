@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping
@@ -168,6 +169,14 @@ class Sandbox:
             while (message := wire.try_recv(self.channel.sock)) is not None:
                 said[str(message.fields.get("event"))] = message.fields
         return said
+
+    def has_ended(self) -> bool:
+        """Whether init has, or the stem, as far as they are known."""
+        poll = select.poll()
+        for fd in (self.init, self.stem):
+            if fd >= 0:
+                poll.register(fd, select.POLLIN)
+        return bool(poll.poll(0))
 
     async def ended(self) -> None:
         if self.init >= 0:

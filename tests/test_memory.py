@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support.daemons import Leftovers, Service, nothing_left, service
+from support.daemons import TOP, Leftovers, Service, nothing_left, service
 from support.peers import until
 from support.powers import need, root, sandboxes
 from support.spoiling import ALICE, launch
@@ -35,7 +35,6 @@ os.wait()
 MORE_THAN_THERE_IS_MB = 1_000_000
 PASSES = "pass\n"
 MEMINFO = "MemTotal: 1024000 kB\nMemAvailable: {available}000 kB\n"
-TOP = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -112,8 +111,8 @@ def test_what_is_left_is_what_the_kernel_says(
 def memory_wanted() -> Iterator[None]:
     """A few processes in a cgroup that is too small for what they write."""
     place = host.probe().cgroups.get("memory")
-    if place is None:
-        pytest.skip("no cgroup limits memory here")
+    need(None if place else "no cgroup limits memory here")
+    assert place is not None
     top = Path(place.path) / f"isolauncher-wanted-{os.getpid()}"
     limit = "memory.limit_in_bytes" if place.version == 1 else "memory.high"
     writing = (
@@ -156,9 +155,8 @@ def _removed(directory: Path) -> bool:
 def test_a_room_goes_where_memory_is_scarce_and_programs_wait_for_it(
     tmp_path: Path,
 ) -> None:
-    need(root())
-    if not os.path.exists(memory.PRESSURE):
-        pytest.skip("the kernel does not tell who waits for memory (CONFIG_PSI)")
+    told = os.path.exists(memory.PRESSURE)
+    need(root(), None if told else "the kernel does not tell who waits for memory")
     meminfo = tmp_path / "meminfo"
     meminfo.write_text(MEMINFO.format(available=900))
     config = "version = 1\n[rooms]\nahead = 1\n[memory]\nstall-ms = 20\n"

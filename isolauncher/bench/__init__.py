@@ -18,7 +18,7 @@ touched. Nothing here is on the way of a launch.
     reference.py   which is built, proved to be the same by the verifier, and spoken to
     turns.py       one contender after the other, so that what disturbs falls on all
     latency.py · throughput.py · memory.py · sharing.py · windows.py   what is measured
-    alive.py       activities that stay until they have been looked at; rollup.py
+    alive.py       activities that stay until they have been looked at
     whole.py       all of it in one run; quick.py: the short one
     tables.py      the figures for a person; plot.py: pictures
 """

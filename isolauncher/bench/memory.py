@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..memory import rollup
 from . import alive, contenders, daemons, machine, quick, scripts
 from .figures import Spread, medians_of
-from .rollup import rollup
 from .turns import WARM_UP
 
 LEVELS = (1, 10, 100, 1000)

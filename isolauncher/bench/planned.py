@@ -20,8 +20,8 @@ from pathlib import Path
 from .. import plan
 from ..config import Config
 from ..errors import DaemonError, IsolauncherError
+from ..memory import rollup
 from . import daemons
-from .rollup import rollup
 
 MOST_KB = 80 << 10
 

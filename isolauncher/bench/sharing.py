@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import HostError
+from ..memory import rollup
 from . import alive, daemons, machine, memory, scripts
 from .figures import medians_of
-from .rollup import rollup
 
 PROGRAMS = 4
 
