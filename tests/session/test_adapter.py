@@ -475,7 +475,7 @@ def owners(made: Made, monkeypatch: pytest.MonkeyPatch) -> dict[int, int]:
 
 @contextmanager
 def another_uid_s_family() -> Iterator[tuple[int, int]]:
-    program = "import os, time; print(os.fork(), flush=True); time.sleep(60)"
+    program = "import os, time; os.write(1, b'%d\\n' % os.fork()); time.sleep(60)"
     need(root())
     process = subprocess.Popen(
         [sys.executable, "-c", program],
