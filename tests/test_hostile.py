@@ -680,6 +680,10 @@ POISONS: dict[str, str] = {
     "half a name": "{':x': GLib.Variant('s', 'x')}",
     "a long name": "{'x' * 300: GLib.Variant('s', 'x')}",
     "a name of lines": "{'a\\nb': GLib.Variant('s', 'x')}",
+    "a name of two words": "{'a b': GLib.Variant('s', 'x')}",
+    "a name of signs": "{' ~*?%s|`$\"<>{0}\\\\': GLib.Variant('s', 'x')}",
+    "a name of another script": "{'\\xe9\\u0646': GLib.Variant('s', 'x')}",
+    "half of half a name": "{'x:': GLib.Variant('s', 'x')}",
     "two that are one": (
         "{'title': GLib.Variant('s', 'x'), 'title:text': GLib.Variant('ay', b'\\xff')}"
     ),
@@ -721,6 +725,25 @@ def test_no_property_keeps_the_person_from_the_journal(journal: Hostile) -> None
         assert journal.person.do(ask_badly, QUERIES[0])[0] == "ok"
     assert journal.person.do(find_all)[0] == "ok"
     assert [p.name for p in top.glob("??/*")] == []
+
+
+NAMES = ("activity count", "score (easy)", "a+b=c", "números")
+"""Such as activities give: TurtleBlocks has "activity count"."""
+
+
+def test_a_property_may_have_any_name_of_printable_letters(journal: Hostile) -> None:
+    with journal.launch() as witness:
+        given = {"title": "named", **dict.fromkeys(NAMES, "7"), "best:3": "8"}
+        _, uid = witness.do(create, given)
+        for who in (witness, journal.person):
+            said, one = who.do(properties_of, uid)
+            assert said == "ok", one
+            assert {name: one[name] for name in NAMES} == dict.fromkeys(NAMES, "7")
+            assert one["best"] == "8"
+
+
+def properties_of(me: Me, uid: str) -> Any:
+    return me.store("get_properties", "(s)", (uid,))
 
 
 QUERIES = (

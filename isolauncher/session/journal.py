@@ -58,7 +58,12 @@ LIMIT = 32768
 """As many as the real one finds at most (carquinyol.layoutmanager.MAX_QUERY_LIMIT)."""
 
 _UID = re.compile(r"[0-9A-Za-z-]{1,64}")
-_PROPERTY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}(:[a-z]{1,16})?")
+_PROPERTY = re.compile(r"[^.:/][^:/]*(:[^/]*)?")
+_MAX_NAME = 250
+"""The DataStore makes a file of that name, and while it writes one with a dot before.
+
+Of "title:text" it keeps "title" (carquinyol.metadatastore).
+"""
 _NUMBERS = ("timestamp", "creation_time", "filesize")
 _NOT_ITS_OWN = ("uid", "checksum", "filesize", "ctime", MADE_BY)
 """Kept by the DataStore, or by us; "ctime" is a format to it, not a time, and what
@@ -410,9 +415,8 @@ class Journal:
             raise Refused("too many properties", _INVALID)
         kept = {}
         for name, value in _children(given).items():
-            if not _PROPERTY.fullmatch(name):
+            if not _is_property(name):
                 raise Refused(f"{name[:64]!a} is no name of a property", _INVALID)
-            # The DataStore keeps "title:text" as "title".
             plain = name.partition(":")[0]
             if plain not in _NOT_ITS_OWN:
                 kept[plain] = _checked(plain, value)
@@ -631,6 +635,11 @@ def _number(value: Any, default: int) -> int:
     if value is None or value.get_type_string() not in _INTEGERS:
         return default
     return min(max(int(value.unpack()), 0), LIMIT)
+
+
+def _is_property(name: str) -> bool:
+    short = len(name.encode()) <= _MAX_NAME
+    return short and name.isprintable() and _PROPERTY.fullmatch(name) is not None
 
 
 def _checked(name: str, value: Any) -> Any:
