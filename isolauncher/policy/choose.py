@@ -21,6 +21,7 @@ from isolauncher.policy.model import Policy
 from isolauncher.request import Caller
 
 UNTRUSTED_POLICY = "untrusted"
+SYSTEM_POLICY = "sugar"
 EVERYBODY = "*"
 RESTRICTED = ".restricted"
 """What the name of a policy ends in that takes something from one bundle."""
@@ -81,8 +82,9 @@ def for_bundle(store: PolicyStore, bundle_id: str, *, system: bool) -> Choice:
     """The policy whose [match] is the most specific for this bundle.
 
     ``system``: every part of its path is root's and writable by nobody else. Where
-    nothing matches, root put the system's bundle there but nobody said that it may
-    have more than any program: default. Of a user's not even that is known.
+    nothing matches, root put the system's bundle there and it is an activity, which
+    under default would not have a window: sugar, if there is such a policy. Of a
+    user's bundle not even that is known.
     """
     kind: Literal["system", "user"] = "system" if system else "user"
     ranked = [
@@ -92,7 +94,8 @@ def for_bundle(store: PolicyStore, bundle_id: str, *, system: bool) -> Choice:
         and (rank := _specificity(claim.pattern, bundle_id)) is not None
     ]
     if not ranked:
-        policy = store.get(ROOT_POLICY if system else UNTRUSTED_POLICY)
+        ours = SYSTEM_POLICY if SYSTEM_POLICY in store.names() else ROOT_POLICY
+        policy = store.get(ours if system else UNTRUSTED_POLICY)
         return Choice(
             policy=policy,
             why=f"no policy has {bundle_id} in its [match] bundle-id for bundles "

@@ -308,7 +308,7 @@ KEYS: tuple[Key, ...] = (
         "path is root's, writable by nobody else and not mounted nosuid, as what a "
         "person brought along is. `user`: matches only the others. A bundle id is what "
         "a bundle says of itself. Where nothing matches, a system bundle gets "
-        "`default`, another `untrusted`.",
+        "`sugar` (`default` where there is none), another `untrusted`.",
     ),
     Key(
         name="match.callers",

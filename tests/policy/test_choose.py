@@ -13,7 +13,7 @@ from isolauncher.errors import NotAllowed, PolicyError
 from isolauncher.policy import choose
 from isolauncher.request import Caller
 
-from .conftest import Shelf
+from .conftest import SHIPPED, Shelf
 
 ROOT = Caller(uid=0, gid=0, groups=(), pid=1)
 
@@ -218,6 +218,20 @@ def test_a_bundle_that_nothing_matches_gets_what_its_kind_gets_and_is_told_why(
     assert "org.laptop.Write" in choice.why
     assert "bundle-id" in choice.why
     assert wanted in choice.why
+
+
+def test_a_system_s_activity_of_whatever_name_is_governed_as_sugar_s(
+    shelf: Shelf,
+) -> None:
+    """Under default it would have no display, and so none would ever open."""
+    shelf.put("sugar", (SHIPPED / "sugar.toml").read_text(), where="vendor")
+    for id_ in ("vu.lux.olpc.Maze", "org.laptop.Maze"):
+        choice = choose.for_bundle(shelf.store, id_, system=True)
+        assert choice.policy.name == "sugar"
+        assert choice.policy.x11 == "shared"
+        assert id_ in choice.why
+        choice = choose.for_bundle(shelf.store, id_, system=False)
+        assert choice.policy.name == "untrusted"
 
 
 @pytest.mark.parametrize(
