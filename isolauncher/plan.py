@@ -1059,7 +1059,9 @@ def _limits(policy: Policy, machine: Machine, skipped: list[Skipped]) -> SetLimi
     return SetLimits(limits=tuple(sorted(lowered.items())))
 
 
-ETC = ("passwd", "group", "nsswitch.conf", "hosts", "hostname")
+ETC = ("passwd", "group", "nsswitch.conf", "hosts", "hostname", "machine-id")
+MACHINE_ID = b"isolauncher/none".hex().encode() + b"\n"
+"""machine-id(5), the same everywhere. Without one libdbus aborts who asks, as SDL."""
 MADE_FILES = frozenset(f"/etc/{n}" for n in ETC) | {f"/dev/{n}" for n in DEVICES}
 
 
@@ -1121,6 +1123,7 @@ def _root(
         person.nsswitch,
         person.hosts,
         policy.hostname.encode() + b"\n",
+        MACHINE_ID,
     )
     for name, data in zip(ETC, contents, strict=True):
         yield WriteFile(path=f"/etc/{name}", data=data, mode=0o444)

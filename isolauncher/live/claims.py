@@ -380,6 +380,7 @@ def _own_etc(seen: Seen) -> Proof:
     problems = [
         differs("who is in passwd", uids, sorted({0, uid, 65534})),
         differs("hostname", found["hostname"].strip(), seen.case.policy.hostname),
+        differs("machine-id", found["machine-id"], plan.MACHINE_ID.decode()),
         *(f"there is no {name}" for name, text in found.items() if not text),
     ]
     return proof("/etc", "files.read", problems, " ".join(found))

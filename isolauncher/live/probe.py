@@ -39,7 +39,7 @@ from typing import Any
 ABSENT = ("ENOENT", "ENOTDIR", "ENXIO", "ENODEV")
 """Errnos by which a thing does not exist, for whoever asks."""
 
-ETC = ("passwd", "group", "nsswitch.conf", "hosts", "hostname")
+ETC = ("passwd", "group", "nsswitch.conf", "hosts", "hostname", "machine-id")
 """What is written for each activity."""
 
 NO_ANSWER = "no answer"

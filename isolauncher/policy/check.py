@@ -81,6 +81,7 @@ MADE_PATHS: Mapping[str, str] = {
     "/etc/nsswitch.conf": _SYNTHESIZED,
     "/etc/hosts": _SYNTHESIZED,
     "/etc/hostname": "namespaces.hostname says what is in it",
+    "/etc/machine-id": "it is the same one for each activity of each machine",
 }
 
 

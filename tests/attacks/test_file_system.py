@@ -27,7 +27,7 @@ WRITABLE = sorted(
     + [f"/proc/pressure/{name}" for name in ("cpu", "io", "memory")]
 )
 HOST = (
-    "/etc/shadow /etc/gshadow /etc/sudoers /etc/ssh /etc/ssl/private /etc/machine-id "
+    "/etc/shadow /etc/gshadow /etc/sudoers /etc/ssh /etc/ssl/private "
     "/etc/resolv.conf /etc/crontab /etc/isolauncher /etc/default /etc/environment "
     "/root /root/.ssh /root/.bash_history /home /srv /opt /mnt /media /boot "
     "/lost+found /sys /sys/kernel /sys/fs/cgroup /run/user /run/systemd /run/dbus "

@@ -187,7 +187,7 @@ def test_no_shipped_policy_has_a_dangerous_finding() -> None:
         ('[files]\nread = ["/run/media"]', "reads-others", "open"),
         ('[files]\nread = ["{home}/Mail"]', "reads-home", "open"),
         ('[files]\nread = ["/var/log"]', "reads-others", "open"),
-        ('[files]\nread = ["/etc/machine-id"]', "reads-machine-id", "note"),
+        ('[files]\nread = ["/var/lib/dbus/machine-id"]', "reads-machine-id", "note"),
         ('[files]\nwrite = ["/usr/local"]', "writes-system", "dangerous"),
         ('[files]\nwrite = ["/home/ana"]', "writes-everything", "dangerous"),
         ('[files]\nwrite = ["/srv/x"]', "writes-outside", "open"),
