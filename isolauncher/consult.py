@@ -17,7 +17,7 @@ from . import bundle, furniture, plan, rooms
 from .launch import Wanted, not_kept
 from .opener import Opener
 from .policy import choose, environment, wishes
-from .policy.model import Policy
+from .policy.model import Policy, values
 from .request import Caller, Furnish, Launch
 
 if TYPE_CHECKING:
@@ -32,6 +32,12 @@ FOUND_BEFORE = {
 """Where a library keeps what it found at an earlier start, in ``data``.
 
 The home inside ends with the activity, what is kept is ``data``.
+"""
+
+UNHEARD = {"SDL_AUDIODRIVER": "dummy"}
+"""Without sound: games of pygame's end at the start where SDL finds nothing to play on.
+
+This one takes as long to play, and nobody hears it (SDL_hints.h).
 """
 
 
@@ -135,6 +141,8 @@ async def complete(
     if c.policy.view.data:
         for name, place in FOUND_BEFORE.items():
             variables.setdefault(name, f"{c.at.root}/data/{place}")
+    if not _heard(c.policy):
+        variables = {**UNHEARD, **variables}
     words = bundle.words(c.bundle, variables)
     in_bundle, _ = await looking.find_program(
         c.fds["bundle"], words[0], variables["PATH"]
@@ -171,6 +179,12 @@ async def complete(
         asked=furnish,
         at=c.at,
     )
+
+
+def _heard(policy: Policy) -> bool:
+    """Whether it has something to play sound on."""
+    devices = values(policy)["devices.allow"]
+    return isinstance(devices, tuple) and "sound" in devices
 
 
 def _not_granted(answers: tuple[wishes.Answer, ...]) -> Iterator[plan.Skipped]:

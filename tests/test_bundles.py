@@ -96,6 +96,8 @@ def test_a_system_bundle_gets_sugars_environment_and_directories_of_its_own(
     assert environment["PATH"].startswith(f"{show}/bin:")
     assert environment["GST_REGISTRY"] == f"{root}/data/.gstreamer-registry.bin"
     assert environment["MPLCONFIGDIR"] == f"{root}/data/.matplotlib"
+    # Nothing is granted to play sound on.
+    assert environment["SDL_AUDIODRIVER"] == "dummy"
     # Nothing of the accessibility bus is granted to be reached.
     assert environment["NO_AT_BRIDGE"] == "1"
     assert seen["home"] == [".sugar"]

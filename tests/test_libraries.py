@@ -7,10 +7,14 @@ that were tried.
 
 from __future__ import annotations
 
+import os
+from ctypes.util import find_library
 from pathlib import Path
 
 import pytest
+from support.bundles import Person, make, person, system_directory
 from support.daemons import Service
+from support.peers import ALICE
 from support.powers import need, sandboxes
 
 ASKS_LIBDBUS = """
@@ -34,3 +38,70 @@ def test_libdbus_gets_a_machine_id_which_says_nothing_of_the_machine(
     assert len(said[0].text) == 32 + 1
     own = Path("/etc/machine-id")
     assert not own.exists() or said[0].text != own.read_text()
+
+
+PLAYS = """#!/usr/bin/python3
+import ctypes, os
+sdl = ctypes.CDLL("libSDL2-2.0.so.0")
+sdl.SDL_GetCurrentAudioDriver.restype = ctypes.c_char_p
+sdl.SDL_GetError.restype = ctypes.c_char_p
+AUDIO = 0x10
+failed = sdl.SDL_Init(AUDIO)
+print(failed, (sdl.SDL_GetError() if failed else sdl.SDL_GetCurrentAudioDriver()))
+"""
+
+
+@pytest.mark.parametrize("owner", [0, ALICE])
+def test_who_plays_with_sdl_starts_though_nothing_is_granted_to_be_heard(
+    daemon: Service, owner: int
+) -> None:
+    """pygame.init() passes over it, pygame.mixer.init() is an error that ends games."""
+    need(sandboxes())
+    need(None if find_library("SDL2-2.0") else "libsdl2-2.0-0 is not installed")
+    with system_directory() as place, person(daemon, ALICE) as alice:
+        plays = make(place, programs={"show": PLAYS}, owner=owner)
+        assert said_by(alice, plays) == "0 b'dummy'\n"
+
+
+def test_a_policy_s_own_driver_for_sdl_stands(daemon: Service) -> None:
+    need(sandboxes())
+    daemon.policy(
+        "heard",
+        'version = 1\nextends = "sugar"\n[match]\nbundle-id = ["org.laptop.Heard"]\n'
+        '[environment]\nset = { SDL_AUDIODRIVER = "pulseaudio" }\n',
+    )
+    tells = "#!/bin/sh\necho $SDL_AUDIODRIVER\n"
+    try:
+        with system_directory() as place, person(daemon, ALICE) as alice:
+            bundle = make(place, id="org.laptop.Heard", programs={"show": tells})
+            assert said_by(alice, bundle) == "pulseaudio\n"
+    finally:
+        (daemon.policies / "heard.toml").unlink()
+
+
+FORKS = """#!/usr/bin/python3
+import threading, time
+for _ in range(99):
+    threading.Thread(target=time.sleep, args=(1,)).start()
+print(threading.active_count())
+"""
+
+
+@pytest.mark.parametrize("owner", [0, ALICE])
+def test_there_is_room_for_the_threads_of_a_web_page(
+    daemon: Service, owner: int
+) -> None:
+    """WebKit aborts where it gets none."""
+    need(sandboxes())
+    with system_directory() as place, person(daemon, ALICE) as alice:
+        bundle = make(place, id="org.a.Page", programs={"show": FORKS}, owner=owner)
+        assert said_by(alice, bundle) == "100\n"
+
+
+def said_by(somebody: Person, bundle: Path) -> str:
+    reader, writer = os.pipe()
+    with open(reader) as out:
+        with open(writer, "wb") as both, somebody.launch(bundle, stdout=writer) as it:
+            both.close()
+            it.end()
+        return out.read()

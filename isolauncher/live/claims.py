@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from .. import filters, plan
-from ..consult import FOUND_BEFORE
+from ..consult import FOUND_BEFORE, UNHEARD
 from ..policy.model import IN_HOME
 from ..report import Proof
 from .caller import SECRETS, UMASK, Case, Place
@@ -57,7 +57,13 @@ _OF_BUNDLES = frozenset(
     (
         *("HOME", "PATH", "TMPDIR", "XDG_RUNTIME_DIR", "DISPLAY", "XAUTHORITY"),
         *("DBUS_SESSION_BUS_ADDRESS", "GSETTINGS_BACKEND", "AT_SPI_BUS_ADDRESS"),
-        *("NO_AT_BRIDGE", "IBUS_USE_PORTAL", "SUGAR_LOCALEDIR", *FOUND_BEFORE),
+        *(
+            "NO_AT_BRIDGE",
+            "IBUS_USE_PORTAL",
+            "SUGAR_LOCALEDIR",
+            *FOUND_BEFORE,
+            *UNHEARD,
+        ),
         *("SUGAR_BUNDLE_PATH", "SUGAR_BUNDLE_ID", "SUGAR_ACTIVITY_ROOT"),
     )
 )
