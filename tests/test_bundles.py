@@ -341,13 +341,13 @@ def test_a_bundle_that_asks_for_less_has_less_and_never_more(
     seen = json.loads(text)
     assert seen["NOFILE"] == [50, 50]
     assert seen["FSIZE"] == [65536, 65536]
-    assert seen["NPROC"] == before["NPROC"] == [64, 64]
+    assert seen["NPROC"] == before["NPROC"] == [128, 128]
     report = end["report"]
     assert isinstance(report, dict)
     told = {s["what"]: s["why"] for s in report["skipped"]}
     where = "activity/permissions.info"
     more = told.pop(f"{where}:3: lim_nproc 5000")
-    assert more.startswith("limits.processes is 64 (")
+    assert more.startswith("limits.processes is 128 (")
     assert more.endswith("), and a bundle cannot ask for more")
     assert "policies/sugar.toml:" in more
     assert told[f"{where}:6: constant-uid"].startswith("identity.uid is instance (")

@@ -81,7 +81,7 @@ def test_a_policy_s_own_driver_for_sdl_stands(daemon: Service) -> None:
 
 FORKS = """#!/usr/bin/python3
 import threading, time
-for _ in range(99):
+for _ in range(79):
     threading.Thread(target=time.sleep, args=(1,)).start()
 print(threading.active_count())
 """
@@ -95,7 +95,7 @@ def test_there_is_room_for_the_threads_of_a_web_page(
     need(sandboxes())
     with system_directory() as place, person(daemon, ALICE) as alice:
         bundle = make(place, id="org.a.Page", programs={"show": FORKS}, owner=owner)
-        assert said_by(alice, bundle) == "100\n"
+        assert said_by(alice, bundle) == "80\n"
 
 
 def said_by(somebody: Person, bundle: Path) -> str:

@@ -455,7 +455,7 @@ KEYS: tuple[Key, ...] = (
     Key(
         name="limits.processes",
         kind="count",
-        default="64",
+        default="128",
         minimum=1,
         maximum=2**22,
         says="Processes and threads together.",

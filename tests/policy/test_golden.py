@@ -23,7 +23,7 @@ from .test_audit import names, points, shipped, weaker, written
 BEYOND = {
     "browse": {"limits.memory", "limits.processes"},
     "log": {"files.read"},
-    "read": {"limits.memory", "limits.processes"},
+    "read": {"limits.memory"},
     "terminal": {"files.tmp", "limits.memory", "limits.processes"},
 }
 """In what a policy gives more than `sugar`; the others give more in nothing."""

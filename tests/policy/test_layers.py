@@ -22,7 +22,7 @@ def test_no_extends_means_default(shelf: Shelf) -> None:
     path = shelf.put("mine", "version = 1\n[limits]\nnice = 7\n")
     mine, default = shelf.store.get("mine"), shelf.store.get("default")
     assert mine.limits.nice == 7
-    assert mine.limits.processes == default.limits.processes == 64
+    assert mine.limits.processes == default.limits.processes == 128
     assert mine.view == default.view
     assert mine.files == (str(shelf.vendor / "default.toml"), str(path))
 
@@ -99,7 +99,7 @@ def test_extending_its_own_name_means_the_shipped_file(shelf: Shelf) -> None:
     )
     policy = shelf.store.get("untrusted")
     assert policy.limits.processes == 5
-    assert policy.limits.memory == 256 * 1024**2
+    assert policy.limits.memory == 512 * 1024**2
     assert policy.files == (
         str(shelf.vendor / "default.toml"),
         str(shelf.vendor / "untrusted.toml"),
@@ -111,7 +111,7 @@ def test_etc_changes_default_for_all_that_stand_on_it(shelf: Shelf) -> None:
     shelf.put("default", 'version = 1\nextends = "default"\n[limits]\nnice = 3\n')
     shelf.put("mine", "version = 1\n")
     assert shelf.store.get("mine").limits.nice == 3
-    assert shelf.store.get("mine").limits.processes == 64
+    assert shelf.store.get("mine").limits.processes == 128
 
 
 def test_a_default_that_stands_on_nothing_must_set_every_key(shelf: Shelf) -> None:
@@ -207,7 +207,7 @@ def test_a_file_elsewhere_stands_on_the_directories(
     assert (policy.name, policy.limits.nice, policy.limits.processes) == (
         "loose",
         9,
-        32,
+        96,
     )
     with open(path) as opened:
         same = shelf.store.load_descriptor(opened.fileno(), str(path))

@@ -62,7 +62,7 @@ def test_a_lower_limit_is_given_and_its_line_is_its_origin(policy: Policy) -> No
         (FILE, n) for n in (2, 3, 4, 5)
     ]
     assert lowered.origin["limits.processes"] == answers[0].origin
-    assert [said.value for said in lowered.history["limits.processes"]] == [64, 50, 20]
+    assert [said.value for said in lowered.history["limits.processes"]] == [128, 50, 20]
     assert answers[0].why == "limits.processes is 20; without it 50"
     assert answers[3].why == "limits.memory is 64M; without it 1G"
     # Nothing else of the policy is another.
@@ -213,14 +213,14 @@ def test_explain_says_which_and_why(checkout: Path, own: Path) -> None:
     assert done.returncode == 0, done.stderr
     file = f"{own}/activity/permissions.info"
     vendor = f"{checkout}/policies/untrusted.toml"
-    assert f"limits.processes = 7\n    set in {file}:1\n    overrides 32 of" in (
+    assert f"limits.processes = 7\n    set in {file}:1\n    overrides 96 of" in (
         done.stdout
     )
     with closing(PolicyStore()) as policies:
         line = policies.get("untrusted").origin["limits.open-files"].line
     assert done.stdout.endswith(
         f"what the bundle asks for ({file}):\n"
-        "  line 1: lim_nproc 7: granted: limits.processes is 7; without it 32\n"
+        "  line 1: lim_nproc 7: granted: limits.processes is 7; without it 96\n"
         "  line 2: lim_nofile 100000: not granted: limits.open-files is 256 "
         f"({vendor}:{line}), and a bundle cannot ask for more\n"
         "  line 3: use-\\u202eserial: not granted: there is no such directive; did "
