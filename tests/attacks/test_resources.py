@@ -109,7 +109,7 @@ def test_no_limit_can_be_raised(daemon: Service, tier: str, uid: int) -> None:
     tries = {k: v for k, v in said.items() if not k.endswith(" hard")}
     assert unrefused(tries, frozenset(("EPERM",))) == {}
     assert hard["RLIMIT_CORE"] == 0
-    assert hard["RLIMIT_NPROC"] == 64
+    assert hard["RLIMIT_NPROC"] == 128
     assert hard["RLIMIT_NOFILE"] == 1024
     assert hard["RLIMIT_FSIZE"] == 1 << 30
     assert hard["RLIMIT_MEMLOCK"] == 65536
