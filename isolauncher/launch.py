@@ -545,18 +545,18 @@ async def _road(
         raise StepError(
             "what the room was made from has changed", step="launch", code="room-stale"
         )
-    clock.lap("verify")
-    ready = await sandbox.ready()
-    clock.lap("handover")
-    verify.verify_ready(whole, sealed)
+    try:
+        verify.verify_ready(whole, sealed)
+    except VerifyError:
+        # The hand-over opens files, and may have had one just then: it is through
+        # with them when it is ready. Or it has ended, and says why.
+        clock.lap("verify")
+        await sandbox.ready()
+        clock.lap("handover")
+        verify.verify_ready(whole, sealed)
     # Only now: of a launch that failed before, nothing was in force.
     activity.namespaces, activity.enforced = namespaces, enforced
     activity.pid = sandbox.stem_pid
-    activity.tier = str(ready["tier"])
-    if activity.tier == "exec":
-        activity.path = "exec"
-    if ready.get("why"):
-        activity.skipped.append(plan.Skipped(what="tier fork", why=str(ready["why"])))
     clock.lap("verify")
     if room.dissolved:
         # It has SIGKILL, which takes effect in the kernel's own time.
@@ -566,7 +566,14 @@ async def _road(
     record.append("go", state | {"tier": activity.tier, "path": activity.path})
     # From here on it is nobody's but its own: a zygote's death does not end it.
     activity.state = "running"
-    clock.spans["total"] = await sandbox.go() - clock.received
+    running = await sandbox.go()
+    clock.lap("handover")
+    clock.spans["total"] = running.at_us - clock.received
+    if running.tier != activity.tier:
+        activity.tier = activity.path = running.tier
+        record.append("go", state | {"tier": running.tier, "path": running.tier})
+    if running.why:
+        activity.skipped.append(plan.Skipped(what="tier fork", why=running.why))
     # Not before: its end, too, takes time.
     room.close_checker()
 
