@@ -132,8 +132,9 @@ class _Clock:
         self.last = received_us
         self.spans: dict[str, int] = {}
 
-    def lap(self, name: str) -> None:
-        now = kernel.monotonic_us()
+    def lap(self, name: str, at_us: int | None = None) -> None:
+        """It has ended, now or when another process has read the same clock."""
+        now = kernel.monotonic_us() if at_us is None else at_us
         self.spans[name] = self.spans.get(name, 0) + now - self.last
         self.last = now
 
@@ -567,7 +568,7 @@ async def _road(
     # From here on it is nobody's but its own: a zygote's death does not end it.
     activity.state = "running"
     running = await sandbox.go()
-    clock.lap("handover")
+    clock.lap("handover", running.at_us)
     clock.spans["total"] = running.at_us - clock.received
     if running.tier != activity.tier:
         activity.tier = activity.path = running.tier
