@@ -221,8 +221,6 @@ async def launch(
         set_name=set_name,
         lease_key=wanted.lease_key,
     )
-    waits = daemon.rooms.find(made_from) is not None
-    await daemon.spare_memory(set_name, waits=waits)
     # A room's own id, where the caller has no other in mind: its lease has it already.
     likely = daemon.rooms.find(made_from)
     activity_id = wanted.id or (likely.id if likely else rooms.new_id())
@@ -257,6 +255,9 @@ async def launch(
     program: opener.Program | None = None
     try:
         async with asyncio.timeout(daemon.config.limits.launch_ms / 1000):
+            await _take(daemon, activity, made_from, fds.get("program"))
+            # The caller's opener is at work meanwhile.
+            await daemon.spare_memory(set_name, waits=activity.room.ahead)
             program = await _room(daemon, activity, made_from, fds.get("program"))
             clock.lap("fork")
             try:
@@ -298,26 +299,47 @@ async def launch(
     return activity
 
 
-async def _room(
+async def _take(
     daemon: Daemon,
     activity: Activity,
     made_from: rooms.Facts,
     program: int | None,
-) -> opener.Program | None:
-    """Give the activity its room: one prepared ahead, or a new one."""
+) -> None:
+    """Give the activity a room that was prepared ahead, if there is one.
+
+    Its opener is asked for the program; where it has none left, it is of no use.
+    """
     room = await daemon.rooms.take(made_from)
     if room is None:
-        return await _new_room(daemon, activity, made_from, program)
+        return
     if activity.room.dissolved:
         room.end()
     activity.room = room
     if activity.tier != "exec":
         activity.path = "pool"
     assert room.checker is not None  # noqa: S101 (for the type checker)
+    try:
+        room.checker.open_again(program)
+    except StepError:
+        # Its opener was the caller's to end.
+        room.close_checker()
+
+
+async def _room(
+    daemon: Daemon,
+    activity: Activity,
+    made_from: rooms.Facts,
+    program: int | None,
+) -> opener.Program | None:
+    """Make its room the activity's, or make it a new one."""
+    room = activity.room
+    if not room.ahead:
+        return await _new_room(daemon, activity, made_from, program)
+    if room.checker is None:
+        return await _another(daemon, activity, made_from, program)
     assert room.leased_as is not None  # noqa: S101
     assert room.record is not None  # noqa: S101
     try:
-        room.checker.open_again(program)
         if room.leased_as != activity.id:
             room.record.rename(activity.id)
             daemon.ledger.pass_on(room.uid, room.leased_as, activity.id)
