@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 # device that the policy does not grant must not come in by a redirection.
 _MEMORY_DEVICES = frozenset(os.makedev(1, n) for n in (3, 5, 7, 8, 9))
 
+_STREAMS = ("stdin", "stdout", "stderr")
+
 State = Literal["starting", "running", "stopping", "exited"]
 
 
@@ -206,7 +208,7 @@ async def launch(
     policy, fds = wanted.policy, wanted.fds
     # Refused before anything is made for it, if it cannot be compiled.
     filters.compile(policy.kernel.syscalls)
-    for name in ("stdin", "stdout", "stderr"):
+    for name in _STREAMS:
         _check_stream(name, fds[name], network=policy.network == "host")
     tier, why_exec = _tier(daemon, wanted)
     set_name, why_less = pool.BARE, ""
@@ -255,8 +257,8 @@ async def launch(
     program: opener.Program | None = None
     try:
         async with asyncio.timeout(daemon.config.limits.launch_ms / 1000):
-            await _take(daemon, activity, made_from, fds.get("program"))
-            # The caller's opener is at work meanwhile.
+            await _take(daemon, activity, made_from, wanted)
+            # The caller's opener and the stem are at work meanwhile.
             await daemon.spare_memory(set_name, waits=activity.room.ahead)
             program = await _room(daemon, activity, made_from, fds.get("program"))
             clock.lap("fork")
@@ -300,14 +302,12 @@ async def launch(
 
 
 async def _take(
-    daemon: Daemon,
-    activity: Activity,
-    made_from: rooms.Facts,
-    program: int | None,
+    daemon: Daemon, activity: Activity, made_from: rooms.Facts, wanted: Wanted
 ) -> None:
     """Give the activity a room that was prepared ahead, if there is one.
 
-    Its opener is asked for the program; where it has none left, it is of no use.
+    Its opener is asked for the program, and its stem begins. Where it has no opener
+    left, it is of no use.
     """
     room = await daemon.rooms.take(made_from)
     if room is None:
@@ -318,10 +318,21 @@ async def _take(
     if activity.tier != "exec":
         activity.path = "pool"
     assert room.checker is not None  # noqa: S101 (for the type checker)
+    assert room.sandbox is not None  # noqa: S101
     try:
-        room.checker.open_again(program)
+        room.checker.open_again(wanted.fds.get("program"))
+        if wanted.bundle is None:
+            # What a bundle's variables are is known when it is furnished.
+            begun = plan.begin(
+                _start(activity, wanted, "", wanted.variables),
+                wanted.umask,
+                rooms.compiled_filter(made_from.policy),
+            )
+            streams = {name: wanted.fds[name] for name in _STREAMS}
+            room.sandbox.begin_rest(activity.id, begun, streams)
+            room.begun = begun
     except StepError:
-        # Its opener was the caller's to end.
+        # Its opener was the caller's to end; or all of it has ended.
         room.close_checker()
 
 
@@ -512,16 +523,19 @@ async def _road(
     mounts = view.Mounts(daemon.kernel)
     try:
         rest = _rest(activity, daemon, wanted, program, mounts)
-        for_stem = {name: wanted.fds[name] for name in ("stdin", "stdout", "stderr")}
-        for_stem |= {name: mounts.fds[name] for name in rest.named_by_stem()}
+        streams = {name: wanted.fds[name] for name in _STREAMS}
+        for_stem = {name: mounts.fds[name] for name in rest.named_by_stem()}
         for_init = {**mounts.fds, "record": record.fd}
         if "hold" in wanted.fds:
             for_init["hold"] = wanted.fds["hold"]
         if program is not None and program.fd >= 0:
             for_init["program:read"] = program.fd
-        sent = {n: rooms.file_of(fd) for n, fd in {**for_init, **for_stem}.items()}
+        if not room.begun:
+            for_stem |= streams
+        told = {**for_init, **for_stem, **streams}
+        sent = {n: rooms.file_of(fd) for n, fd in told.items()}
         clock.lap("plan")
-        sandbox.tell_rest(rest, for_init, for_stem)
+        sandbox.tell_rest(rest, for_init, for_stem, room.begun)
     finally:
         mounts.close()
     sealed = verify.Sealed(
@@ -651,18 +665,24 @@ def _rest(
         frame=room.frame,
         furniture=brought,
         filter_=rooms.compiled_filter(policy),
-        start=plan.Start(
-            program_kind=wanted.program_kind,
-            path=path,
-            argv=wanted.argv,
-            environment=tuple(sorted(variables.items())),
-            cwd=wanted.cwd,
-            tier="exec" if activity.tier == "exec" else "fork",
-            hostname=policy.hostname,
-            preload=policy.preload.set,
-        ),
+        start=_start(activity, wanted, path, variables),
         umask=wanted.umask,
         init_uid=room.facts.machine.init_uid,
+    )
+
+
+def _start(
+    activity: Activity, wanted: Wanted, path: str, variables: Mapping[str, str]
+) -> plan.Start:
+    return plan.Start(
+        program_kind=wanted.program_kind,
+        path=path,
+        argv=wanted.argv,
+        environment=tuple(sorted(variables.items())),
+        cwd=wanted.cwd,
+        tier="exec" if activity.tier == "exec" else "fork",
+        hostname=wanted.policy.hostname,
+        preload=wanted.policy.preload.set,
     )
 
 

@@ -470,7 +470,10 @@ class Filter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seccomp:
-    """Last: the filter then need not allow the calls that gave up privileges."""
+    """The filter need not allow the calls that gave up privileges.
+
+    Of what comes after it, a program may do each to itself, too: Landlock, and closing.
+    """
 
     name: str
     probe_number: int
@@ -729,18 +732,25 @@ class Room:
 class Rest:
     """The part of a plan that one request makes, for the room it is walked in.
 
-    ``start`` is what the stem begins in the end, None where the part is init's.
+    ``start`` is what the stem begins in the end; None where the part is init's, or
+    where more is to come.
     """
 
     id: str
     steps: tuple[Planned, ...]
     start: Start | None
 
-    def part_of(self, actor: Actor) -> Rest:
-        """What one of them is told; init needs not know what the activity is told."""
+    def part_of(self, actor: Actor, begun: tuple[Planned, ...] = ()) -> Rest:
+        """What one of them is told; init needs not know what the activity is told.
+
+        ``begun``: its first steps, if it has been told them already (see `begin`).
+        """
+        steps = tuple(p for p in self.steps if p.actor == actor)
+        if steps[: len(begun)] != begun:
+            raise ValueError("what has begun is not how the rest begins")
         return Rest(
             id=self.id,
-            steps=tuple(p for p in self.steps if p.actor == actor),
+            steps=steps[len(begun) :],
             start=self.start if actor == "stem" else None,
         )
 
@@ -884,6 +894,36 @@ def frame(within: Room, view: View) -> Frame:
     )
 
 
+def begin(start: Start, umask: int, filter_: CompiledFilter) -> tuple[Planned, ...]:
+    """How every rest begins for the stem: what depends on nothing but the request.
+
+    So that a stem that waits can be told before it is known what is to be shown.
+    """
+    steps: tuple[Step, ...] = (
+        Stdio(),
+        SetUmask(umask=umask),
+        ShowAs(
+            # What `python3 PROGRAM` would show; any other program shows itself when
+            # it is exec'ed.
+            argv=(
+                PYTHON,
+                *(("-m",) if start.program_kind == "module" else ()),
+                *start.argv,
+            ),
+            environ=tuple(f"{k}={v}" for k, v in start.environment),
+            name=posixpath.basename(PYTHON),
+        ),
+        # Its name and arguments no program is to choose again.
+        Seccomp(
+            name=filter_.name,
+            probe_number=filter_.probe_number,
+            probe_arguments=filter_.probe_arguments,
+            probe_errno=filter_.probe_errno,
+        ),
+    )
+    return tuple(Planned(actor="stem", step=s) for s in steps)
+
+
 def rest(
     *,
     activity_id: str,
@@ -915,21 +955,7 @@ def rest(
     init += (_attach(tree) for tree in trees)
     # Nothing is attached after this, and nothing else needs init's powers.
     init += [SealRoot(), LeavePrivileges(uid=init_uid)]
-    stem: list[Step] = [
-        Stdio(),
-        SetUmask(umask=umask),
-        ShowAs(
-            # What `python3 PROGRAM` would show; any other program shows itself when
-            # it is exec'ed.
-            argv=(
-                PYTHON,
-                *(("-m",) if start.program_kind == "module" else ()),
-                *start.argv,
-            ),
-            environ=tuple(f"{k}={v}" for k, v in start.environment),
-            name=posixpath.basename(PYTHON),
-        ),
-    ]
+    stem: list[Step] = []
     if frame.ruled is not None:
         files = frame.ruled.files
         # A program's file; a bundle brings more than the stem may have open. And what
@@ -944,17 +970,10 @@ def rest(
             for t in trees
         )
         stem.append(Landlock(rules=rules))
-    stem += [
-        CloseDescriptors(),
-        Seccomp(
-            name=filter_.name,
-            probe_number=filter_.probe_number,
-            probe_arguments=filter_.probe_arguments,
-            probe_errno=filter_.probe_errno,
-        ),
-    ]
+    stem.append(CloseDescriptors())
     steps = (
         *(Planned(actor="init", step=s) for s in init),
+        *begin(start, umask, filter_),
         *(Planned(actor="stem", step=s) for s in stem),
     )
     return Rest(id=activity_id, steps=steps, start=start)

@@ -87,7 +87,7 @@ class Room:
     ``id`` names its cgroup and, until an activity has it, its ``record``; ``leased_as``
     is the activity id the ledger has. ``sent`` says device and inode of each mount;
     ``checker`` can look at them once more; ``looked`` is what was found right of it
-    while it waits.
+    while it waits; ``begun`` are the steps of the rest that the stem was told already.
     """
 
     id: str
@@ -108,6 +108,7 @@ class Room:
     visible: plan.View | None = None
     sent: dict[str, tuple[int, int]] = field(default_factory=dict)
     looked: verify.Looked | None = None
+    begun: tuple[plan.Planned, ...] = ()
     skipped: list[plan.Skipped] = field(default_factory=list)
 
     def end(self) -> None:

@@ -83,11 +83,23 @@ class Sandbox:
         rest: plan.Rest,
         for_init: Mapping[str, int],
         for_stem: Mapping[str, int],
+        begun: tuple[plan.Planned, ...] = (),
     ) -> None:
-        """Have the rest done."""
-        # The stem first, whose part takes longer.
-        _hand(self._stem(), rest.part_of("stem"), for_stem)
+        """Have the rest done, of which the stem has ``begun`` the first steps."""
+        # For init the stem has to wait.
         _hand(self.channel, rest.part_of("init"), for_init)
+        _hand(self._stem(), rest.part_of("stem", begun), for_stem)
+
+    def begin_rest(
+        self,
+        activity_id: str,
+        steps: tuple[plan.Planned, ...],
+        for_stem: Mapping[str, int],
+    ) -> None:
+        """Have the stem do its first steps of a rest that is still being planned."""
+        _hand(
+            self._stem(), plan.Rest(id=activity_id, steps=steps, start=None), for_stem
+        )
 
     async def sealed(
         self, left: Callable[[list[plan.Skipped]], None]

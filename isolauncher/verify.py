@@ -6,8 +6,9 @@ soon as nothing will change it any more, so that nobody waits for it where that 
 helped: `verify_room` at a room that waits, `verify_begun` at what the rest of the plan
 leaves alone, `verify_left` at what init has had a part in, when that has given up its
 powers, `verify` at the sealed stem, which hands over meanwhile, and `verify_ready` at
-what the hand-over changes: descriptors, signals, the working directory, and with them
-all that is of one process. Each difference is a line; one is enough to end the launch.
+what a hand-over may touch for a moment, the descriptors, and all that is of one
+process; again, if need be, when that is done. Each difference is a line; one is enough
+to end the launch.
 What /proc does not show (which filter, which Landlock domain, the securebits) is judged
 by the errno of calls that must have been refused.
 """
@@ -145,7 +146,7 @@ def verify(whole: plan.Plan, sealed: Sealed, names: Mapping[str, str]) -> None:
 
 
 def verify_ready(whole: plan.Plan, sealed: Sealed) -> None:
-    """The same of what the hand-over has touched, when it is done."""
+    """The same of what the hand-over may have touched; for good when it is done."""
     _refuse(_differences_when_ready([p.step for p in whole.steps], sealed))
 
 

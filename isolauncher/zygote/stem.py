@@ -4,7 +4,8 @@
 Messages with the daemon, on a channel of its own:
 
     → {"event": "room", "notes": […]}                    the room's steps are done
-    ← {"descriptors": […], "plan": "…"} + [stdin, …]     the rest of the plan
+    ← {"descriptors": […], "plan": "…"} + [stdin, …]     the rest of the plan, or how
+                                                          it begins and then the rest
     → {"event": "sealed", "probes": {…}, "notes": […]}   every step is done
     → {"event": "ready"}                                  a cold start's twin, and waits
     ← {"verb": "go"}                                      verified from outside
@@ -55,13 +56,20 @@ def _prepare(stem: Stem, warm: Callable[[int], None]) -> tuple[plan.Start, str]:
     if stem.room.ahead:
         init.rehearse()
     rest, c.descriptors = init.receive(stem.channel, plan.Rest)
+    steps = stem.room.steps + rest.steps
+    while rest.start is None:
+        # Only how it begins: the daemon is still at work on the rest.
+        init.walk_alone("stem", rest.steps, c)
+        rest, more = init.receive(stem.channel, plan.Rest)
+        steps += rest.steps
+        c.descriptors |= more
     bound = (p.step for p in rest.steps if isinstance(p.step, plan.Landlock))
     waits = not all(step.rules_are_sent for step in bound)
     if waits:
         # A rule names what init attaches.
         init.take(stem.baton)
     init.walk_alone("stem", rest.steps, c)
-    seccomp = next(p.step for p in rest.steps if isinstance(p.step, plan.Seccomp))
+    seccomp = next(p.step for p in steps if isinstance(p.step, plan.Seccomp))
     probes = {
         "seccomp": stem.kernel.probe(
             seccomp.probe_number, seccomp.probe_arguments
@@ -75,8 +83,6 @@ def _prepare(stem: Stem, warm: Callable[[int], None]) -> tuple[plan.Start, str]:
         # What is to be started is where init attaches it.
         init.take(stem.baton)
     stem.baton.close()
-    if rest.start is None:
-        raise StepError("nothing to start", step="plan", code="not-a-plan")
     cwd = _enter(rest.start.cwd)
     # Not before: the daemon has heard of init by now and is awake. And what it looks
     # at is as it will be.

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 from support.powers import landlock, loopback, need, sandboxes
 from support.spoiling import Spoilt, cgroups, spoilt_service, zygote
-from support.spoilt.less import UNVERIFIED
+from support.spoilt.less import NEVER_RIGHT, TOO_EARLY, UNVERIFIED
 
 from isolauncher import plan
 from isolauncher.live import prove
@@ -178,6 +178,12 @@ def test_with_every_step_done_every_claim_holds(bench: Bench) -> None:
             untried = {p.detail for p in proofs.values() if p.result == "untried"}
             assert untried <= {"there is none on this machine"}
             assert len(proofs) > 80
+
+
+def test_what_was_looked_at_too_early_is_looked_at_again(bench: Bench) -> None:
+    """The hand-over opens files: descriptors that are there for a moment."""
+    assert not broken(bench.tried(TOO_EARLY))
+    assert list(broken(bench.tried(NEVER_RIGHT))) == ["launch"]
 
 
 def test_every_kind_of_step_is_in_the_table() -> None:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from isolauncher import init, plan, verify
+from isolauncher.errors import VerifyError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from isolauncher.spoilt.board import Board
 
 UNVERIFIED = "unverified "
+TOO_EARLY, NEVER_RIGHT = "too early", "never right"
+"""The verifier finds a difference in what hands over: at its first look, or at each."""
 
 
 def leave_out_as_told(board: Board) -> None:
@@ -69,7 +72,13 @@ def look_away_as_told(board: Board) -> None:
     ready, room = verify.verify_ready, verify.verify_room
     begun = verify.verify_begun
 
+    looked_at: set[int] = set()
+
     def looked_again(whole: plan.Plan, sealed: verify.Sealed) -> None:
+        first = sealed.stem not in looked_at
+        looked_at.add(sealed.stem)
+        if board.left_out == NEVER_RIGHT or (first and board.left_out == TOO_EARLY):
+            raise VerifyError("not yet", code="verify-difference")
         if not board.left_out.startswith(UNVERIFIED):
             ready(whole, sealed)
 
