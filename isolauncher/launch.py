@@ -535,7 +535,11 @@ async def _road(
         told = {**for_init, **for_stem, **streams}
         sent = {n: rooms.file_of(fd) for n, fd in told.items()}
         clock.lap("plan")
-        sandbox.tell_rest(rest, for_init, for_stem, room.begun)
+        try:
+            sandbox.tell_rest(rest, for_init, for_stem, room.begun)
+        except StepError as e:
+            # It has ended: a stem that has begun may have failed, and has said why.
+            raise await sandbox.stem_said() or e from e
     finally:
         mounts.close()
     sealed = verify.Sealed(
