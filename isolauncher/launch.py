@@ -535,11 +535,12 @@ async def _road(
         told = {**for_init, **for_stem, **streams}
         sent = {n: rooms.file_of(fd) for n, fd in told.items()}
         clock.lap("plan")
-        try:
-            sandbox.tell_rest(rest, for_init, for_stem, room.begun)
-        except StepError as e:
-            # It has ended: a stem that has begun may have failed, and has said why.
-            raise await sandbox.stem_said() or e from e
+        sandbox.tell_rest(rest, for_init, for_stem, room.begun)
+    except StepError as e:
+        if e.code != "sandbox-died":
+            raise
+        # A stem that has begun may have failed, or init; and has said why.
+        raise await sandbox.why_ended() or e from e
     finally:
         mounts.close()
     sealed = verify.Sealed(
@@ -576,7 +577,7 @@ async def _road(
         verify.verify(whole, sealed, namespaces)
     except VerifyError as e:
         # Or it has ended, since there was nothing that it could have started.
-        said = await sandbox.stem_said() if e.code == "verify-gone" else None
+        said = await sandbox.why_ended() if e.code == "verify-gone" else None
         raise said or e from None
     record.append("forked", daemon.pids(activity))
     enforced = whole.enforced()

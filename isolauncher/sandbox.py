@@ -119,12 +119,13 @@ class Sandbox:
         answers = {str(k): v for k, v in probes.items() if isinstance(v, int)}
         return list(_notes(sealed.fields)), answers
 
-    async def stem_said(self) -> IsolauncherError | None:
-        """Why a stem has ended that was sealed, if it has said so."""
-        with suppress(WireError):
-            while (fields := (await self._stem().recv()).fields)["event"] != "ready":
-                if fields["event"] == "failed":
-                    return from_fields(fields)
+    async def why_ended(self) -> IsolauncherError | None:
+        """Of a sandbox that has ended, or ends: what the stem has said, or init."""
+        for channel in (self._stem(), self.channel):
+            with suppress(WireError):
+                while (fields := (await channel.recv()).fields)["event"] != "ready":
+                    if fields["event"] == "failed":
+                        return from_fields(fields)
         return None
 
     async def ready(self) -> None:
