@@ -600,9 +600,9 @@ async def _road(
     activity.namespaces, activity.enforced = namespaces, enforced
     activity.pid = sandbox.stem_pid
     clock.lap("verify")
-    if room.dissolved:
+    if (ended := rooms.told_to_end(room)) is not None:
         # It has SIGKILL, which takes effect in the kernel's own time.
-        raise StepError("it was stopped", step="launch", code="stopped")
+        raise ended
     # Before "go": from the first byte of activity code on, a daemon that comes after
     # us must know that this runs.
     record.append("go", state | {"tier": activity.tier, "path": activity.path})

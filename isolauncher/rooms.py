@@ -326,7 +326,7 @@ async def _both(
         raise cut_short or found
     if isinstance(sandbox, BaseException):
         failed = failed or sandbox
-    failed = failed or _told_to_end(room)
+    failed = failed or told_to_end(room)
     if failed is not None or isinstance(sandbox, BaseException):
         opened, program = found
         _close_opened(opened)
@@ -335,12 +335,12 @@ async def _both(
     return sandbox, found
 
 
-def _told_to_end(room: Room) -> StepError | None:
+def told_to_end(room: Room) -> StepError | None:
     """By whom could not yet know whose sandbox it was."""
     if room.dissolved:
         return StepError("it was stopped", step="launch", code="stopped")
     zygote = room.sandbox.zygote if room.sandbox is not None else None
-    if zygote is not None and zygote.killed:  # see `Daemon._zygote_died`
+    if zygote is not None and zygote.has_died():  # see `Daemon._zygote_died`
         return StepError(
             "its zygote has died", step="launch", code="zygote-died", hint="ask again"
         )
