@@ -605,12 +605,16 @@ def become(caller: Caller) -> None:
 
 
 def _once(found: list[list[Opened]]) -> list[Opened]:
-    """Each path once; a writable one is not hidden by a readable one."""
-    best: dict[str, Opened] = {}
+    """Each path once; a writable one is not hidden by a readable one.
+
+    A path that is a link, and leads to nothing, is both.
+    """
+    best: dict[tuple[str, bool], Opened] = {}
     for entry in (entry for entries in found for entry in entries):
-        known = best.get(entry.path)
+        key = entry.path, entry.kind == "absent"
+        known = best.get(key)
         if known is None or (entry.writable and not known.writable):
-            best[entry.path] = entry
+            best[key] = entry
     if len(best) > MAX_OPENED:
         raise RequestError(
             f"the policy shows more than {MAX_OPENED} paths", code="open-too-many"

@@ -206,7 +206,8 @@ async def prepare(
                 raise e
             _take_identity(daemon, room, made_from)
         room.visible, room.skipped = view.show(
-            mounts, opened, made_from.caller, daemon.store.refuse_write
+            *(mounts, opened, made_from.caller),
+            *(daemon.store.refuse_read, daemon.store.refuse_write),
         )
         machine = replace(
             made_from.machine, cgroups=daemon.parents.for_activity(room.id)

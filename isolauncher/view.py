@@ -88,9 +88,13 @@ def show(
     mounts: Mounts,
     opened: tuple[opener.Opened, ...],
     caller: Caller,
+    refuse_read: Callable[[str], str | None],
     refuse_write: Callable[[str], str | None],
 ) -> tuple[plan.View, list[plan.Skipped]]:
-    """The view a policy's paths make, the devices included; what is not there."""
+    """The view a policy's paths make, the devices included; what is not there.
+
+    A path of the policy's may be a link to one that no policy may name.
+    """
     trees: list[plan.Tree] = []
     links: list[plan.Link] = []
     skipped: list[plan.Skipped] = []
@@ -104,6 +108,9 @@ def show(
                 raise RequestError(
                     f"files.write: {entry.path}: {why}", code="write-refused"
                 )
+            if why := refuse_read(entry.path):
+                skipped.append(plan.Skipped(what=f"files {entry.path}", why=why))
+                continue
             if _covered(entry, trees):
                 continue
             name = f"tree:{len(trees)}"

@@ -1239,7 +1239,10 @@ def _is_attempt(words: list[str]) -> bool:
 
 
 def refuse_read(path: str, private: Iterable[str]) -> str | None:
-    """Why no activity may be shown ``path``, or None. Looks at names only."""
+    """Why no activity may be shown ``path``, or None. Looks at names only.
+
+    Whoever mounts a path asks again, as for `refuse_write`.
+    """
     if path == "/":
         return "it holds everything, and hides what was made for the activity"
     if path == "/etc":
@@ -1264,6 +1267,14 @@ def refuse_write(path: str, protected: Iterable[str]) -> str | None:
         if path == ours or path.startswith(ours + "/") or ours.startswith(path + "/"):
             return f"it holds or lies in {ours}, which isolauncher relies on"
     return None
+
+
+def made_anew(path: str) -> str | None:
+    """Why the host's ``path`` is no activity's: it has its own there; or None."""
+    for ours in MADE_BY_US:
+        if path == ours or path.startswith(ours + "/"):
+            return f"it lies in {ours}, which every activity has anew"
+    return "every activity has its own" if path in MADE_PATHS else None
 
 
 def _launches(rule: str) -> bool:
