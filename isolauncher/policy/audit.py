@@ -572,8 +572,7 @@ def _files(policy: Policy) -> Iterator[Remark]:
 def _read(path: str) -> Remark:
     key = "files.read"
     home = path.startswith(IN_HOME) or _below(path, _HOMES)
-    whole = _above(path, _HOMES) or path.rstrip("/") == IN_HOME.rstrip("/")
-    if whole or (home and posixpath.dirname(path) in _HOMES):
+    if _above(path, _HOMES) or (home and posixpath.dirname(path) in _HOMES):
         return _finds("reads-everything", key, path)
     brought = _below(path, ("/run/media",))
     if _above(path, ("/run",)) or (_below(path, ("/run", "/var/run")) and not brought):
@@ -592,8 +591,7 @@ def _read(path: str) -> Remark:
 
 def _written(path: str) -> Remark:
     home = path.startswith(IN_HOME) or _below(path, _HOMES)
-    whole = _above(path, _HOMES) or path.rstrip("/") == IN_HOME.rstrip("/")
-    if whole or (home and posixpath.dirname(path) in _HOMES):
+    if _above(path, _HOMES) or (home and posixpath.dirname(path) in _HOMES):
         return _finds("writes-everything", "files.write", path)
     if not home and _below(path, (*_OPEN_TO_ALL, "/boot", "/opt", "/run", "/var")):
         return _finds("writes-system", "files.write", path)

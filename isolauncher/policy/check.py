@@ -811,11 +811,7 @@ class _Checker:
     def _path(self, key: Key, value: str, at: toml.Place) -> bool:
         path = value
         if value.startswith(IN_HOME):
-            value = value.removeprefix(IN_HOME[:-1])
-            if value.startswith("/") and f"/home{value}" == posixpath.normpath(
-                f"/home{value}"
-            ):
-                value = f"/home{value}"
+            value = f"/home/{value.removeprefix(IN_HOME)}"
         if (
             not value.startswith("/")
             or not value.isprintable()

@@ -728,6 +728,10 @@ BAD: dict[str, tuple[str, list[Wanted]]] = {
         'extends = "bad"\n',
         [(2, 11, "extends", "policy-unknown")],
     ),
+    "shows the whole home": (
+        '[files]\nread = ["{home}/"]\n',
+        [(3, 9, "files.read", "policy-bad-path")],
+    ),
     "shows what lies above the home": (
         '[files]\nread = ["{home}/.."]\n',
         [(3, 9, "files.read", "policy-bad-path")],
