@@ -615,9 +615,11 @@ def _once(found: list[list[Opened]]) -> list[Opened]:
         known = best.get(key)
         if known is None or (entry.writable and not known.writable):
             best[key] = entry
-    if len(best) > MAX_OPENED:
+    if sum(entry.fd >= 0 for entry in best.values()) > MAX_OPENED:
         raise RequestError(
-            f"the policy shows more than {MAX_OPENED} paths", code="open-too-many"
+            f"the policy shows more than {MAX_OPENED} paths that are there",
+            code="open-too-many",
+            hint="name a directory that holds several of them",
         )
     return list(best.values())
 

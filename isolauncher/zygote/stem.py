@@ -20,6 +20,7 @@ with it.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Callable
@@ -29,6 +30,7 @@ from .. import init, kernel, plan, wire
 from ..apply import Context
 from ..errors import ProgramNotExecutable, ProgramNotFound, StepError
 from ..init import Gone, Stem
+from .program import first_line
 
 
 def prepare(stem: Stem, warm: Callable[[int], None]) -> tuple[plan.Start, str]:
@@ -156,13 +158,32 @@ def execute(
         restore()
         os.execve(path, argv, environment)
     except (FileNotFoundError, NotADirectoryError) as e:
-        error: BaseException = ProgramNotFound(
-            f"{path}: {e.strerror}", code="program-not-found"
-        )
+        error: BaseException = _not_found(path, e)
     except OSError as e:
+        no_format = e.errno == errno.ENOEXEC
         error = ProgramNotExecutable(
-            f"{path}: {e.strerror}", code="program-not-executable"
+            f"{path}: {e.strerror}",
+            code="program-not-executable",
+            hint="a script names its interpreter in its first line, after #!"
+            if no_format
+            else "",
         )
     except BaseException as e:
         error = e
     give_up(channel, error)
+
+
+def _not_found(path: str, error: OSError) -> ProgramNotFound:
+    """The kernel says the same of a program and of what it starts by (execve(2))."""
+    if not os.path.exists(path):
+        return ProgramNotFound(f"{path}: {error.strerror}", code="program-not-found")
+    line = first_line(path)
+    words = line.removeprefix(b"#!").split() if line.startswith(b"#!") else []
+    what = "the library that loads it (ld.so)"
+    if words:
+        what = f"the interpreter of its first line, {os.fsdecode(words[0])!a},"
+    return ProgramNotFound(
+        f"{path}: {what} does not exist in the sandbox",
+        code="interpreter-not-found",
+        hint="files.read of the policy says what does",
+    )
