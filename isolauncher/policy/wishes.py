@@ -30,7 +30,7 @@ LIMITS: Mapping[str, tuple[str, str]] = {
 
 DIRECTIVES = ("constant-uid", "use-serial", *LIMITS)
 _KEYS = {key.name: key for key in KEYS}
-_NUMBER = re.compile(r"[0-9]{1,19}")
+_NUMBER = re.compile(r"[0-9]+")
 
 
 class Asked(Protocol):
@@ -114,7 +114,7 @@ def _limit(
     if not _NUMBER.fullmatch(number):
         what = "bytes" if _KEYS[key].kind == "size" else "pieces"
         return policy, False, f"{shown(number)} is not a whole number of {what}"
-    wanted = int(number)
+    wanted = int(number)  # a line is short
     before = _says(policy, key, _shown(key, allowed))
     if wanted == allowed:
         return policy, True, before

@@ -86,7 +86,12 @@ def test_a_lower_limit_is_given_and_its_line_is_its_origin(policy: Policy) -> No
         ("lim_mem 64M", "'64M' is not a whole number of bytes"),
         ("lim_mem -1", "'-1' is not a whole number of bytes"),
         ("lim_mem \u0663", "'\u0663' is not a whole number of bytes"),
-        ("lim_mem " + "9" * 200, "'" + "9" * 59 + "…' is not a whole number of bytes"),
+        (
+            "lim_mem " + "9" * 200,
+            "limits.memory is 1G ({default}:{memory}), and a bundle cannot ask for "
+            "more",
+        ),
+        ("lim_mem 9.9", "'9.9' is not a whole number of bytes"),
         ("lim_nproc", "one number is expected behind it"),
         ("lim_nproc 1 2", "one number is expected behind it"),
         ("constant-uid", "identity.uid is instance ({default}:{uid})"),
