@@ -267,7 +267,9 @@ def parse_run(fields: Mapping[str, object], n_fds: int) -> Request:
     argv = _strings(fields, "argv", most=MAX_ARGUMENTS, most_bytes=MAX_ARGUMENT_BYTES)
     if not argv or not argv[0]:
         raise _wrong("argv", "names no program")
-    if kind == "name" and ("/" in argv[0] or argv[0] in (".", "..")):
+    if kind == "name" and argv[0] in (".", ".."):
+        raise _wrong("argv", f"{argv[0]!a} is a directory and no program")
+    if kind == "name" and "/" in argv[0]:
         raise _wrong("argv", "a program to be sought in PATH is a name without '/'")
     if kind == "module" and not _MODULE.fullmatch(argv[0]):
         raise _wrong("argv", f"{_shown(argv[0])} is not the name of a module")

@@ -171,6 +171,12 @@ def test_an_id_is_letters_digits_and_underscores(id: object) -> None:
     refused({"version": 1, "verb": "stop", "ids": [id], "grace_ms": 0}, 0)
 
 
+@pytest.mark.parametrize("name", [".", ".."])
+def test_a_directory_s_name_is_no_program_s(name: str) -> None:
+    with pytest.raises(RequestError, match="is a directory and no program"):
+        parse({**RUN, "program_kind": "name", "argv": [name]}, 4)
+
+
 @pytest.mark.parametrize(
     "policy",
     ["", "../x", "a/b", "-x", ".x", "_x", "..", "a\nb", "é", "a" * 65, "a\0", 5],
