@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from .. import filters, plan
 from ..consult import FOUND_BEFORE
+from ..policy import check
 from ..policy.model import IN_HOME
 from ..report import Proof
 from .caller import SECRETS, UMASK, Case, Place
@@ -455,6 +457,10 @@ def _shown_one(seen: Seen, path: str, key: str, claim: str) -> Proof:
             return untried(claim, key, "there is none on this machine")
         who = f"uid {seen.case.caller.uid}, who launches,"
         return untried(claim, key, f"{who} may not read it ({there['read']})")
+    if why := _shown_to_nobody(path):
+        if found["there"] == "ok" and found.get("file") == there["file"]:
+            return proof(claim, key, [f"{why}, and it is there"])
+        return untried(claim, key, why)
     problems = [
         "" if found["there"] == "ok" else f"it is not there ({found['there']})",
         differs("reading it", found["read"], "ok"),
@@ -476,6 +482,17 @@ def _shown_one(seen: Seen, path: str, key: str, claim: str) -> Proof:
         if lacks:
             problems.append(f"its mount lacks {', '.join(sorted(lacks))}")
     return proof(claim, key, problems, "written" if writable else "read only")
+
+
+def _shown_to_nobody(path: str) -> str:
+    """Why what a policy names is not shown to anybody on this machine, or ""."""
+    real = os.path.realpath(path)
+    if why := check.refuse_read(real, ()) or check.made_anew(real):
+        return f"it leads to {real}: {why}"
+    mode = os.stat(real).st_mode
+    if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+        return "it is neither a directory nor a file"
+    return ""
 
 
 def memory_paths(case: Case, place: Place) -> list[str]:
