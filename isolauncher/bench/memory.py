@@ -62,12 +62,14 @@ class Memory:
     levels: Sequence[Level]
     idle: Idle | None
     missing: lacks.Lacks
+    others: tuple[str, ...]
 
     def as_data(self) -> dict[str, object]:
         return {
             "unit": "kB",
             "levels": [level.as_data() for level in self.levels],
             "idle_kb": idle_data(self.idle),
+            "not_measured": list(self.others),
             **lacks.as_data(self.missing),
         }
 
@@ -77,10 +79,16 @@ def idle_data(idle: Idle | None) -> dict[str, object] | None:
 
 
 def measure(
-    top: Path, most: int, pairs: int, progress: Callable[[str], None]
+    top: Path,
+    most: int,
+    pairs: int,
+    progress: Callable[[str], None],
+    *,
+    of: Sequence[str] = (),
 ) -> Memory:
     """Up to ``most`` alive; ``pairs`` launches at each level.
 
+    All are isolauncher's, from rooms, whoever else is compared in this run: ``of``.
     What was measured before something fails is kept.
     """
     daemons.need_root()
@@ -96,7 +104,8 @@ def measure(
                 idle = waiting(daemon.socket, "python")
     if not levels:
         raise lacks.nothing(missing)
-    return Memory(levels=levels, idle=idle, missing=missing)
+    others = tuple(name for name in of if name != "pool")
+    return Memory(levels=levels, idle=idle, missing=missing, others=others)
 
 
 def _levels(

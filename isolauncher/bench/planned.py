@@ -98,9 +98,9 @@ def planned(config: Config, policy: str | None, script: Path) -> Iterator[Planne
 
 
 def _hear(fd: int) -> bytes:
-    """All that is told before the end; a plan is longer than one write."""
+    """The line that is told, which is longer than a pipe."""
     told = b""
-    while data := read(fd, "who plans a launch"):
+    while b"\n" not in told and (data := read(fd, "who plans a launch")):
         told += data
     return told
 
@@ -197,7 +197,6 @@ async def _plan(
         }
         await rooms.dissolve(daemon, room)
         os.write(up, json.dumps(told).encode() + b"\n")
-        os.close(up)
         await asyncio.to_thread(os.read, down, 1)
     finally:
         mounts.close()

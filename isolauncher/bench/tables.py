@@ -34,6 +34,11 @@ def whole(result: Whole) -> list[str]:
     return told
 
 
+def _others(names: Sequence[str]) -> Iterator[str]:
+    if names:
+        yield f"not measured here      {', '.join(names)}"
+
+
 def _missing(missing: lacks.Lacks) -> Iterator[str]:
     for name, lack in missing.items():
         said = "failed" if lack.failed else "left out"
@@ -124,8 +129,7 @@ def _throughput(found: Throughput) -> list[str]:
         came = "; ".join(f"{n}: {_ways(w)}" for n, w in of.items() if w)
         if came:
             told.append(f"came, {clients} at once        {came}")
-    if found.others:
-        told.append(f"not measured here      {', '.join(found.others)}")
+    told += _others(found.others)
     if contenders.REFERENCE in names and "pool" in names:
         shares = (
             f"{found.median(n, 'pool') / found.median(n, contenders.REFERENCE):.2f}"

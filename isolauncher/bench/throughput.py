@@ -9,7 +9,6 @@ many sandboxes under way, and gives them back as well. The two take turns.
 from __future__ import annotations
 
 import os
-import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -20,7 +19,9 @@ from pathlib import Path
 
 from ..errors import DaemonError
 from . import contenders, daemons, forks, lacks, machine, reference, scripts
+from .figures import Spread
 from .patience import read
+from .turns import in_turns
 
 ROUNDS = 3
 CLIENTS = 8
@@ -30,20 +31,20 @@ MEASURED = ("pool", "demand", contenders.REFERENCE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Throughput:
-    """Launches a second: of each contender by the number of clients, one a round.
+    """Launches a second: of each contender by the number of clients, one each turn.
 
     ``ways`` counts how those of each came, by the daemon's own figures.
     """
 
     launches: int
-    rates: Mapping[int, Mapping[str, list[float]]]
+    rates: Mapping[int, Mapping[str, Spread]]
     ways: Mapping[int, Mapping[str, Mapping[str, int]]]
     missing: lacks.Lacks
     others: tuple[str, ...]
     load: tuple[list[float], list[float]]
 
     def median(self, clients: int, name: str) -> float:
-        return statistics.median(self.rates[clients][name])
+        return self.rates[clients][name].median
 
     def as_data(self) -> dict[str, object]:
         return {
@@ -56,10 +57,10 @@ class Throughput:
                 str(clients): {
                     name: {
                         "median": round(self.median(clients, name), 2),
-                        "rounds": [round(rate, 2) for rate in rounds],
+                        "rounds": [round(rate, 2) for rate in spread.samples],
                         "ways": dict(self.ways[clients].get(name, {})),
                     }
-                    for name, rounds in rates.items()
+                    for name, spread in rates.items()
                 }
                 for clients, rates in self.rates.items()
             },
@@ -70,6 +71,7 @@ def measure(
     kit: contenders.Kit,
     clients: int,
     launches: int,
+    seed: int,
     progress: Callable[[str], None],
 ) -> Throughput:
     """With one client and with ``clients``; ``launches`` are those of a round."""
@@ -79,8 +81,19 @@ def measure(
     missing = {n: lack for n, lack in kit.missing.items() if n in MEASURED}
     timed: dict[str, Callable[[int], float]] = {}
     sockets: dict[str, str] = {}
-    rates: dict[int, dict[str, list[float]]] = {}
+    rates: dict[int, dict[str, Spread]] = {}
     ways: dict[int, dict[str, Counter[str]]] = {}
+
+    def rate(name: str, count: int) -> float:
+        already = _ways(sockets.get(name))
+        found = launches / timed[name](count)
+        came = ways[count].setdefault(name, Counter())
+        came.update(_ways(sockets.get(name)) - already)
+        return found
+
+    def told(count: int) -> Callable[[int], None]:
+        return lambda done: progress(f"{count} clients {done}/{ROUNDS}")
+
     with ExitStack() as stack:
         for name, where in (("pool", kit.ahead), ("demand", kit.demand)):
             if where is not None and name in kit.wanted:
@@ -92,25 +105,23 @@ def measure(
                     kit, kit.reference_program, imports, launches, stack
                 )
         for count in dict.fromkeys((1, clients)):
-            rates[count] = {name: [] for name in timed}
-            ways[count] = {name: Counter() for name in sockets}
-            for number in range(ROUNDS):
-                for name in list(timed):
-                    kit.rest()
-                    with lacks.noted(missing, name):
-                        already = _ways(sockets.get(name))
-                        rates[count][name].append(launches / timed[name](count))
-                        if name in sockets:
-                            ways[count][name] += _ways(sockets[name]) - already
-                    if name in missing:
-                        del timed[name]
-                progress(f"{count} clients {number + 1}/{ROUNDS}")
-    found = {count: {n: of[n] for n in timed} for count, of in rates.items()}
-    if not timed:
+            ways[count] = {}
+            rates[count] = in_turns(
+                {n: partial(rate, n, count) for n in timed if n not in missing},
+                ROUNDS,
+                seed=seed,
+                warm_up=1,
+                rest=kit.rest,
+                begun=ways[count].clear,
+                progress=told(count),
+                failed=missing,
+            )
+    whole = [name for name in timed if name not in missing]
+    if not whole:
         raise lacks.nothing(missing)
     return Throughput(
         launches=launches,
-        rates=found,
+        rates={n: {name: of[name] for name in whole} for n, of in rates.items()},
         ways=ways,
         missing=missing,
         others=tuple(n for n in contenders.NAMES if n in kit.wanted - set(MEASURED)),

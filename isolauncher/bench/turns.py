@@ -53,7 +53,7 @@ def in_turns(
                 if failed is None:
                     raise
                 lack = lacks.of(error)
-                place = f"launch {number + 1} of {rounds}" if number >= 0 else "warm-up"
+                place = f"turn {number + 1} of {rounds}" if number >= 0 else "warm-up"
                 failed[name] = lacks.Lack(why=f"{place}: {lack.why}", failed=True)
                 del samples[name]
                 continue

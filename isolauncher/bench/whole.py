@@ -115,7 +115,9 @@ def measure(wanted: Wanted, progress: Callable[[str], None]) -> Whole:
         if "memory" in wanted.parts:
             with lacks.noted(missing, "memory"):
                 pairs = min(wanted.pairs, LEVEL_PAIRS)
-                whole.memory = memory.measure(top, wanted.alive, pairs, progress)
+                whole.memory = memory.measure(
+                    top, wanted.alive, pairs, progress, of=wanted.contenders
+                )
         if "sharing" in wanted.parts:
             with lacks.noted(missing, "sharing"):
                 whole.sharing = sharing.measure(top, wanted.pairs, progress)
@@ -147,7 +149,7 @@ def _launches(whole: Whole, top: Path, progress: Callable[[str], None]) -> None:
             with lacks.noted(whole.missing, "throughput"):
                 launches = max(wanted.pairs, 2 * wanted.clients)
                 whole.throughput = throughput.measure(
-                    kit, wanted.clients, launches, progress
+                    kit, wanted.clients, launches, wanted.seed, progress
                 )
 
 

@@ -24,7 +24,17 @@ import pytest
 from support.powers import installed, need, program, sandboxes
 
 from isolauncher import cgroups, host
-from isolauncher.bench import contenders, figures, plot, reference, scripts
+from isolauncher.bench import (
+    contenders,
+    figures,
+    lacks,
+    machine,
+    plot,
+    reference,
+    scripts,
+    tables,
+    windows,
+)
 from isolauncher.errors import HostError
 from isolauncher.zygote import sets
 
@@ -295,6 +305,16 @@ def test_a_picture_of_what_has_none_is_refused_before_measuring(
     done = run(*words, "--plot", str(tmp_path / "x.png"))
     assert (done.returncode, done.stdout) == (125, "")
     assert done.stderr.endswith("[bench-no-picture]\n")
+
+
+def test_windows_are_shown_with_what_was_not_measured_of_them() -> None:
+    spread = figures.Spread(samples=(2.0, 3.0))
+    of = windows.Windows(bundle_id="org.example", cold=spread, isolated=spread, seed=3)
+    missing = {"org.none": lacks.Lack(why="it is not installed", failed=False)}
+    lines, data = tables.windows((of,), machine.describe(), missing)
+    assert keeps_to_its_schema(data)
+    assert "left out: org.none: it is not installed" in lines
+    assert "order drawn from       seed 3" in lines
 
 
 def test_percentiles_are_nearest_ranks() -> None:

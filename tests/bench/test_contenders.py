@@ -185,7 +185,7 @@ def test_what_fails_in_its_turn_takes_the_others_not_along(error: Exception) -> 
     assert set(measured) == {"good"}
     assert len(measured["good"].samples) == 9
     assert failed["bad"].failed
-    assert failed["bad"].why.startswith("launch 5 of 9: ")
+    assert failed["bad"].why.startswith("turn 5 of 9: ")
     assert "no such luck" in failed["bad"].why
 
 
