@@ -75,8 +75,10 @@ class Crowd:
         """What they wait for comes; until all of each is given back."""
         os.close(self.writer)
         self.writer = -1
+        # All end at once, and the last of a thousand after all others.
+        patience_s = PATIENCE_S + len(self._socks)
         for sock in self._socks:
-            contenders.end_of(sock)
+            contenders.end_of(sock, patience_s)
 
     def close(self) -> None:
         """Whoever is connected and goes takes its activity along.

@@ -320,9 +320,9 @@ def _first_byte(reader: int, sock: socket.socket) -> None:
     raise DaemonError("no byte came in time", code="bench-timeout")
 
 
-def end_of(sock: socket.socket) -> Report:
+def end_of(sock: socket.socket, patience_s: float = PATIENCE_S) -> Report:
     """How it ended, once all of it is gone; DaemonError unless well, or in time."""
-    sock.settimeout(PATIENCE_S)
+    sock.settimeout(patience_s)
     while True:
         fields = wire.recv(sock).fields
         if fields.get("event") == "refused":

@@ -17,7 +17,7 @@ _NOT_TO_BE_HAD = frozenset(
     (
         *("bench-not-root", "bench-of-root", "bench-no-session", "bench-no-compiler"),
         *("bench-not-installed", "bench-does-not-run", "bench-reference-step"),
-        *("bench-no-memory", "bench-no-sugar3", "bench-no-program", "bench-nothing"),
+        *("bench-no-sugar3", "bench-no-program", "bench-nothing"),
         *("bundle-not-found", "xlib-missing", "display-not-there"),
     )
 )

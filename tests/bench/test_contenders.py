@@ -216,6 +216,34 @@ def test_windows_are_measured_in_the_same_turns(
     assert len(set(ids)) == len(ids) == len(rested) == 2 * (3 + windows.WARM_UP)
 
 
+def test_a_daemon_that_ends_many_is_waited_for_while_there_are_ever_less(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(patience, "PATIENCE_S", 0.2)
+    begun = time.monotonic()
+    runs = {"for": 0.6}
+
+    def stats(where: str | None) -> dict[str, object]:
+        left = max(0.0, begun + runs["for"] - time.monotonic())
+        rooms = {"wanted": 0, "ending": 0}
+        return {"activities": {"stopping": round(left * 1000)}, "rooms": rooms}
+
+    monkeypatch.setattr(daemons, "ask_stats", stats)
+    daemons.wait_for_rest("/w")
+    assert time.monotonic() - begun >= 0.5
+    # One that gets no further is not.
+    monkeypatch.setattr(
+        daemons,
+        "ask_stats",
+        lambda where: {
+            "activities": {"running": 1},
+            "rooms": {"wanted": 0, "ending": 0},
+        },
+    )
+    with pytest.raises(DaemonError, match="does not come to rest"):
+        daemons.wait_for_rest("/w")
+
+
 # ------------------------------------------------------------------- ways of launches
 
 
