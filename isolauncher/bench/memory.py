@@ -57,7 +57,7 @@ class Level:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """``idle`` is of rooms that wait: of the stem and of init; None where none does."""
+    """``idle``: of rooms that wait beside them, stem and init; None where none does."""
 
     levels: Sequence[Level]
     idle: Idle | None
@@ -94,18 +94,17 @@ def measure(
     daemons.need_root()
     missing: dict[str, lacks.Lack] = {}
     levels: list[Level] = []
-    idle: Idle | None = None
+    idle: dict[str, Mapping[str, int]] = {}
     with lacks.noted(missing, "the end of it"), daemons.environment():
         with daemons.own(top, "memory") as daemon:
             with lacks.noted(missing, "the end of those alive"):
-                _levels(daemon.socket, top, most, pairs, levels, missing, progress)
-            with lacks.noted(missing, "rooms that wait"):
-                daemons.wait_for_rest(daemon.socket)
-                idle = waiting(daemon.socket, "python")
+                _levels(
+                    daemon.socket, top, most, pairs, levels, idle, missing, progress
+                )
     if not levels:
         raise lacks.nothing(missing)
     others = tuple(name for name in of if name != "pool")
-    return Memory(levels=levels, idle=idle, missing=missing, others=others)
+    return Memory(levels=levels, idle=idle or None, missing=missing, others=others)
 
 
 def _levels(
@@ -114,6 +113,7 @@ def _levels(
     most: int,
     pairs: int,
     levels: list[Level],
+    idle: dict[str, Mapping[str, int]],
     missing: dict[str, lacks.Lack],
     progress: Callable[[str], None],
 ) -> None:
@@ -146,6 +146,8 @@ def _levels(
                         load=machine.load(),
                     )
                 )
+                # Where a thousand have just ended, none would wait at once.
+                idle |= waiting(where, "python") or {}
             if f"{level} alive" in missing:
                 return
 

@@ -165,9 +165,7 @@ def _memory(found: Memory) -> list[str]:
         told.append(f"p50 at {last.alive} / p50 at {first.alive}  {ratio:.2f}")
     told += _idle("python", found.idle)
     told += _missing(found.missing)
-    told.append(
-        "all of these           isolauncher's, from rooms; no other contender's"
-    )
+    told += _others(found.others)
     return told
 
 

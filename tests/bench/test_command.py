@@ -182,6 +182,7 @@ def test_memory_is_measured_with_so_many_alive(tmp_path: Path) -> None:
     assert {"stem", "init"} == set(memory["idle_kb"])
     assert (memory["left_out"], memory["failed"]) == ({}, {})
     assert "each of N alive" in done.stdout
+    assert "not measured here      demand, exec, cold, " in done.stdout
 
 
 @pytest.mark.long
