@@ -19,8 +19,9 @@ from isolauncher.errors import HostError
 @pytest.fixture
 def top(tmp_path: Path) -> Path:
     need(sandboxes())
-    for directory in (tmp_path, *list(tmp_path.parents)[:3]):
-        directory.chmod(0o755)
+    for directory in (tmp_path, *tmp_path.parents):
+        if directory.name.startswith("pytest"):
+            directory.chmod(0o755)
     return tmp_path
 
 

@@ -268,12 +268,19 @@ def test_a_launch_ends_with_a_zygote_that_was_killed_for_not_answering(
     nothing_left(of, before)
 
 
+@pytest.fixture
+def zygotes() -> Iterator[tuple[Channel, socket.socket]]:
+    """The channel of one, and its own end of it."""
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, its:
+        yield Channel(ours), its
+
+
 @pytest.mark.parametrize("how", ["lives", "retired", "ended unheard", "killed"])
 def test_a_launch_ends_with_a_zygote_that_is_killed_while_its_paths_are_opened(
-    how: str,
+    how: str, zygotes: tuple[Channel, socket.socket]
 ) -> None:
-    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    channel = Channel(ours)
+    channel, its = zygotes
     made = Zygote(set_name="python", process=None, channel=channel)  # type: ignore[arg-type]
     if how != "lives":
         its.close()
