@@ -21,6 +21,7 @@ import platform
 import resource
 import signal
 import socket
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -179,6 +180,7 @@ class Kernel(Protocol):
     def mkdir(self, path: str, mode: int) -> None: ...
     def symlink(self, target: str, path: str) -> None: ...
     def chown(self, path: str, owner: int) -> None: ...
+    def mknod(self, path: str, mode: int, major: int, minor: int) -> None: ...
     def write_file(self, path: str, data: bytes) -> None: ...
     def create_file(self, path: str, data: bytes, mode: int) -> None: ...
     def unshare(self, flags: int) -> None: ...
@@ -363,6 +365,10 @@ class Linux:
 
     def chown(self, path: str, owner: int) -> None:
         os.chown(path, owner, owner, follow_symlinks=False)
+
+    def mknod(self, path: str, mode: int, major: int, minor: int) -> None:
+        """A character device; ``mode`` is what it lets its owner do."""
+        os.mknod(path, mode | stat.S_IFCHR, os.makedev(major, minor))
 
     def write_file(self, path: str, data: bytes) -> None:
         # One write(2), unbuffered: the id maps and cgroup files take their value in a

@@ -17,12 +17,13 @@ from __future__ import annotations
 import base64
 import binascii
 import dataclasses
+import os
 import posixpath
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from . import kernel
+from . import devices, kernel
 from .errors import HostError, StepError
 from .policy.model import Policy
 
@@ -193,6 +194,52 @@ class MemoryFiles:
 
     def describe(self) -> str:
         return f"mount {self.size} bytes of memory on {self.path}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceNode:
+    """``mode`` is what it lets its owner do."""
+
+    path: str
+    major: int
+    minor: int
+    mode: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountDevices:
+    """A /dev in which device nodes open: elsewhere in memory none does (nodev).
+
+    Made by init, which is in no user namespace: a file system made in one opens none,
+    however it is mounted (SB_I_NODEV), and mknod(2) is refused there.
+    """
+
+    inodes: int
+
+    def describe(self) -> str:
+        return "mount a /dev in which devices open"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MakeDevices:
+    """Nodes of the activity's own: those of the host cannot be opened by its uid.
+
+    ``owner`` is the uid and gid outside that they belong to.
+    """
+
+    nodes: tuple[DeviceNode, ...]
+    owner: int
+
+    def describe(self) -> str:
+        return "make the devices " + ", ".join(node.path for node in self.nodes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealDevices:
+    """No node is made, renamed or removed after this, by whoever may be there."""
+
+    def describe(self) -> str:
+        return "make /dev read-only"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -517,6 +564,9 @@ Step = (
     | Symlink
     | WriteFile
     | MemoryFiles
+    | MountDevices
+    | MakeDevices
+    | SealDevices
     | Attach
     | Pivot
     | MountProc
@@ -618,10 +668,14 @@ class Link:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """What of the host becomes visible, already opened; shallow before deep."""
+    """What of the host becomes visible, already opened; shallow before deep.
+
+    ``devices`` are those beyond the ones that every sandbox has.
+    """
 
     trees: tuple[Tree, ...]
     links: tuple[Link, ...]
+    devices: tuple[DeviceNode, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -818,7 +872,7 @@ def room(
     ]
     late = _late(view.trees)
     early = tuple(t for t in view.trees if t not in late)
-    init += _root(policy, person, early, view.links, machine)
+    init += _root(policy, person, early, view, machine)
     # /proc after the pivot: mounted before it would show beside the host's.
     init += [MountProc(), MountTerminals(), SetHostname(name=policy.hostname)]
     if policy.network == "loopback":
@@ -1092,7 +1146,7 @@ def _root(
     policy: Policy,
     person: Person,
     trees: tuple[Tree, ...],
-    links: tuple[Link, ...],
+    view: View,
     machine: Machine,
 ) -> Iterator[Step]:
     # Room for the skeleton only; what fills up is /tmp and /dev/shm, with own sizes.
@@ -1109,6 +1163,9 @@ def _root(
     own = _own(person)
     for path in own:
         yield from _own_directory(path, policy, person.uid)
+    if view.devices:
+        # Before all that is in it.
+        yield MountDevices(inodes=_IN_DEV + 2 * len(view.devices))
     for name in DEVICES:
         yield WriteFile(path=f"/dev/{name}", data=b"", mode=0o666)
         yield Attach(
@@ -1134,6 +1191,7 @@ def _root(
         ("ptmx", "pts/ptmx"),
     ):
         yield Symlink(path=f"/dev/{name}", target=target)
+    yield from _devices(view.devices, person.uid)
     contents = (
         person.passwd,
         person.group,
@@ -1148,7 +1206,7 @@ def _root(
     for tree in trees:
         yield _attach(tree)
     directories = set(_directories(trees)) | known
-    for link in links:
+    for link in view.links:
         for parent in _parents(link.path):
             if parent not in directories and not below(parent, trees):
                 directories.add(parent)
@@ -1156,6 +1214,28 @@ def _root(
         if not below(posixpath.dirname(link.path), trees):
             yield Symlink(path=link.path, target=link.target)
     yield Pivot()
+
+
+_IN_DEV = 16
+"""What every /dev has: the five, their links, two directories, and itself."""
+
+
+def device_node(path: str, nodes: devices.Nodes, number: int) -> DeviceNode:
+    """``number`` is the host's node's (st_rdev)."""
+    major, minor = os.major(number), os.minor(number)
+    return DeviceNode(path=path, major=major, minor=minor, mode=nodes.mode)
+
+
+def _devices(nodes: tuple[DeviceNode, ...], owner: int) -> Iterator[Step]:
+    """Nothing of the policy's comes to lie below /dev after it (check.MADE_BY_US)."""
+    if not nodes:
+        return
+    above = dict.fromkeys(p for node in nodes for p in _parents(node.path))
+    for path in above:
+        if path not in BUILT:
+            yield Directory(path=path, mode=0o755)
+    yield MakeDevices(nodes=nodes, owner=owner)
+    yield SealDevices()
 
 
 def runtime_directory(inner_uid: int) -> str:
@@ -1357,6 +1437,7 @@ _CLASSES: Mapping[str, type] = {
     for c in (
         *Step.__args__,
         CgroupDirectory,
+        DeviceNode,
         LandlockRule,
         Planned,
         Room,
@@ -1433,6 +1514,11 @@ def for_nobody(policy: Policy) -> Plan:
     view = View(
         trees=tuple(sorted((*readable, *writable), key=lambda t: t.path)),
         links=(),
+        # By their names' patterns: which there are is the machine's.
+        devices=tuple(
+            DeviceNode(path=n.pattern, major=n.major, minor=n.minors[0], mode=n.mode)
+            for n in devices.wanted(policy.devices)
+        ),
     )
     person = Person(
         uid=INIT_UID + 1,

@@ -206,8 +206,12 @@ async def prepare(
                 raise e
             _take_identity(daemon, room, made_from)
         room.visible, room.skipped = view.show(
-            *(mounts, opened, made_from.caller),
-            *(daemon.store.refuse_read, daemon.store.refuse_write),
+            mounts,
+            opened,
+            made_from.caller,
+            refuse_read=daemon.store.refuse_read,
+            refuse_write=daemon.store.refuse_write,
+            allowed=policy.devices,
         )
         machine = replace(
             made_from.machine, cgroups=daemon.parents.for_activity(room.id)
@@ -380,6 +384,7 @@ def _person(room: Room, made_from: Facts) -> plan.Person:
         home=made_from.home,
         shell="/bin/sh",
         hostname=made_from.policy.hostname,
+        mixes_sound=not {"sound", "microphone"}.isdisjoint(made_from.policy.devices),
     )
     return plan.Person(
         uid=room.uid,

@@ -372,6 +372,8 @@ def _expected_mounts(
             case plan.MemoryFiles():
                 extra = () if step.executable else ("noexec",)
                 yield step.path, "tmpfs", _TMPFS | set(extra), False
+            case plan.MountDevices():
+                yield "/dev", "tmpfs", frozenset(("ro", "nosuid", "noexec")), False
             case plan.MountProc():
                 options = frozenset(("rw", "nosuid", "nodev", "noexec"))
                 yield "/proc", "proc", options, False
@@ -433,8 +435,58 @@ def _mounts(steps: list[plan.Step], sealed: Sealed, lines: list[str]) -> Iterato
         for step in steps:
             if isinstance(step, plan.Attach) and step.path in seen - looked:
                 yield from _right_thing(step, root, sealed)
+            if isinstance(step, plan.MakeDevices) and "/dev" not in looked:
+                yield from _devices(step, steps, root, sealed)
     finally:
         os.close(root)
+
+
+def _devices(
+    step: plan.MakeDevices, steps: list[plan.Step], root: int, sealed: Sealed
+) -> Iterator[str]:
+    """Nodes, owners and numbers; and that there is nothing else in any directory.
+
+    Whoever looks once has looked for good: it is sealed by then (see `Looked`).
+    """
+    refused = {n.what for n in sealed.notes}
+    nodes = {
+        n.path: (n.major, n.minor, n.mode, step.owner)
+        for n in step.nodes
+        if f"device {n.path}" not in refused
+    }
+    kinds = (plan.Directory, plan.WriteFile, plan.Symlink)
+    made = {s.path for s in steps if isinstance(s, kinds)}
+    # What lies below these two is in mounts of their own.
+    other = ("/dev/pts/", "/dev/shm/")  # noqa: S108
+    expected = {p for p in made if p.startswith("/dev/") and not p.startswith(other)}
+    expected |= set(nodes)
+    found = set(_below("/dev", root, closed=other))
+    yield from (f"{path} is not there" for path in sorted(expected - found))
+    yield from (f"{path} is there, too" for path in sorted(found - expected))
+    for path in sorted(found & set(nodes)):
+        inside = os.stat(path.lstrip("/"), dir_fd=root, follow_symlinks=False)
+        number = (os.major(inside.st_rdev), os.minor(inside.st_rdev))
+        is_ = (*number, stat.S_IMODE(inside.st_mode), inside.st_uid)
+        if not stat.S_ISCHR(inside.st_mode) or is_ != nodes[path]:
+            major, minor, mode, owner = nodes[path]
+            yield f"{path} is not {major}:{minor} of uid {owner}, mode {mode:o}"
+
+
+def _below(top: str, root: int, *, closed: tuple[str, ...]) -> Iterator[str]:
+    """Every path below ``top`` in the sandbox, but in none of ``closed``."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(top.lstrip("/"), flags, dir_fd=root)
+    try:
+        with os.scandir(fd) as entries:
+            found = [
+                (f"{top}/{e.name}", e.is_dir(follow_symlinks=False)) for e in entries
+            ]
+    finally:
+        os.close(fd)
+    for path, is_directory in found:
+        yield path
+        if is_directory and f"{path}/" not in closed:
+            yield from _below(path, root, closed=closed)
 
 
 def _directories(sealed: Sealed) -> Iterator[str]:

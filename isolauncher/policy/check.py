@@ -905,18 +905,7 @@ class _Checker:
 
     def _given(self, full: str, entry: toml.Entry, given: bitfrost.Gives) -> bool:
         """Set what a grant stands for, unless the file says it itself."""
-        key, said = _KEYS[given.key], self.values.get(given.key)
-        wanted = given.value
-        meaning = written(wanted)
-        if wanted in key.later or key.only is not None:
-            self.mistake(
-                entry.key,
-                full,
-                "policy-not-enforced-yet",
-                f"it stands for {given.key} = {meaning}, which nothing enforces yet",
-                "leave it out",
-            )
-            return False
+        said, wanted = self.values.get(given.key), given.value
         if isinstance(wanted, tuple):
             own = said.own if isinstance(said, Listed) else ()
             more = tuple(item for item in wanted if item not in own)
@@ -929,7 +918,7 @@ class _Checker:
                 entry.key,
                 full,
                 "policy-grant-contradicts",
-                f"it stands for {given.key} = {meaning}, and line "
+                f"it stands for {given.key} = {written(wanted)}, and line "
                 f"{self.origins[given.key].line} says {written(said)}",
                 "take one of the two away",
             )

@@ -702,6 +702,7 @@ def _policy(
             data=number("files.data"),
             documents=cast(Documents, text("files.documents")),
         ),
+        devices=words("devices.allow"),
         x11=cast(Literal["none", "shared"], text("display.x11")),
         bus=Bus(
             session_call=words("bus.session-call"),

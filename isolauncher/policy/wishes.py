@@ -90,8 +90,9 @@ def _one(policy: Policy, wish: Asked, file: str) -> tuple[Policy, bool, str]:
             granted = policy.identity.uid == "bundle"
             return policy, granted, _says(policy, "identity.uid", policy.identity.uid)
         case ("use-serial",):
-            why = "no device is given to anybody yet (devices.allow)"
-            return policy, False, why
+            allowed = ", ".join(policy.devices) or "empty"
+            why = _says(policy, "devices.allow", allowed)
+            return policy, "serial" in policy.devices, why
         case (name, number) if name in LIMITS:
             return _limit(policy, name, number, Origin(file=file, line=wish.line))
         case (name, *_) if name in LIMITS:

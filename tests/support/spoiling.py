@@ -71,7 +71,12 @@ class Spoilt:
 
 
 @contextmanager
-def spoilt_service(*, config: str = "", within: Sequence[str] = ()) -> Iterator[Spoilt]:
+def spoilt_service(
+    *,
+    config: str = "",
+    within: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Spoilt]:
     """``within`` stands before the daemon's command, and becomes it."""
     _refuse_the_machines_mounts()
     # In memory, where files can be mapped to another owner on every kernel we know.
@@ -80,7 +85,9 @@ def spoilt_service(*, config: str = "", within: Sequence[str] = ()) -> Iterator[
     daemon = HERE / "spoilt" / "daemon.py"
     try:
         with service(
-            command=(*within, sys.executable, str(daemon), str(place)), config=config
+            command=(*within, sys.executable, str(daemon), str(place)),
+            config=config,
+            environment=environment,
         ) as made:
             spoilt = Spoilt(made, board)
             spoilt.places += _places(spoilt)

@@ -3,7 +3,8 @@
 
 The plan is whole, so everything that judges by it expects the step. `Board.left_out`
 names what is left out: a step's class, with one word more where only some of its kind
-or a part of it is meant (``Attach device``, ``Unshare net``).
+or a part of it is meant (``Attach device``, ``Unshare net``), or where it is done
+otherwise (``MakeDevices owner``).
 """
 
 from __future__ import annotations
@@ -45,12 +46,29 @@ def _without(step: plan.Step, part: str) -> plan.Step | None:
         case plan.Unshare():
             spaces = tuple(n for n in step.namespaces if n != part)
             return replace(step, namespaces=spaces)
+        case plan.MakeDevices() if part:
+            return _other_devices(step, part)
         case plan.Attach():
             return None if part in (step.kind, step.path) else step
         case plan.MemoryFiles() | plan.WriteFile() | plan.Symlink():
             return None if part in ("", step.path) else step
         case _:
             return None
+
+
+def _other_devices(step: plan.MakeDevices, part: str) -> plan.Step:
+    """What must not be: the first node another's, or one more than was planned."""
+    first, *rest = step.nodes
+    match part:
+        case "number":
+            return replace(step, nodes=(replace(first, minor=3), *rest))
+        case "mode":
+            return replace(step, nodes=(replace(first, mode=0o666), *rest))
+        case "owner":
+            return replace(step, owner=0)
+        case _:
+            more = replace(first, path=f"{first.path}-more")
+            return replace(step, nodes=(*step.nodes, more))
 
 
 def look_away_as_told(board: Board) -> None:
