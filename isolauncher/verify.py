@@ -420,6 +420,8 @@ def _mounts(steps: list[plan.Step], sealed: Sealed, lines: list[str]) -> Iterato
             kind, options = places[mount.path]
             if kind and mount.kind != kind:
                 yield f"{mount.path} is {mount.kind}, not {kind}"
+            if mount.path == "/dev" and "nodev" in mount.options:
+                yield "no device opens in /dev (nodev)"
         else:
             above = [t for t in trees if mount.path.startswith(t.rstrip("/") + "/")]
             if not above:

@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from support.devices import FULL, NULL, URANDOM, ZERO, StandIns, refuse_nodes, s
 from support.powers import need, sandboxes
 
 from isolauncher import devices as table
+from isolauncher import opener
 from isolauncher.policy.model import DEVICES
 
 ALICE = 12345
@@ -259,6 +261,16 @@ def test_a_node_that_was_put_in_the_place_of_another_is_not_given(
     assert f"{others}: it is no character device" in why
 
 
+def test_what_an_opener_finds_is_compared_by_number_as_well(card: StandIns) -> None:
+    """A file system may give another node the number of an inode that has gone."""
+    want = opener.Want(path=card.path("snd/pcmC*D*p"), writable=True, device=True)
+    (found,) = opener._follow(want)
+    os.close(found.fd)
+    assert (found.kind, found.number) == ("device", os.makedev(1, ZERO))
+    other = replace(found, number=os.makedev(1, NULL))
+    assert opener._without_fd(found) != opener._without_fd(other)
+
+
 def test_a_directory_of_devices_is_reached_through_no_link(
     daemon: Service, devices: StandIns
 ) -> None:
@@ -317,6 +329,23 @@ def test_nothing_can_be_changed_where_the_devices_are(
     ]
 
 
+ASK = """
+import fcntl, os, sys
+fd = os.open(sys.argv[1], os.O_RDWR)
+print(len(fcntl.ioctl(fd, 0x80045200, bytes(4))))  # RNDGETENTCNT (random(4))
+"""
+
+
+def test_a_device_is_asked_and_told_things_by_ioctl(
+    daemon: Service, card: StandIns
+) -> None:
+    """Neither the filter nor Landlock, from its ABI 5 on, stands in the way."""
+    policy = daemon.policy("granting", POLICY.format('["microphone"]'))
+    script = daemon.script("ask.py", ASK)
+    words = ("--policy", policy, "--", script, card.path("snd/pcmC0D0c"))
+    assert daemon.run(*words, uid=ALICE).text == "4\n"
+
+
 def test_who_plays_finds_the_group_by_which_sound_is_mixed(
     daemon: Service, card: StandIns
 ) -> None:
@@ -361,6 +390,16 @@ def test_a_room_is_not_given_to_whom_other_devices_are_granted(
     said, done = look(daemon, card, [])
     assert way(done) == "demand"
     assert there(said) == []
+
+
+def test_what_is_only_read_is_looked_for_again_as_well(
+    daemon: Service, card: StandIns
+) -> None:
+    ready(daemon, card, ["joystick"])
+    card.make("input/js0", ZERO, 0o644)
+    said, done = look(daemon, card, ["joystick"])
+    assert way(done) == "demand"
+    assert there(said) == ["input/js0"]
 
 
 def _plug_in(devices: StandIns) -> None:

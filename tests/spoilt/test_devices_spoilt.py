@@ -7,13 +7,14 @@ and in the one that the probe's answers are judged by.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 
 import pytest
 from support.daemons import Service
-from support.devices import StandIns, refuse_nodes, stand_ins
+from support.devices import StandIns, refuse_nodes
 from support.powers import landlock, need, sandboxes
 from support.spoiling import Spoilt, spoilt_service
 from support.spoilt.less import UNVERIFIED
@@ -22,6 +23,7 @@ from isolauncher import devices
 from isolauncher.live import prove
 from isolauncher.policy.load import PolicyStore
 from isolauncher.report import Proof
+from isolauncher.spoilt import board as boards
 
 POLICY = """version = 1
 [match]
@@ -49,6 +51,9 @@ class Bench:
         """The proofs by claim of a launch in which that is done otherwise."""
         self.of.record()
         self.of.board.left_out = left_out
+        return self.proved()
+
+    def proved(self) -> dict[str, Proof]:
         service: Service = self.of.service
         assert service.process is not None
         policy = self.store.get("loud")
@@ -60,13 +65,12 @@ class Bench:
 @pytest.fixture(scope="module")
 def bench() -> Iterator[Bench]:
     need(sandboxes(), landlock(), refuse_nodes())
-    with stand_ins() as card, pytest.MonkeyPatch.context() as patch:
-        card.make_card()
-        patch.setattr(devices, "KINDS", card.kinds)
-        with spoilt_service(environment={"STAND_INS": str(card.top)}) as of:
-            of.service.policy("loud", POLICY)
-            with closing(PolicyStore(etc_dir=str(of.service.policies))) as store:
-                yield Bench(of, card, store)
+    with spoilt_service() as of, pytest.MonkeyPatch.context() as patch:
+        assert of.card is not None
+        patch.setattr(devices, "KINDS", of.card.kinds)
+        of.service.policy("loud", POLICY)
+        with closing(PolicyStore(etc_dir=str(of.service.policies))) as store:
+            yield Bench(of, of.card, store)
 
 
 def of_devices(proofs: dict[str, Proof], result: str) -> dict[str, str]:
@@ -98,6 +102,34 @@ def test_what_this_machine_has_not_is_untried_and_says_so(bench: Bench) -> None:
     assert "this machine has none" in untried["expect: it is heard"]
 
 
+def test_what_its_caller_may_not_open_is_untried_and_says_so(bench: Bench) -> None:
+    bench.card.clear()
+    bench.card.make_card(0o600)
+    try:
+        proofs = bench.tried("nothing")
+    finally:
+        bench.card.clear()
+        bench.card.make_card()
+    assert not of_devices(proofs, "broken") | of_devices(proofs, "failed")
+    untried = of_devices(proofs, "untried")
+    assert "who launches may not open it" in untried["devices.allow sound"]
+    assert "outside it is refused" in untried["expect: it is heard"]
+
+
+def test_where_no_node_may_be_made_it_has_none_and_that_is_said(bench: Bench) -> None:
+    """As in a container: the kernel refuses mknod(2) to who is root there."""
+    bench.tried("nothing")
+    (call, *_) = (c for c in bench.of.calls(("init",)) if c.name == "mknod")
+    bench.of.board.left_out = ""
+    bench.of.board.set(boards.REFUSE, call.actor, call.number, errno.EPERM)
+    proofs = bench.proved()
+    assert bench.of.board.hit
+    assert not of_devices(proofs, "broken")
+    assert of_devices(proofs, "untried")["devices.allow sound"] == (
+        "cannot be tried here: no node can be made here: Operation not permitted"
+    )
+
+
 def test_devices_are_not_made_where_none_would_open(bench: Bench) -> None:
     """Without a /dev of their own there is nothing to seal: it comes to no end."""
     for verified in ("", UNVERIFIED):
@@ -108,6 +140,7 @@ def test_devices_are_not_made_where_none_would_open(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("otherwise", "said", "claim"),
     [
+        ("MountDevices nodev", "no device opens in /dev", "devices.allow sound"),
         ("MakeDevices", "snd/pcmC0D0p is not there", "devices"),
         ("SealDevices", "/dev lacks ro", "devices"),
         ("MakeDevices number", "snd/controlC0 is not 1:7 of uid", "devices"),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -79,8 +80,8 @@ class StandIns:
 @contextmanager
 def stand_ins() -> Iterator[StandIns]:
     """In the machine's own /dev: an activity has nothing of it but what it is given."""
-    top = Path(f"/dev/isolauncher-{os.getpid()}")
-    top.mkdir(mode=0o755)
+    top = Path(tempfile.mkdtemp(prefix="isolauncher-", dir="/dev"))
+    top.chmod(0o755)
     try:
         yield StandIns(top)
     finally:

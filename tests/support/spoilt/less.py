@@ -46,6 +46,10 @@ def _without(step: plan.Step, part: str) -> plan.Step | None:
         case plan.Unshare():
             spaces = tuple(n for n in step.namespaces if n != part)
             return replace(step, namespaces=spaces)
+        case plan.MountDevices(inodes=inodes) if part == "nodev":
+            return plan.MemoryFiles(
+                path="/dev", size=65536, inodes=inodes, mode=0o755, executable=False
+            )
         case plan.MakeDevices() if part:
             return _other_devices(step, part)
         case plan.Attach():
@@ -65,7 +69,9 @@ def _other_devices(step: plan.MakeDevices, part: str) -> plan.Step:
         case "mode":
             return replace(step, nodes=(replace(first, mode=0o666), *rest))
         case "owner":
-            return replace(step, owner=0)
+            # For everybody to open, or that alone would be seen.
+            nodes = tuple(replace(node, mode=0o666) for node in step.nodes)
+            return replace(step, owner=0, nodes=nodes)
         case _:
             more = replace(first, path=f"{first.path}-more")
             return replace(step, nodes=(*step.nodes, more))
