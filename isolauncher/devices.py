@@ -2,8 +2,8 @@
 """Which device nodes each kind of ``devices.allow`` stands for, by name and number.
 
 Data and what follows from it alone: nothing is opened here. A node is given only where
-name and number agree: numbers are the kernel's for good (devices.txt), names are what
-whoever may write in /dev has made of them.
+name and number agree: a driver's numbers are the kernel's for good (devices.txt), names
+are what whoever may write in /dev has made of them.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Given:
-    """Of one kind: ``nodes`` by path, and why not more; None of them is a directory."""
+    """Of one kind: ``nodes`` by path with their numbers (st_rdev), and why not more."""
 
     kind: str
     nodes: Mapping[str, tuple[Nodes, int]]
