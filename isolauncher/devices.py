@@ -99,7 +99,7 @@ class Found:
     """
 
     path: str
-    device: int = -1
+    device: int = 0
     why: str = ""
 
 

@@ -152,7 +152,7 @@ def _granted(
     found = (
         devices.Found(
             path=entry.path,
-            device=_number(entry.fd) if entry.fd >= 0 else -1,
+            device=_number(entry.fd) if entry.fd >= 0 else 0,
             why=entry.why,
         )
         for entry in opened
@@ -187,9 +187,9 @@ def _owner(entry: opener.Opened, caller: Caller) -> int | None:
 
 
 def _number(fd: int) -> int:
-    """A character device's (st_rdev), whatever was told of it; -1: it is none."""
+    """A character device's (st_rdev), whatever was told of it; 0: it is none."""
     status = os.fstat(fd)
-    return status.st_rdev if stat.S_ISCHR(status.st_mode) else -1
+    return status.st_rdev if stat.S_ISCHR(status.st_mode) else 0
 
 
 def _device(name: str, mounts: Mounts) -> None:

@@ -268,7 +268,7 @@ def devices_there(case: Case) -> tuple[devices.Given, ...]:
 def _nodes(nodes: devices.Nodes) -> Iterator[tuple[str, int, str]]:
     paths_ = sorted(glob.glob(nodes.pattern))
     if not paths_:
-        yield nodes.pattern, -1, "there is none on this machine"
+        yield nodes.pattern, 0, "there is none on this machine"
     rights = os.R_OK | (os.W_OK if nodes.writable else 0)
     for path in paths_:
         # None is opened: that does things, and the microphone may be in use.
