@@ -206,15 +206,6 @@ def _gathered(attribute: str) -> dict[str, list[Renewal]]:
     return found
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class _Suspected:
-    """``names`` are suspected while the path is this and its new entries hold this."""
-
-    path: list[str]
-    held: list[Set[str]]
-    names: Set[str]
-
-
 class _Shelf:
     def __init__(
         self,
@@ -238,7 +229,9 @@ class _Shelf:
             if "." not in name and (found := place(name, module)) is not None
         }
         self._roots = frozenset(root for root, _ in self._tops.values())
-        self._suspected: _Suspected | None = None
+        # The path, what its new entries hold, and whom they make suspected. No object
+        # of ours: it is made in a program, which may look at all that there are.
+        self._suspected: tuple[list[str], list[Set[str]], Set[str]] | None = None
         self._brings = {name: self._closure(name, world.needs) for name in self._all}
         self._bound = self._take_out() - world.own_children
         self._left_nothing = False
@@ -366,15 +359,15 @@ class _Shelf:
         # The same names are in the same set: a finder that reads anew makes another.
         if (
             seen is not None
-            and path == seen.path
-            and list(map(id, names)) == list(map(id, seen.held))
+            and path == seen[0]
+            and list(map(id, names)) == list(map(id, seen[1]))
         ):
-            return seen.names
+            return seen[2]
         heads = {n.partition(".")[0] for held in names for n in held}
         gone = self._roots.difference(path)
         suspects = {n for n, (root, _) in self._tops.items() if root in gone}
         suspects |= heads & self._tops.keys()
-        self._suspected = _Suspected(path=path, held=names, names=suspects)
+        self._suspected = path, names, suspects
         return suspects
 
     def _look_closer(self, names: list[str]) -> None:
