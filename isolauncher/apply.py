@@ -3,8 +3,8 @@
 
 `apply` does one step of a plan with a kernel. It decides nothing, knows no order and
 catches nothing that matters: whatever the kernel refuses ends the launch, as a
-`StepError` that names the step. The two refusals that are let pass (best effort the
-design asks for) become notes in the report.
+`StepError` that names the step. The refusals that are let pass (best effort the design
+asks for, or an activity that gets less than it might) become notes in the report.
 """
 
 from __future__ import annotations
@@ -139,6 +139,22 @@ def _apply(step: plan.Step, c: Context) -> None:
             )
             _attach_at(fd, step.path, c)
             os.close(fd)
+        case plan.MountDevices():
+            # Without MOUNT_ATTR_NODEV, the only one of ours: all that is ever in it is
+            # in the plan, and nobody can write to it once it is sealed.
+            fd = k.detached_mount(
+                "tmpfs",
+                {"size": "65536", "nr_inodes": str(step.inodes), "mode": "0755"},
+                MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC,
+            )
+            _attach_at(fd, "/dev", c)
+            os.close(fd)
+        case plan.MakeDevices():
+            # The numbers are of nodes that the caller may open.
+            for node in step.nodes:
+                _make_device(node, step.owner, c)
+        case plan.SealDevices():
+            _seal(_inside("/dev"), c)
         case plan.Attach():
             _attach(step, c)
         case plan.Pivot():
@@ -155,11 +171,7 @@ def _apply(step: plan.Step, c: Context) -> None:
                 "newinstance,ptmxmode=0666,mode=0620",
             )
         case plan.SealRoot():
-            root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                k.mount_setattr(root, set_=MOUNT_ATTR_RDONLY, recursive=False)
-            finally:
-                os.close(root)
+            _seal("/", c)
         case plan.SetHostname():
             k.sethostname(step.name)
         case plan.LoopbackUp():
@@ -273,6 +285,27 @@ def _give(path: str, owner: int, c: Context) -> None:
     """To the activity, which cannot have put a link there yet: it has not begun."""
     if owner:
         c.kernel.chown(_inside(path), owner)
+
+
+def _make_device(node: plan.DeviceNode, owner: int, c: Context) -> None:
+    path = _inside(node.path)
+    try:
+        c.kernel.mknod(path, node.mode, node.major, node.minor)
+    except PermissionError as e:
+        # In a container that may make none: the activity has one device less.
+        why = f"no node can be made here: {e.strerror or e}"
+        c.notes.append(plan.Skipped(what=f"device {node.path}", why=why))
+    else:
+        _give(node.path, owner, c)
+
+
+def _seal(path: str, c: Context) -> None:
+    """Make the mount at a path of ours read-only, and not what is mounted below."""
+    root = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        c.kernel.mount_setattr(root, set_=MOUNT_ATTR_RDONLY, recursive=False)
+    finally:
+        os.close(root)
 
 
 def _allow(rules: tuple[plan.LandlockRule, ...], c: Context) -> None:

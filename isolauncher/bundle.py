@@ -347,7 +347,9 @@ def too_large(file: str) -> BundleError:
 
 
 def _refuse(file: str, line: int, what: str, code: str, hint: str = "") -> NoReturn:
-    raise BundleError(f"{file}:{line}: {what}", code=code, hint=hint)
+    error = BundleError(f"{file}:{line}: {what}", code=code, hint=hint)
+    error.file, error.line_number = file, line
+    raise error
 
 
 def _shown(text: str) -> str:

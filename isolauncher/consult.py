@@ -17,7 +17,7 @@ from . import bundle, furniture, plan, rooms
 from .launch import Wanted, not_kept
 from .opener import Opener
 from .policy import choose, environment, wishes
-from .policy.model import Policy, values
+from .policy.model import Policy
 from .request import Caller, Furnish, Launch
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ async def complete(
     if c.policy.view.data:
         for name, place in FOUND_BEFORE.items():
             variables.setdefault(name, f"{c.at.root}/data/{place}")
-    if not _heard(c.policy):
+    if "sound" not in c.policy.devices:
         variables = {**UNHEARD, **variables}
     words = bundle.words(c.bundle, variables)
     in_bundle, _ = await looking.find_program(
@@ -179,12 +179,6 @@ async def complete(
         asked=furnish,
         at=c.at,
     )
-
-
-def _heard(policy: Policy) -> bool:
-    """Whether it has something to play sound on."""
-    devices = values(policy)["devices.allow"]
-    return isinstance(devices, tuple) and "sound" in devices
 
 
 def _not_granted(answers: tuple[wishes.Answer, ...]) -> Iterator[plan.Skipped]:

@@ -89,6 +89,7 @@ ACCEPT_AGAIN_S = 0.2
 RECONNECT_S = 10
 """How long a client has to come back after the daemon was restarted."""
 BACKLOG = 128
+MAX_SOCKET_PATH = 107
 USERDB = Path("/run/userdb")
 
 
@@ -1018,10 +1019,13 @@ def _refuse_foreign(path: str) -> None:
         sticky = status.st_mode & stat.S_ISVTX and part != os.path.abspath(path)
         writable = status.st_mode & 0o022 and not sticky
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != 0 or writable:
+            hint = "remove it, or have root own it with mode 0755"
+            if status.st_mode & stat.S_ISVTX:
+                hint = "make a directory of root's in it, and name one in that"
             raise DaemonError(
                 f"{part} is not a directory that only root can write",
                 code="directory-not-ours",
-                hint="remove it, or have root own it with mode 0755",
+                hint=hint,
             )
         if part == "/":
             return
@@ -1030,6 +1034,12 @@ def _refuse_foreign(path: str) -> None:
 
 def _listen(path: str) -> socket.socket:
     """The socket, for everyone to connect: who asks is known from the kernel."""
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH:
+        raise DaemonError(
+            f"{path[:64]!a}… is too long for a socket's path",
+            code="socket-path-too-long",
+            hint=f"it has at most {MAX_SOCKET_PATH} bytes (unix(7))",
+        )
     _refuse_foreign(os.path.dirname(os.path.abspath(path)))
     try:
         status = os.lstat(path)

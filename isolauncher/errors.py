@@ -150,7 +150,11 @@ class PolicyError(IsolauncherError):
 
 
 class BundleError(IsolauncherError):
+    """``file`` and ``line_number`` (from 1), if known, begin its message too."""
+
     default_step = "bundle"
+    file: str = ""
+    line_number: int = 0
 
 
 class IdentityError(IsolauncherError):

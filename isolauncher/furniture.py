@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from . import opener, plan, view
 from .bundle import Bundle
 from .errors import RequestError
-from .policy.model import Policy
+from .policy.model import IN_HOME, Policy
 from .request import Caller, Furnish
 
 DIRECTORIES = ("data", "instance", "tmp")
@@ -57,17 +57,31 @@ def place(
             f"SUGAR_PROFILE {profile[:64]!a} is not the name of a directory",
             code="request-bad-profile",
         )
-    return Place(
-        home=home,
-        root=f"{home}/.sugar/{profile}/{bundle.bundle_id}",
-        runtime=plan.runtime_directory(inner_uid),
-    )
+    root = f"{home}/.sugar/{profile}/{bundle.bundle_id}"
+    if hides := _shows(policy, root, home):
+        raise RequestError(
+            f"its own directories are to lie in {hides}, which the policy "
+            f"{policy.name} shows: they cannot be made inside",
+            code="own-directories-shown",
+            hint="let the policy name only what is needed of it",
+        )
+    return Place(home=home, root=root, runtime=plan.runtime_directory(inner_uid))
+
+
+def _shows(policy: Policy, path: str, home: str) -> str:
+    """The path of the policy's that ``path`` is or lies below; "" if there is none."""
+    for shown in (*policy.view.read, *policy.view.write):
+        there = f"{home}/{shown.removeprefix(IN_HOME)}"
+        there = there if shown.startswith(IN_HOME) else shown
+        if f"{path}/".startswith(there.rstrip("/") + "/"):
+            return shown
+    return ""
 
 
 def _home(environment: Mapping[str, str], policy: Policy) -> str:
     """The caller's HOME: made anew inside, empty, so only its name is taken over."""
     home = environment.get("HOME", "")
-    why = ""
+    why, hint = "", "set HOME to the person's own directory"
     if not home.startswith("/") or posixpath.normpath(home) != home or home == "/":
         why = "is not the path of a directory"
     elif len(os.fsencode(home)) > 1024 or not home.isprintable():
@@ -77,16 +91,14 @@ def _home(environment: Mapping[str, str], policy: Policy) -> str:
         *plan.BUILT,
     ):
         why = "is a place of the system's"
-    else:
-        shown = (*policy.view.read, *policy.view.write)
-        hides = [p for p in shown if f"{home}/".startswith(p.rstrip("/") + "/")]
-        if hides:
-            why = f"lies in {hides[0]}, which the policy {policy.name} shows"
+    elif hides := _shows(policy, home, home):
+        why = f"lies in {hides}, which the policy {policy.name} shows"
+        hint = "let the policy name only what is needed of it"
     if why:
         raise RequestError(
             f"HOME {home[:64]!a} {why}: it cannot be made inside",
             code="request-bad-home",
-            hint="set HOME to the person's own directory",
+            hint=hint,
         )
     return home
 

@@ -66,6 +66,7 @@ class Host:
     idmapped_mounts: bool
     pivot_root: bool
     proc: bool
+    device_nodes: bool
     chrooted: bool
     landlock: int
     seccomp: bool
@@ -156,6 +157,7 @@ def probe(
         idmapped_mounts=kernel_says["idmapped_mounts"],
         pivot_root=kernel_says["pivot_root"],
         proc=kernel_says["proc"],
+        device_nodes=kernel_says["device_nodes"],
         chrooted=chrooted,
         landlock=landlock,
         seccomp=kernel_says["seccomp"],
@@ -237,6 +239,7 @@ _KERNEL_TRIALS = (
     "idmapped_mounts",
     "pivot_root",
     "proc",
+    "device_nodes",
     "seccomp",
     "keyring",
     "openat2",
@@ -291,6 +294,11 @@ def _kernel_trials(
         if reason is not None:
             raise OSError(0, reason)
 
+    def device_nodes() -> None:
+        os.fchdir(kernel.detached_mount("tmpfs", {"mode": "755"}, 0))
+        kernel.mknod("zero", 0o600, 1, 5)
+        os.open("zero", os.O_RDWR | os.O_CLOEXEC)
+
     def seccomp() -> None:
         kernel.no_new_privs()
         # One instruction: return SECCOMP_RET_ALLOW.
@@ -312,6 +320,7 @@ def _kernel_trials(
         "idmapped_mounts": idmapped_mounts,
         "pivot_root": lambda: kernel.pivot_root(new_root()),
         "proc": proc,
+        "device_nodes": device_nodes,
         "seccomp": seccomp,
         "keyring": kernel.join_session_keyring,
         "openat2": openat2,

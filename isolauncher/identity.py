@@ -162,11 +162,14 @@ def views(
     home: str,
     shell: str,
     hostname: str = "",
+    mixes_sound: bool = False,
 ) -> Views:
     """root, nobody and the inner user; nobody else of this machine.
 
     ``name`` comes from the caller's machine and may hold anything: a name outside
-    the grammar, or one of the two others' names, becomes ``user``.
+    the grammar, or one of the two others' names, becomes ``user``. ``mixes_sound``: its
+    group is called audio as well, whose name alsa-lib asks for before it mixes what
+    several programs play (alsa.conf, defaults.pcm.ipc_gid).
     """
     if name in {"root", "nobody", "nogroup"} or not _NAME.fullmatch(name):
         name = {0: "root", 65534: "nobody"}.get(inner_uid, "user")
@@ -179,10 +182,11 @@ def views(
     users[inner_uid] = f"{name}:x:{inner_uid}:{inner_gid}::{home}:{shell}"
     groups = {0: "root:x:0:", 65534: "nogroup:x:65534:"}
     groups.setdefault(inner_gid, f"{name}:x:{inner_gid}:")
+    group = _lines(groups) + (f"audio:x:{inner_gid}:\n" if mixes_sound else "").encode()
     host = f"127.0.1.1 {hostname}\n" if _NAME.fullmatch(hostname) else ""
     return Views(
         passwd=_lines(users),
-        group=_lines(groups),
+        group=group,
         nsswitch=b"passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n"
         b"protocols: files\nservices: files\n",
         hosts=f"127.0.0.1 localhost\n::1 localhost\n{host}".encode(),

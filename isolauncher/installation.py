@@ -12,8 +12,16 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from .records import start_time
+from .rootsown import not_roots
+
+if TYPE_CHECKING:
+    from .session.openwindows import Open
 
 EXTENSION = "usr/share/sugar/extensions/deviceicon/isolauncher.py"
 SERVICE = "usr/share/dbus-1/services/org.sugarlabs.IsoLauncher1.service"
@@ -26,6 +34,7 @@ JOURNAL = "org.laptop.JournalActivity"
 """A window that is the shell's own."""
 
 AGAIN = "make install-sugar"
+ELSEWHERE = "make install-sugar, from where root alone can write"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +49,11 @@ class Part:
 
 
 class _Fault(Exception):
-    """What is wrong with a part, in words."""
+    """What is wrong with a part, in words, and what to do."""
+
+    def __init__(self, message: str, fix: str = AGAIN) -> None:
+        super().__init__(message)
+        self.fix = fix
 
 
 def parts(environment: Mapping[str, str], root: str = "/") -> tuple[Part, ...]:
@@ -103,7 +116,9 @@ def _part(
     try:
         look(root)
     except _Fault as fault:
-        return Part(what=what, detail="", fault=str(fault), follows=follows)
+        return Part(
+            what=what, detail="", fault=str(fault), follows=follows, fix=fault.fix
+        )
     except (OSError, UnicodeDecodeError) as error:
         said = getattr(error, "strerror", None) or str(error)
         return Part(what=what, detail="", fault=said, follows=follows)
@@ -121,8 +136,10 @@ def _extension(root: str) -> None:
         _same(
             text, f"{checkout}/integration/sugar/deviceicon/isolauncher.py", EXTENSION
         )
-    elif not _found_by_itself():
+    elif not (found := _found_by_itself()):
         raise _Fault(f"{PYTHON} does not find isolauncher, which /{EXTENSION} imports")
+    else:
+        _roots(found, EXTENSION)
 
 
 def _service(root: str) -> None:
@@ -188,11 +205,22 @@ def _constant(text: str, name: str, place: str) -> str:
 def _code(checkout: str, place: str) -> None:
     if not os.path.exists(os.path.join(checkout, "isolauncher/session/adapter.py")):
         raise _Fault(f"/{place} wants isolauncher from {checkout}, where it is not")
+    _roots(os.path.join(checkout, "isolauncher"), place)
 
 
 def _command(path: str, place: str) -> None:
     if not os.access(path, os.X_OK):
         raise _Fault(f"/{place} wants {path}, which is not there")
+    _roots(path, place)
+
+
+def _roots(path: str, place: str) -> None:
+    """Who can change it can have every person run it, or root."""
+    if why := not_roots(path):
+        raise _Fault(
+            f"others than root can change {path}, which /{place} wants: {why}",
+            ELSEWHERE,
+        )
 
 
 def _same(text: str, path: str, place: str) -> None:
@@ -204,19 +232,27 @@ def _same(text: str, path: str, place: str) -> None:
         raise _Fault(f"/{place} is not the one of its checkout: it is older or changed")
 
 
-def _found_by_itself() -> bool:
-    source = "import importlib.util as u, sys; sys.exit(not u.find_spec('isolauncher'))"
-    done = subprocess.run(
-        (PYTHON, "-I", "-c", source), cwd="/", capture_output=True, check=False
+def _found_by_itself() -> str:
+    """The directory that Sugar's Python imports isolauncher from; "" if it does not."""
+    source = (
+        "import importlib.util as u, sys; found = u.find_spec('isolauncher');"
+        "print(found.submodule_search_locations[0] if found else '', end='')"
     )
-    return done.returncode == 0
+    done = subprocess.run(
+        (PYTHON, "-I", "-c", source),
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout
 
 
 # ------------------------------------------------------------------ a shell that runs
 
 
 def _shell(environment: Mapping[str, str], root: str) -> Iterator[Part]:
-    """Of a display that can be looked at: since when it runs, and what it launched."""
+    """Of a display: since when its shell runs, and what is open that it launched."""
     from .errors import HostError
     from .session import openwindows
 
@@ -224,51 +260,83 @@ def _shell(environment: Mapping[str, str], root: str) -> Iterator[Part]:
         return
     try:
         windows = openwindows.look(environment)
-    except HostError:
-        return  # somebody else's, or python3-xlib is not installed
-    shells = {one.window.pid for one in windows if one.window.sugar_bundle == JOURNAL}
-    for pid in shells:
-        since = _installed_since(pid, os.path.join(root, EXTENSION))
-        yield Part(
-            what="sugar shell",
-            detail=f"runs as process {pid}",
-            fault=f"runs as process {pid}, since before this was installed"
-            if since
-            else "",
-            follows="it launches as it did before",
-            fix="log out, and in again",
-        )
-    loose = [
-        one.window.title or one.bundle_id
-        for one in windows
-        if one.window.sugar_activity
-        and one.window.pid not in shells
-        and one.verdict == "unconfined"
-    ]
-    if loose:
+    except HostError as error:
         yield Part(
             what="sugar windows",
             detail="",
-            fault=f"{len(loose)} open that no sandbox has: {', '.join(loose)}",
-            follows="they have all of the person's rights",
-            fix="isolauncher ps --windows",
+            fault=f"cannot be looked at: {error.message}",
+            follows="whether they are confined is not known",
+            fix=error.hint or "run this in the session whose display it is",
         )
-    elif shells:
+        return
+    shells = {one.window.pid for one in windows if _is_the_shell(one)}
+    for pid in sorted(shells):
+        late = _installed_since(pid, os.path.join(root, EXTENSION))
+        said = f"runs as process {pid}"
+        yield Part(
+            what="sugar shell",
+            detail=said,
+            fault=f"{said}, since before this was installed" if late else "",
+            follows="it launches as it did before",
+            fix="log out, and in again",
+        )
+    activities = [
+        one
+        for one in windows
+        if one.window.pid not in shells
+        and (one.window.sugar_activity or one.window.sugar_bundle)
+    ]
+    faults = list(_not_confined(activities))
+    yield from faults
+    if shells and not faults:
         yield Part(what="sugar windows", detail="every activity's is confined")
+
+
+def _is_the_shell(one: Open) -> bool:
+    """Whoever has a window may call it the Journal's; the shell is in no sandbox."""
+    if one.verdict != "unconfined" or one.window.sugar_bundle != JOURNAL:
+        return False
+    try:
+        with open(f"/proc/{one.window.pid}/cmdline", "rb") as file:
+            words = file.read(4096).split(b"\0")
+    except OSError:
+        return False
+    return (b"-m", b"jarabe.main") in pairwise(words)  # as /usr/bin/sugar starts it
+
+
+_NOT_CONFINED = {
+    "unconfined": ("open that no sandbox has", "they have all of the person's rights"),
+    "unknown": ("open, and nobody can say whose", "they may be past isolauncher"),
+}
+
+
+def _not_confined(activities: Sequence[Open]) -> Iterator[Part]:
+    for verdict, (says, follows) in _NOT_CONFINED.items():
+        names = [
+            one.window.title[:60] or one.bundle_id
+            for one in activities
+            if one.verdict == verdict
+        ]
+        if names:
+            yield Part(
+                what="sugar windows",
+                detail="",
+                fault=f"{len(names)} {says}: {', '.join(names)}",
+                follows=follows,
+                fix="isolauncher ps --windows",
+            )
 
 
 def _installed_since(pid: int, path: str) -> bool:
     """Whether a file was put there after the process had begun."""
     try:
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
-            ticks = int(file.read().rpartition(")")[2].split()[19])
-        with open("/proc/uptime", encoding="ascii") as file:
-            uptime = float(file.read().split()[0])
         changed = os.stat(path).st_ctime
-    except (OSError, ValueError):
+    except OSError:
         return False
-    begun = time.time() - uptime + ticks / os.sysconf("SC_CLK_TCK")
-    return changed > begun + 1
+    ticks = start_time(pid)
+    booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    begun = booted + ticks / os.sysconf("SC_CLK_TCK")
+    return ticks > 0 and changed > begun + 1
 
 
 __all__ = ["Part", "parts"]

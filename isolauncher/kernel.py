@@ -21,6 +21,7 @@ import platform
 import resource
 import signal
 import socket
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -179,6 +180,7 @@ class Kernel(Protocol):
     def mkdir(self, path: str, mode: int) -> None: ...
     def symlink(self, target: str, path: str) -> None: ...
     def chown(self, path: str, owner: int) -> None: ...
+    def mknod(self, path: str, mode: int, major: int, minor: int) -> None: ...
     def write_file(self, path: str, data: bytes) -> None: ...
     def create_file(self, path: str, data: bytes, mode: int) -> None: ...
     def unshare(self, flags: int) -> None: ...
@@ -329,6 +331,13 @@ def _syscall(name: str, *arguments: object) -> int:
     return _check(_libc.syscall(ctypes.c_long(_number(name)), *arguments), name)
 
 
+# struct __user_cap_header_struct of version 3, and two of __user_cap_data_struct
+# (linux/capability.h); made once, since to make a type costs more than the call, and
+# so does to look the function up.
+_capset = _libc.capset
+_OF_CALLER = (ctypes.c_uint32 * 2)(0x20080522, 0)
+_NO_CAPABILITIES = (ctypes.c_uint32 * 6)()
+
 _long = ctypes.c_long
 _ulong = ctypes.c_ulong
 
@@ -356,6 +365,10 @@ class Linux:
 
     def chown(self, path: str, owner: int) -> None:
         os.chown(path, owner, owner, follow_symlinks=False)
+
+    def mknod(self, path: str, mode: int, major: int, minor: int) -> None:
+        """A character device; ``mode`` is what it lets its owner do."""
+        os.mknod(path, mode | stat.S_IFCHR, os.makedev(major, minor))
 
     def write_file(self, path: str, data: bytes) -> None:
         # One write(2), unbuffered: the id maps and cgroup files take their value in a
@@ -571,10 +584,9 @@ class Linux:
         return int(prctl.get_securebits())
 
     def clear_capabilities(self) -> None:
-        # Effective before permitted, else the kernel refuses (capset(2)).
-        prctl.cap_inheritable.limit()
-        prctl.cap_effective.limit()
-        prctl.cap_permitted.limit()
+        # All three sets at once, and the ambient one with them (capset(2)); by
+        # python-prctl it would be a call for each capability.
+        _check(_capset(_OF_CALLER, _NO_CAPABILITIES), "capset")
 
     def no_new_privs(self) -> None:
         prctl.set_no_new_privs(1)
@@ -598,9 +610,9 @@ class Linux:
         """
         arguments = b"".join(a + b"\0" for a in argv)
         variables = b"".join(e + b"\0" for e in environ)
-        area = ctypes.create_string_buffer(arguments + variables)
+        area = ctypes.c_char_p(arguments + variables)
         _AREAS.append(area)  # lives as long as the process: the kernel reads it
-        start = ctypes.addressof(area)
+        start = ctypes.cast(area, ctypes.c_void_p).value or 0
         values = _MmMap(
             **_layout(),
             brk=_libc.sbrk(ctypes.c_long(0)),
@@ -674,8 +686,9 @@ class Linux:
             first = fd + 1
 
     def seccomp(self, program: bytes) -> None:
-        instructions = ctypes.create_string_buffer(program, len(program))
-        fprog = _SockFprog(len(program) // 8, ctypes.addressof(instructions))
+        # The bytes where they are: for a buffer of our own ctypes would make a type.
+        instructions = ctypes.cast(ctypes.c_char_p(program), ctypes.c_void_p)
+        fprog = _SockFprog(len(program) // 8, instructions)
         _syscall(
             "seccomp",
             ctypes.c_uint(SECCOMP_SET_MODE_FILTER),

@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 # device that the policy does not grant must not come in by a redirection.
 _MEMORY_DEVICES = frozenset(os.makedev(1, n) for n in (3, 5, 7, 8, 9))
 
+_STREAMS = ("stdin", "stdout", "stderr")
+
 State = Literal["starting", "running", "stopping", "exited"]
 
 
@@ -132,8 +134,9 @@ class _Clock:
         self.last = received_us
         self.spans: dict[str, int] = {}
 
-    def lap(self, name: str) -> None:
-        now = kernel.monotonic_us()
+    def lap(self, name: str, at_us: int | None = None) -> None:
+        """It has ended, now or when another process has read the same clock."""
+        now = kernel.monotonic_us() if at_us is None else at_us
         self.spans[name] = self.spans.get(name, 0) + now - self.last
         self.last = now
 
@@ -205,7 +208,7 @@ async def launch(
     policy, fds = wanted.policy, wanted.fds
     # Refused before anything is made for it, if it cannot be compiled.
     filters.compile(policy.kernel.syscalls)
-    for name in ("stdin", "stdout", "stderr"):
+    for name in _STREAMS:
         _check_stream(name, fds[name], network=policy.network == "host")
     tier, why_exec = _tier(daemon, wanted)
     set_name, why_less = pool.BARE, ""
@@ -220,8 +223,6 @@ async def launch(
         set_name=set_name,
         lease_key=wanted.lease_key,
     )
-    waits = daemon.rooms.find(made_from) is not None
-    await daemon.spare_memory(set_name, waits=waits)
     # A room's own id, where the caller has no other in mind: its lease has it already.
     likely = daemon.rooms.find(made_from)
     activity_id = wanted.id or (likely.id if likely else rooms.new_id())
@@ -256,6 +257,9 @@ async def launch(
     program: opener.Program | None = None
     try:
         async with asyncio.timeout(daemon.config.limits.launch_ms / 1000):
+            await _take(daemon, activity, made_from, wanted)
+            # The caller's opener and the stem are at work meanwhile.
+            await daemon.spare_memory(set_name, waits=activity.room.ahead)
             program = await _room(daemon, activity, made_from, fds.get("program"))
             clock.lap("fork")
             try:
@@ -297,26 +301,56 @@ async def launch(
     return activity
 
 
-async def _room(
-    daemon: Daemon,
-    activity: Activity,
-    made_from: rooms.Facts,
-    program: int | None,
-) -> opener.Program | None:
-    """Give the activity its room: one prepared ahead, or a new one."""
+async def _take(
+    daemon: Daemon, activity: Activity, made_from: rooms.Facts, wanted: Wanted
+) -> None:
+    """Give the activity a room that was prepared ahead, if there is one.
+
+    Its opener is asked for the program, and its stem begins. Where it has no opener
+    left, it is of no use.
+    """
     room = await daemon.rooms.take(made_from)
     if room is None:
-        return await _new_room(daemon, activity, made_from, program)
+        return
     if activity.room.dissolved:
         room.end()
     activity.room = room
     if activity.tier != "exec":
         activity.path = "pool"
     assert room.checker is not None  # noqa: S101 (for the type checker)
+    assert room.sandbox is not None  # noqa: S101
+    try:
+        room.checker.open_again(wanted.fds.get("program"))
+        if wanted.bundle is None:
+            # What a bundle's variables are is known when it is furnished.
+            begun = plan.begin(
+                _start(activity, wanted, "", wanted.variables),
+                wanted.umask,
+                rooms.compiled_filter(made_from.policy),
+            )
+            streams = {name: wanted.fds[name] for name in _STREAMS}
+            room.sandbox.begin_rest(activity.id, begun, streams)
+            room.begun = begun
+    except StepError:
+        # Its opener was the caller's to end; or all of it has ended.
+        room.close_checker()
+
+
+async def _room(
+    daemon: Daemon,
+    activity: Activity,
+    made_from: rooms.Facts,
+    program: int | None,
+) -> opener.Program | None:
+    """Make its room the activity's, or make it a new one."""
+    room = activity.room
+    if not room.ahead:
+        return await _new_room(daemon, activity, made_from, program)
+    if room.checker is None:
+        return await _another(daemon, activity, made_from, program)
     assert room.leased_as is not None  # noqa: S101
     assert room.record is not None  # noqa: S101
     try:
-        room.checker.open_again(program)
         if room.leased_as != activity.id:
             room.record.rename(activity.id)
             daemon.ledger.pass_on(room.uid, room.leased_as, activity.id)
@@ -489,16 +523,24 @@ async def _road(
     mounts = view.Mounts(daemon.kernel)
     try:
         rest = _rest(activity, daemon, wanted, program, mounts)
-        for_stem = {name: wanted.fds[name] for name in ("stdin", "stdout", "stderr")}
-        for_stem |= {name: mounts.fds[name] for name in rest.named_by_stem()}
+        streams = {name: wanted.fds[name] for name in _STREAMS}
+        for_stem = {name: mounts.fds[name] for name in rest.named_by_stem()}
         for_init = {**mounts.fds, "record": record.fd}
         if "hold" in wanted.fds:
             for_init["hold"] = wanted.fds["hold"]
         if program is not None and program.fd >= 0:
             for_init["program:read"] = program.fd
-        sent = {n: rooms.file_of(fd) for n, fd in {**for_init, **for_stem}.items()}
+        if not room.begun:
+            for_stem |= streams
+        told = {**for_init, **for_stem, **streams}
+        sent = {n: rooms.file_of(fd) for n, fd in told.items()}
         clock.lap("plan")
-        sandbox.tell_rest(rest, for_init, for_stem)
+        sandbox.tell_rest(rest, for_init, for_stem, room.begun)
+    except StepError as e:
+        if e.code != "sandbox-died":
+            raise
+        # A stem that has begun may have failed, or init; and has said why.
+        raise await sandbox.why_ended() or e from e
     finally:
         mounts.close()
     sealed = verify.Sealed(
@@ -535,7 +577,7 @@ async def _road(
         verify.verify(whole, sealed, namespaces)
     except VerifyError as e:
         # Or it has ended, since there was nothing that it could have started.
-        said = await sandbox.stem_said() if e.code == "verify-gone" else None
+        said = await sandbox.why_ended() if e.code == "verify-gone" else None
         raise said or e from None
     record.append("forked", daemon.pids(activity))
     enforced = whole.enforced()
@@ -545,28 +587,35 @@ async def _road(
         raise StepError(
             "what the room was made from has changed", step="launch", code="room-stale"
         )
-    clock.lap("verify")
-    ready = await sandbox.ready()
-    clock.lap("handover")
-    verify.verify_ready(whole, sealed)
+    try:
+        verify.verify_ready(whole, sealed)
+    except VerifyError:
+        # The hand-over opens files, and may have had one just then: it is through
+        # with them when it is ready. Or it has ended, and says why.
+        clock.lap("verify")
+        await sandbox.ready()
+        clock.lap("handover")
+        verify.verify_ready(whole, sealed)
     # Only now: of a launch that failed before, nothing was in force.
     activity.namespaces, activity.enforced = namespaces, enforced
     activity.pid = sandbox.stem_pid
-    activity.tier = str(ready["tier"])
-    if activity.tier == "exec":
-        activity.path = "exec"
-    if ready.get("why"):
-        activity.skipped.append(plan.Skipped(what="tier fork", why=str(ready["why"])))
     clock.lap("verify")
-    if room.dissolved:
+    if (ended := rooms.told_to_end(room)) is not None:
         # It has SIGKILL, which takes effect in the kernel's own time.
-        raise StepError("it was stopped", step="launch", code="stopped")
+        raise ended
     # Before "go": from the first byte of activity code on, a daemon that comes after
     # us must know that this runs.
     record.append("go", state | {"tier": activity.tier, "path": activity.path})
     # From here on it is nobody's but its own: a zygote's death does not end it.
     activity.state = "running"
-    clock.spans["total"] = await sandbox.go() - clock.received
+    running = await sandbox.go()
+    clock.lap("handover", running.at_us)
+    clock.spans["total"] = running.at_us - clock.received
+    if running.tier != activity.tier:
+        activity.tier = activity.path = running.tier
+        record.append("go", state | {"tier": running.tier, "path": running.tier})
+    if running.why:
+        activity.skipped.append(plan.Skipped(what="tier fork", why=running.why))
     # Not before: its end, too, takes time.
     room.close_checker()
 
@@ -621,18 +670,24 @@ def _rest(
         frame=room.frame,
         furniture=brought,
         filter_=rooms.compiled_filter(policy),
-        start=plan.Start(
-            program_kind=wanted.program_kind,
-            path=path,
-            argv=wanted.argv,
-            environment=tuple(sorted(variables.items())),
-            cwd=wanted.cwd,
-            tier="exec" if activity.tier == "exec" else "fork",
-            hostname=policy.hostname,
-            preload=policy.preload.set,
-        ),
+        start=_start(activity, wanted, path, variables),
         umask=wanted.umask,
         init_uid=room.facts.machine.init_uid,
+    )
+
+
+def _start(
+    activity: Activity, wanted: Wanted, path: str, variables: Mapping[str, str]
+) -> plan.Start:
+    return plan.Start(
+        program_kind=wanted.program_kind,
+        path=path,
+        argv=wanted.argv,
+        environment=tuple(sorted(variables.items())),
+        cwd=wanted.cwd,
+        tier="exec" if activity.tier == "exec" else "fork",
+        hostname=wanted.policy.hostname,
+        preload=wanted.policy.preload.set,
     )
 
 

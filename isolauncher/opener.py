@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fnmatch
 import os
 import posixpath
 import signal
@@ -59,10 +60,14 @@ _LINUX = kernel.Linux()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Want:
-    """A host path that a policy shows, and whether it may be written."""
+    """A host path that a policy shows, and whether it may be written.
+
+    ``device``: character devices instead, the last part of the path being a glob.
+    """
 
     path: str
     writable: bool
+    device: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,11 +75,11 @@ class Opened:
     """What was found. ``fd`` is O_PATH and the receiver's; -1 for links and refusals.
 
     ``public``: everyone may read it (and search, if a directory). ``why`` says why a
-    path is not there. ``device`` and ``inode`` are stat(2)'s.
+    path is not there. ``device`` and ``inode`` are stat(2)'s, ``number`` its st_rdev.
     """
 
     path: str
-    kind: Literal["directory", "file", "link", "absent"]
+    kind: Literal["directory", "file", "device", "link", "absent"]
     writable: bool = False
     target: str = ""
     why: str = ""
@@ -82,6 +87,7 @@ class Opened:
     public: bool = False
     device: int = -1
     inode: int = -1
+    number: int = -1
     fd: int = -1
 
 
@@ -177,7 +183,7 @@ class Opener:
         called when the child is at work. Raises StepError when the child fails or takes
         longer than PATIENCE_S (a file system that hangs).
         """
-        question = {"wants": [[w.path, w.writable] for w in wants]}
+        question = {"wants": [[w.path, w.writable, w.device] for w in wants]}
         return _read_answer(await self._ask(question, _maybe(program), meanwhile))
 
     def open_again(self, program: int | None) -> None:
@@ -403,7 +409,7 @@ def _rehearse() -> None:
     try:
         answers = _Answers()
         for question, sent in (
-            ({"wants": [["/usr", False], ["/bin", False], ["/bin/sh", False]]}, []),
+            ({"wants": [[p, False, False] for p in ("/usr", "/bin", "/bin/sh")]}, []),
             ({"wants": None}, []),
             ({"wants": [], "check": [["root", "readable-directory"]]}, [usr]),
             ({"bundle": ["sh", "/usr/bin"]}, [usr]),
@@ -490,7 +496,7 @@ class _Answers:
             same = all(_is_same(*before) for before in self._before)
         elif asked:
             assert isinstance(asked, list)  # noqa: S101 (our own words)
-            wants = [Want(path=p, writable=w) for p, w in asked]
+            wants = [Want(path=p, writable=w, device=d) for p, w, d in asked]
             found = [list(_follow(want)) for want in wants]
             self._before = [
                 (want, entries, _straight_way(want, entries))
@@ -561,7 +567,7 @@ def _status(fd: int) -> tuple[int, ...]:
 
 def _straight_way(want: Want, entries: list[Opened]) -> _Straight | None:
     (entry, *more) = entries
-    if more or entry.path != want.path or want.writable:
+    if more or entry.path != want.path or want.writable or want.device:
         return None  # a file system may be for reading only by then
     resolve = kernel.RESOLVE_NO_SYMLINKS | kernel.RESOLVE_NO_MAGICLINKS
     how = kernel.OpenPath(want.path, resolve)
@@ -605,21 +611,30 @@ def become(caller: Caller) -> None:
 
 
 def _once(found: list[list[Opened]]) -> list[Opened]:
-    """Each path once; a writable one is not hidden by a readable one."""
-    best: dict[str, Opened] = {}
+    """Each path once; a writable one is not hidden by a readable one.
+
+    A path that is a link, and leads to nothing, is both.
+    """
+    best: dict[tuple[str, bool], Opened] = {}
     for entry in (entry for entries in found for entry in entries):
-        known = best.get(entry.path)
+        key = entry.path, entry.kind == "absent"
+        known = best.get(key)
         if known is None or (entry.writable and not known.writable):
-            best[entry.path] = entry
-    if len(best) > MAX_OPENED:
+            best[key] = entry
+    if sum(entry.fd >= 0 for entry in best.values()) > MAX_OPENED:
         raise RequestError(
-            f"the policy shows more than {MAX_OPENED} paths", code="open-too-many"
+            f"the policy shows more than {MAX_OPENED} paths that are there",
+            code="open-too-many",
+            hint="name a directory that holds several of them",
         )
     return list(best.values())
 
 
 def _follow(want: Want) -> Iterator[Opened]:
     """The links on the way to a path, then what is there."""
+    if want.device:
+        yield from _nodes(want)
+        return
     path = want.path
     fd = _straight(path)
     if fd >= 0:
@@ -721,6 +736,52 @@ def _final(path: str, fd: int, want: Want) -> Opened:
         public=public,
         device=status.st_dev,
         inode=status.st_ino,
+        fd=fd,
+    )
+
+
+def _nodes(want: Want) -> Iterator[Opened]:
+    """The devices of that name, through no link; none is opened, which does things."""
+    top, pattern = posixpath.split(want.path)
+    directory = _straight(top)
+    names: list[str] = []
+    if directory >= 0:
+        with suppress(OSError):
+            reader = os.open(".", os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
+            names = sorted(fnmatch.filter(os.listdir(reader), pattern))
+            os.close(reader)
+    for name in names:
+        yield _node(f"{top}/{name}", directory, want)
+    if directory >= 0:
+        os.close(directory)
+    if not names:
+        yield Opened(path=want.path, kind="absent", why="there is none here")
+
+
+def _node(path: str, directory: int, want: Want) -> Opened:
+    flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        fd = os.open(posixpath.basename(path), flags, dir_fd=directory)
+    except OSError as e:
+        return Opened(path=path, kind="absent", why=e.strerror or str(e))
+    status = os.fstat(fd)
+    rights = os.R_OK | (os.W_OK if want.writable else 0)
+    why = ""
+    if not stat.S_ISCHR(status.st_mode):
+        why = "it is no character device"
+    elif not os.access(f"/proc/self/fd/{fd}", rights):
+        why = "the caller may not open it"
+    if why:
+        os.close(fd)
+        return Opened(path=path, kind="absent", why=why)
+    return Opened(
+        path=path,
+        kind="device",
+        writable=want.writable,
+        owner=status.st_uid,
+        device=status.st_dev,
+        inode=status.st_ino,
+        number=status.st_rdev,
         fd=fd,
     )
 

@@ -17,12 +17,13 @@ from __future__ import annotations
 import base64
 import binascii
 import dataclasses
+import os
 import posixpath
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from . import kernel
+from . import devices, kernel
 from .errors import HostError, StepError
 from .policy.model import Policy
 
@@ -193,6 +194,52 @@ class MemoryFiles:
 
     def describe(self) -> str:
         return f"mount {self.size} bytes of memory on {self.path}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceNode:
+    """``mode`` is what it lets its owner do."""
+
+    path: str
+    major: int
+    minor: int
+    mode: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountDevices:
+    """A /dev in which device nodes open: elsewhere in memory none does (nodev).
+
+    Made by init, which is in no user namespace: a file system made in one opens none,
+    however it is mounted (SB_I_NODEV), and mknod(2) is refused there.
+    """
+
+    inodes: int
+
+    def describe(self) -> str:
+        return "mount a /dev in which devices open"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MakeDevices:
+    """Nodes of the activity's own: those of the host cannot be opened by its uid.
+
+    ``owner`` is the uid and gid outside that they belong to.
+    """
+
+    nodes: tuple[DeviceNode, ...]
+    owner: int
+
+    def describe(self) -> str:
+        return "make the devices " + ", ".join(node.path for node in self.nodes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealDevices:
+    """No node is made, renamed or removed after this, by whoever may be there."""
+
+    def describe(self) -> str:
+        return "make /dev read-only"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -470,7 +517,10 @@ class Filter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seccomp:
-    """Last: the filter then need not allow the calls that gave up privileges."""
+    """The filter need not allow the calls that gave up privileges.
+
+    Of what comes after it, a program may do each to itself, too: Landlock, and closing.
+    """
 
     name: str
     probe_number: int
@@ -514,6 +564,9 @@ Step = (
     | Symlink
     | WriteFile
     | MemoryFiles
+    | MountDevices
+    | MakeDevices
+    | SealDevices
     | Attach
     | Pivot
     | MountProc
@@ -615,10 +668,14 @@ class Link:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """What of the host becomes visible, already opened; shallow before deep."""
+    """What of the host becomes visible, already opened; shallow before deep.
+
+    ``devices`` are those beyond the ones that every sandbox has.
+    """
 
     trees: tuple[Tree, ...]
     links: tuple[Link, ...]
+    devices: tuple[DeviceNode, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -729,18 +786,25 @@ class Room:
 class Rest:
     """The part of a plan that one request makes, for the room it is walked in.
 
-    ``start`` is what the stem begins in the end, None where the part is init's.
+    ``start`` is what the stem begins in the end; None where the part is init's, or
+    where more is to come.
     """
 
     id: str
     steps: tuple[Planned, ...]
     start: Start | None
 
-    def part_of(self, actor: Actor) -> Rest:
-        """What one of them is told; init needs not know what the activity is told."""
+    def part_of(self, actor: Actor, begun: tuple[Planned, ...] = ()) -> Rest:
+        """What one of them is told; init needs not know what the activity is told.
+
+        ``begun``: its first steps, if it has been told them already (see `begin`).
+        """
+        steps = tuple(p for p in self.steps if p.actor == actor)
+        if steps[: len(begun)] != begun:
+            raise ValueError("what has begun is not how the rest begins")
         return Rest(
             id=self.id,
-            steps=tuple(p for p in self.steps if p.actor == actor),
+            steps=steps[len(begun) :],
             start=self.start if actor == "stem" else None,
         )
 
@@ -808,7 +872,7 @@ def room(
     ]
     late = _late(view.trees)
     early = tuple(t for t in view.trees if t not in late)
-    init += _root(policy, person, early, view.links, machine)
+    init += _root(policy, person, early, view, machine)
     # /proc after the pivot: mounted before it would show beside the host's.
     init += [MountProc(), MountTerminals(), SetHostname(name=policy.hostname)]
     if policy.network == "loopback":
@@ -884,6 +948,36 @@ def frame(within: Room, view: View) -> Frame:
     )
 
 
+def begin(start: Start, umask: int, filter_: CompiledFilter) -> tuple[Planned, ...]:
+    """How every rest begins for the stem: what depends on nothing but the request.
+
+    So that a stem that waits can be told before it is known what is to be shown.
+    """
+    steps: tuple[Step, ...] = (
+        Stdio(),
+        SetUmask(umask=umask),
+        ShowAs(
+            # What `python3 PROGRAM` would show; any other program shows itself when
+            # it is exec'ed.
+            argv=(
+                PYTHON,
+                *(("-m",) if start.program_kind == "module" else ()),
+                *start.argv,
+            ),
+            environ=tuple(f"{k}={v}" for k, v in start.environment),
+            name=posixpath.basename(PYTHON),
+        ),
+        # Its name and arguments no program is to choose again.
+        Seccomp(
+            name=filter_.name,
+            probe_number=filter_.probe_number,
+            probe_arguments=filter_.probe_arguments,
+            probe_errno=filter_.probe_errno,
+        ),
+    )
+    return tuple(Planned(actor="stem", step=s) for s in steps)
+
+
 def rest(
     *,
     activity_id: str,
@@ -915,21 +1009,7 @@ def rest(
     init += (_attach(tree) for tree in trees)
     # Nothing is attached after this, and nothing else needs init's powers.
     init += [SealRoot(), LeavePrivileges(uid=init_uid)]
-    stem: list[Step] = [
-        Stdio(),
-        SetUmask(umask=umask),
-        ShowAs(
-            # What `python3 PROGRAM` would show; any other program shows itself when
-            # it is exec'ed.
-            argv=(
-                PYTHON,
-                *(("-m",) if start.program_kind == "module" else ()),
-                *start.argv,
-            ),
-            environ=tuple(f"{k}={v}" for k, v in start.environment),
-            name=posixpath.basename(PYTHON),
-        ),
-    ]
+    stem: list[Step] = []
     if frame.ruled is not None:
         files = frame.ruled.files
         # A program's file; a bundle brings more than the stem may have open. And what
@@ -944,17 +1024,10 @@ def rest(
             for t in trees
         )
         stem.append(Landlock(rules=rules))
-    stem += [
-        CloseDescriptors(),
-        Seccomp(
-            name=filter_.name,
-            probe_number=filter_.probe_number,
-            probe_arguments=filter_.probe_arguments,
-            probe_errno=filter_.probe_errno,
-        ),
-    ]
+    stem.append(CloseDescriptors())
     steps = (
         *(Planned(actor="init", step=s) for s in init),
+        *begin(start, umask, filter_),
         *(Planned(actor="stem", step=s) for s in stem),
     )
     return Rest(id=activity_id, steps=steps, start=start)
@@ -1075,7 +1148,7 @@ def _root(
     policy: Policy,
     person: Person,
     trees: tuple[Tree, ...],
-    links: tuple[Link, ...],
+    view: View,
     machine: Machine,
 ) -> Iterator[Step]:
     # Room for the skeleton only; what fills up is /tmp and /dev/shm, with own sizes.
@@ -1092,6 +1165,9 @@ def _root(
     own = _own(person)
     for path in own:
         yield from _own_directory(path, policy, person.uid)
+    if view.devices:
+        # Before all that is in it.
+        yield MountDevices(inodes=_IN_DEV + 2 * len(view.devices))
     for name in DEVICES:
         yield WriteFile(path=f"/dev/{name}", data=b"", mode=0o666)
         yield Attach(
@@ -1117,6 +1193,7 @@ def _root(
         ("ptmx", "pts/ptmx"),
     ):
         yield Symlink(path=f"/dev/{name}", target=target)
+    yield from _devices(view.devices, person.uid)
     contents = (
         person.passwd,
         person.group,
@@ -1132,7 +1209,7 @@ def _root(
     for tree in trees:
         yield _attach(tree)
     directories = set(_directories(trees)) | known
-    for link in links:
+    for link in view.links:
         for parent in _parents(link.path):
             if parent not in directories and not below(parent, trees):
                 directories.add(parent)
@@ -1140,6 +1217,28 @@ def _root(
         if not below(posixpath.dirname(link.path), trees):
             yield Symlink(path=link.path, target=link.target)
     yield Pivot()
+
+
+_IN_DEV = 16
+"""What every /dev has: the five, their links, two directories, and itself."""
+
+
+def device_node(path: str, nodes: devices.Nodes, number: int) -> DeviceNode:
+    """``number`` is the host's node's (st_rdev)."""
+    major, minor = os.major(number), os.minor(number)
+    return DeviceNode(path=path, major=major, minor=minor, mode=nodes.mode)
+
+
+def _devices(nodes: tuple[DeviceNode, ...], owner: int) -> Iterator[Step]:
+    """Nothing of the policy's comes to lie below /dev after it (check.MADE_BY_US)."""
+    if not nodes:
+        return
+    above = dict.fromkeys(p for node in nodes for p in _parents(node.path))
+    for path in above:
+        if path not in BUILT:
+            yield Directory(path=path, mode=0o755)
+    yield MakeDevices(nodes=nodes, owner=owner)
+    yield SealDevices()
 
 
 def runtime_directory(inner_uid: int) -> str:
@@ -1341,6 +1440,7 @@ _CLASSES: Mapping[str, type] = {
     for c in (
         *Step.__args__,
         CgroupDirectory,
+        DeviceNode,
         LandlockRule,
         Planned,
         Room,
@@ -1417,6 +1517,11 @@ def for_nobody(policy: Policy) -> Plan:
     view = View(
         trees=tuple(sorted((*readable, *writable), key=lambda t: t.path)),
         links=(),
+        # By their names' patterns: which there are is the machine's.
+        devices=tuple(
+            DeviceNode(path=n.pattern, major=n.major, minor=n.minors[0], mode=n.mode)
+            for n in devices.wanted(policy.devices)
+        ),
     )
     person = Person(
         uid=INIT_UID + 1,

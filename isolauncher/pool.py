@@ -13,6 +13,7 @@ import asyncio
 import glob
 import json
 import os
+import select
 import socket
 import subprocess
 from collections.abc import Callable, Mapping
@@ -64,6 +65,14 @@ class Zygote:
 
     def changed(self) -> list[str]:
         return [] if self.watch is None else self.watch.changed()
+
+    def has_died(self) -> bool:
+        """Whether it has ended untold, though nobody may have heard of it yet."""
+        if self.dead:
+            return self.killed
+        poll = select.poll()
+        poll.register(self.channel.sock, 0)  # of its end one is told in any case
+        return bool(poll.poll(0))
 
     async def fork(self) -> Sandbox:
         """A new init; ZygoteError when it is unfit or has died."""

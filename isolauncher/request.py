@@ -52,7 +52,7 @@ MAX_GRACE_MS = 600_000
 MAX_REASON = 1000
 
 _ID = re.compile(r"[0-9a-zA-Z_]{1,64}")
-_POLICY_NAME = re.compile(r"[0-9a-zA-Z_](?:[0-9a-zA-Z_.-]{0,126}[0-9a-zA-Z_])?")
+_POLICY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # as policy/check.py
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # A local server, by its number; another machine's is a matter of the network.
 _DISPLAY = re.compile(r":[0-9]{1,5}(?:\.[0-9]{1,2})?")
@@ -198,7 +198,7 @@ def valid_id(text: str) -> bool:
 
 def valid_policy_name(text: str) -> bool:
     """Whether ``text`` can name a policy, which is ``text.toml`` in its directory."""
-    return _POLICY_NAME.fullmatch(text) is not None and ".." not in text
+    return _POLICY_NAME.fullmatch(text) is not None
 
 
 def valid_variable(text: str) -> bool:
@@ -267,7 +267,9 @@ def parse_run(fields: Mapping[str, object], n_fds: int) -> Request:
     argv = _strings(fields, "argv", most=MAX_ARGUMENTS, most_bytes=MAX_ARGUMENT_BYTES)
     if not argv or not argv[0]:
         raise _wrong("argv", "names no program")
-    if kind == "name" and ("/" in argv[0] or argv[0] in (".", "..")):
+    if kind == "name" and argv[0] in (".", ".."):
+        raise _wrong("argv", f"{argv[0]!a} is a directory and no program")
+    if kind == "name" and "/" in argv[0]:
         raise _wrong("argv", "a program to be sought in PATH is a name without '/'")
     if kind == "module" and not _MODULE.fullmatch(argv[0]):
         raise _wrong("argv", f"{_shown(argv[0])} is not the name of a module")

@@ -87,7 +87,7 @@ class Room:
     ``id`` names its cgroup and, until an activity has it, its ``record``; ``leased_as``
     is the activity id the ledger has. ``sent`` says device and inode of each mount;
     ``checker`` can look at them once more; ``looked`` is what was found right of it
-    while it waits.
+    while it waits; ``begun`` are the steps of the rest that the stem was told already.
     """
 
     id: str
@@ -108,6 +108,7 @@ class Room:
     visible: plan.View | None = None
     sent: dict[str, tuple[int, int]] = field(default_factory=dict)
     looked: verify.Looked | None = None
+    begun: tuple[plan.Planned, ...] = ()
     skipped: list[plan.Skipped] = field(default_factory=list)
 
     def end(self) -> None:
@@ -205,7 +206,12 @@ async def prepare(
                 raise e
             _take_identity(daemon, room, made_from)
         room.visible, room.skipped = view.show(
-            mounts, opened, made_from.caller, daemon.store.refuse_write
+            mounts,
+            opened,
+            made_from.caller,
+            refuse_read=daemon.store.refuse_read,
+            refuse_write=daemon.store.refuse_write,
+            allowed=policy.devices,
         )
         machine = replace(
             made_from.machine, cgroups=daemon.parents.for_activity(room.id)
@@ -325,7 +331,7 @@ async def _both(
         raise cut_short or found
     if isinstance(sandbox, BaseException):
         failed = failed or sandbox
-    failed = failed or _told_to_end(room)
+    failed = failed or told_to_end(room)
     if failed is not None or isinstance(sandbox, BaseException):
         opened, program = found
         _close_opened(opened)
@@ -334,12 +340,12 @@ async def _both(
     return sandbox, found
 
 
-def _told_to_end(room: Room) -> StepError | None:
+def told_to_end(room: Room) -> StepError | None:
     """By whom could not yet know whose sandbox it was."""
     if room.dissolved:
         return StepError("it was stopped", step="launch", code="stopped")
     zygote = room.sandbox.zygote if room.sandbox is not None else None
-    if zygote is not None and zygote.killed:  # see `Daemon._zygote_died`
+    if zygote is not None and zygote.has_died():  # see `Daemon._zygote_died`
         return StepError(
             "its zygote has died", step="launch", code="zygote-died", hint="ask again"
         )
@@ -378,6 +384,7 @@ def _person(room: Room, made_from: Facts) -> plan.Person:
         home=made_from.home,
         shell="/bin/sh",
         hostname=made_from.policy.hostname,
+        mixes_sound=not {"sound", "microphone"}.isdisjoint(made_from.policy.devices),
     )
     return plan.Person(
         uid=room.uid,

@@ -26,6 +26,27 @@ if TYPE_CHECKING:
     from .pool import Zygote
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """What has begun: the tier that it was in the end, and why if it is another one.
+
+    ``at_us``: the stem's first reading of CLOCK_MONOTONIC after "go".
+    """
+
+    tier: str
+    why: str
+    at_us: int
+
+    @classmethod
+    def read(cls, fields: Mapping[str, object]) -> Running:
+        at = fields.get("at_us")
+        return cls(
+            tier=str(fields["tier"]),
+            why=str(fields["why"]),
+            at_us=at if isinstance(at, int) else 0,
+        )
+
+
 @dataclass(slots=True, kw_only=True)
 class Sandbox:
     """A PID namespace with its init, from fork to end.
@@ -62,11 +83,23 @@ class Sandbox:
         rest: plan.Rest,
         for_init: Mapping[str, int],
         for_stem: Mapping[str, int],
+        begun: tuple[plan.Planned, ...] = (),
     ) -> None:
-        """Have the rest done."""
-        # The stem first, whose part takes longer.
-        _hand(self._stem(), rest.part_of("stem"), for_stem)
+        """Have the rest done, of which the stem has ``begun`` the first steps."""
+        # For init the stem has to wait.
         _hand(self.channel, rest.part_of("init"), for_init)
+        _hand(self._stem(), rest.part_of("stem", begun), for_stem)
+
+    def begin_rest(
+        self,
+        activity_id: str,
+        steps: tuple[plan.Planned, ...],
+        for_stem: Mapping[str, int],
+    ) -> None:
+        """Have the stem do its first steps of a rest that is still being planned."""
+        _hand(
+            self._stem(), plan.Rest(id=activity_id, steps=steps, start=None), for_stem
+        )
 
     async def sealed(
         self, left: Callable[[list[plan.Skipped]], None]
@@ -86,22 +119,26 @@ class Sandbox:
         answers = {str(k): v for k, v in probes.items() if isinstance(v, int)}
         return list(_notes(sealed.fields)), answers
 
-    async def stem_said(self) -> IsolauncherError | None:
-        """Why a stem has ended that was sealed, if it has said so."""
-        with suppress(WireError):
-            while (fields := (await self._stem().recv()).fields)["event"] != "ready":
-                if fields["event"] == "failed":
-                    return from_fields(fields)
+    async def why_ended(self) -> IsolauncherError | None:
+        """Of a sandbox that has ended, or ends: what the stem has said, or init."""
+        for channel in (self._stem(), self.channel):
+            with suppress(WireError):
+                while (fields := (await channel.recv()).fields)["event"] != "ready":
+                    if fields["event"] == "failed":
+                        return from_fields(fields)
         return None
 
-    async def ready(self) -> Mapping[str, object]:
-        """The stem is a cold start's twin: what it is ready to start."""
-        return (await _said(self._stem(), "ready")).fields
+    async def ready(self) -> None:
+        """Until the stem is a cold start's twin; for who has not said "go" to it."""
+        await _said(self._stem(), "ready")
 
-    async def go(self) -> int:
-        """Let it run; the stem's first reading of the clock after that (us)."""
+    async def go(self) -> Running:
+        """Let it run, and hear what began."""
         tell(self._stem(), "go", {"verb": "go"})
-        at = (await _said(self._stem(), "running")).fields.get("at_us")
+        message = await self._heard()
+        if message.fields.get("event") == "ready":
+            message = await self._heard()  # that word and ours have crossed
+        running = Running.read(_expected(message, "running").fields)
         # The channel closes when the program has taken over; a refusal comes before.
         try:
             message = await self._stem().recv()
@@ -110,7 +147,13 @@ class Sandbox:
                 raise
         else:
             raise from_fields(message.fields)
-        return at if isinstance(at, int) else 0
+        return running
+
+    async def _heard(self) -> wire.Message:
+        try:
+            return await self._stem().recv()
+        except WireError as e:
+            raise _died("running", e) from e
 
     def _stem(self) -> Channel:
         assert self.stem_channel is not None  # noqa: S101 (for the type checker)

@@ -6,8 +6,9 @@ soon as nothing will change it any more, so that nobody waits for it where that 
 helped: `verify_room` at a room that waits, `verify_begun` at what the rest of the plan
 leaves alone, `verify_left` at what init has had a part in, when that has given up its
 powers, `verify` at the sealed stem, which hands over meanwhile, and `verify_ready` at
-what the hand-over changes: descriptors, signals, the working directory, and with them
-all that is of one process. Each difference is a line; one is enough to end the launch.
+what a hand-over may touch for a moment, the descriptors, and all that is of one
+process; again, if need be, when that is done. Each difference is a line; one is enough
+to end the launch.
 What /proc does not show (which filter, which Landlock domain, the securebits) is judged
 by the errno of calls that must have been refused.
 """
@@ -145,7 +146,7 @@ def verify(whole: plan.Plan, sealed: Sealed, names: Mapping[str, str]) -> None:
 
 
 def verify_ready(whole: plan.Plan, sealed: Sealed) -> None:
-    """The same of what the hand-over has touched, when it is done."""
+    """The same of what the hand-over may have touched; for good when it is done."""
     _refuse(_differences_when_ready([p.step for p in whole.steps], sealed))
 
 
@@ -371,6 +372,8 @@ def _expected_mounts(
             case plan.MemoryFiles():
                 extra = () if step.executable else ("noexec",)
                 yield step.path, "tmpfs", _TMPFS | set(extra), False
+            case plan.MountDevices():
+                yield "/dev", "tmpfs", frozenset(("ro", "nosuid", "noexec")), False
             case plan.MountProc():
                 options = frozenset(("rw", "nosuid", "nodev", "noexec"))
                 yield "/proc", "proc", options, False
@@ -417,6 +420,8 @@ def _mounts(steps: list[plan.Step], sealed: Sealed, lines: list[str]) -> Iterato
             kind, options = places[mount.path]
             if kind and mount.kind != kind:
                 yield f"{mount.path} is {mount.kind}, not {kind}"
+            if mount.path == "/dev" and "nodev" in mount.options:
+                yield "no device opens in /dev (nodev)"
         else:
             above = [t for t in trees if mount.path.startswith(t.rstrip("/") + "/")]
             if not above:
@@ -432,8 +437,58 @@ def _mounts(steps: list[plan.Step], sealed: Sealed, lines: list[str]) -> Iterato
         for step in steps:
             if isinstance(step, plan.Attach) and step.path in seen - looked:
                 yield from _right_thing(step, root, sealed)
+            if isinstance(step, plan.MakeDevices) and "/dev" not in looked:
+                yield from _devices(step, steps, root, sealed)
     finally:
         os.close(root)
+
+
+def _devices(
+    step: plan.MakeDevices, steps: list[plan.Step], root: int, sealed: Sealed
+) -> Iterator[str]:
+    """Nodes, owners and numbers; and that there is nothing else in any directory.
+
+    Whoever looks once has looked for good: it is sealed by then (see `Looked`).
+    """
+    refused = {n.what for n in sealed.notes}
+    nodes = {
+        n.path: (n.major, n.minor, n.mode, step.owner)
+        for n in step.nodes
+        if f"device {n.path}" not in refused
+    }
+    kinds = (plan.Directory, plan.WriteFile, plan.Symlink)
+    made = {s.path for s in steps if isinstance(s, kinds)}
+    # What lies below these two is in mounts of their own.
+    other = ("/dev/pts/", "/dev/shm/")  # noqa: S108
+    expected = {p for p in made if p.startswith("/dev/") and not p.startswith(other)}
+    expected |= set(nodes)
+    found = set(_below("/dev", root, closed=other))
+    yield from (f"{path} is not there" for path in sorted(expected - found))
+    yield from (f"{path} is there, too" for path in sorted(found - expected))
+    for path in sorted(found & set(nodes)):
+        inside = os.stat(path.lstrip("/"), dir_fd=root, follow_symlinks=False)
+        number = (os.major(inside.st_rdev), os.minor(inside.st_rdev))
+        is_ = (*number, stat.S_IMODE(inside.st_mode), inside.st_uid)
+        if not stat.S_ISCHR(inside.st_mode) or is_ != nodes[path]:
+            major, minor, mode, owner = nodes[path]
+            yield f"{path} is not {major}:{minor} of uid {owner}, mode {mode:o}"
+
+
+def _below(top: str, root: int, *, closed: tuple[str, ...]) -> Iterator[str]:
+    """Every path below ``top`` in the sandbox, but in none of ``closed``."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(top.lstrip("/"), flags, dir_fd=root)
+    try:
+        with os.scandir(fd) as entries:
+            found = [
+                (f"{top}/{e.name}", e.is_dir(follow_symlinks=False)) for e in entries
+            ]
+    finally:
+        os.close(fd)
+    for path, is_directory in found:
+        yield path
+        if is_directory and f"{path}/" not in closed:
+            yield from _below(path, root, closed=closed)
 
 
 def _directories(sealed: Sealed) -> Iterator[str]:

@@ -4,7 +4,8 @@
 Openers (see opener.py) have opened what a policy names with the caller's rights; the
 program and its directory are descriptors of the caller's own. Here root makes mounts
 of them, attached nowhere yet, and says where each belongs. No path is resolved but
-the five devices'.
+the five devices' that everybody has; of what a policy grants beyond them only the
+numbers are taken, for nodes of the activity's own.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 
-from . import kernel, opener, plan
+from . import devices, kernel, opener, plan
 from .errors import ProgramNotExecutable, ProgramNotFound, RequestError, StepError
 from .policy.model import IN_HOME, Policy
 from .request import Caller
@@ -37,6 +38,10 @@ def wants(policy: Policy, home: str) -> tuple[opener.Want, ...]:
         *(opener.Want(path=p, writable=False) for p in there(policy.view.read)),
         *(opener.Want(path=p, writable=False) for p in resolver),
         *(opener.Want(path=p, writable=True) for p in there(policy.view.write)),
+        *(
+            opener.Want(path=n.pattern, writable=n.writable, device=True)
+            for n in devices.wanted(policy.devices)
+        ),
     )
 
 
@@ -88,13 +93,22 @@ def show(
     mounts: Mounts,
     opened: tuple[opener.Opened, ...],
     caller: Caller,
+    *,
+    refuse_read: Callable[[str], str | None],
     refuse_write: Callable[[str], str | None],
+    allowed: tuple[str, ...],
 ) -> tuple[plan.View, list[plan.Skipped]]:
-    """The view a policy's paths make, the devices included; what is not there."""
+    """The view a policy's paths make, the devices included; what is not there.
+
+    A path of the policy's may be a link to one that no policy may name.
+    ``allowed`` are the kinds of devices that the policy names.
+    """
     trees: list[plan.Tree] = []
     links: list[plan.Link] = []
     skipped: list[plan.Skipped] = []
     for entry in sorted(opened, key=lambda o: o.path):
+        if any(devices.of_kind(kind, entry.path) for kind in allowed):
+            continue  # below
         if entry.kind == "link":
             links.append(plan.Link(path=entry.path, target=entry.target))
         elif entry.kind == "absent":
@@ -104,6 +118,9 @@ def show(
                 raise RequestError(
                     f"files.write: {entry.path}: {why}", code="write-refused"
                 )
+            if why := refuse_read(entry.path):
+                skipped.append(plan.Skipped(what=f"files {entry.path}", why=why))
+                continue
             if _covered(entry, trees):
                 continue
             name = f"tree:{len(trees)}"
@@ -113,7 +130,7 @@ def show(
                 plan.Tree(
                     path=entry.path,
                     descriptor=name,
-                    kind=entry.kind,
+                    kind="directory" if directory else "file",
                     writable=entry.writable,
                     owned_by=_owner(entry, caller),
                     group=caller.gid,
@@ -121,7 +138,32 @@ def show(
             )
     for name in plan.DEVICES:
         _device(name, mounts)
-    return plan.View(trees=tuple(trees), links=tuple(links)), skipped
+    nodes, lacking = _granted(opened, allowed)
+    view = plan.View(trees=tuple(trees), links=tuple(links), devices=nodes)
+    return view, [*skipped, *lacking]
+
+
+def _granted(
+    opened: tuple[opener.Opened, ...], allowed: tuple[str, ...]
+) -> tuple[tuple[plan.DeviceNode, ...], list[plan.Skipped]]:
+    """The nodes of the kinds that the policy names, and what there is not."""
+    nodes: dict[str, plan.DeviceNode] = {}
+    skipped: list[plan.Skipped] = []
+    found = (
+        devices.Found(
+            path=entry.path,
+            device=_number(entry.fd) if entry.fd >= 0 else 0,
+            why=entry.why,
+        )
+        for entry in opened
+    )
+    for given in devices.given(allowed, found):
+        for path, (kind, number) in given.nodes.items():
+            nodes[path] = plan.device_node(path, kind, number)
+        if given.why:
+            what = "some devices" if given.nodes else "devices"
+            skipped.append(plan.Skipped(what=f"{what} {given.kind}", why=given.why))
+    return tuple(nodes[path] for path in sorted(nodes)), skipped
 
 
 def _covered(entry: opener.Opened, trees: list[plan.Tree]) -> bool:
@@ -142,6 +184,12 @@ def _owner(entry: opener.Opened, caller: Caller) -> int | None:
     """
     private = entry.owner == caller.uid and not entry.public
     return caller.uid if entry.writable or private else None
+
+
+def _number(fd: int) -> int:
+    """A character device's (st_rdev), whatever was told of it; 0: it is none."""
+    status = os.fstat(fd)
+    return status.st_rdev if stat.S_ISCHR(status.st_mode) else 0
 
 
 def _device(name: str, mounts: Mounts) -> None:

@@ -3,7 +3,8 @@
 
 `Watch` is told of each by the server's own events, for the benchmark and the tests.
 `present` lists those that are there, with the process behind each, which a window
-cannot say wrongly. The only importer of python3-xlib.
+cannot say wrongly; `Clients` tells that of one, to who asks again and again. The only
+importer of python3-xlib.
 """
 
 from __future__ import annotations
@@ -20,6 +21,12 @@ from typing import Any
 from .errors import HostError
 
 PATIENCE_S = 30
+
+MAX_TEXT = 1024
+"""Bytes of a property that are read."""
+
+MAX_WINDOWS = 4096
+"""Of a window manager's list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,19 +142,15 @@ def present(environment: Mapping[str, str]) -> tuple[Present, ...]:
     display, x, error = _connected(environment)
     try:
         root = display.screen().root
-        listed = root.get_full_property(
-            display.intern_atom("_NET_CLIENT_LIST"), x.AnyPropertyType
-        )
-        if listed:
-            windows = [
-                display.create_resource_object("window", int(n)) for n in listed.value
-            ]
+        listed = _property(display, x, root, "_NET_CLIENT_LIST", 32, MAX_WINDOWS)
+        if listed is not None:
+            windows = [display.create_resource_object("window", int(n)) for n in listed]
         else:
             windows = root.query_tree().children
         found = []
         for window in windows:
             try:
-                if not listed and not _is_shown(x, window):
+                if listed is None and not _is_shown(x, window):
                     continue
                 found.append(_described(display, x, window))
             except (error.BadWindow, error.BadDrawable):
@@ -157,16 +160,39 @@ def present(environment: Mapping[str, str]) -> tuple[Present, ...]:
         display.close()
 
 
-def one(environment: Mapping[str, str], number: int) -> Present | None:
-    """That window, or None if it is closed; HostError if the display cannot be had."""
-    display, x, error = _connected(environment)
-    try:
-        window = display.create_resource_object("window", number)
-        return _described(display, x, window)
-    except (error.BadWindow, error.BadDrawable, error.BadValue):
-        return None
-    finally:
-        display.close()
+class Clients:
+    """Which process the server is connected with for a window; one connection, kept.
+
+    Whoever asks often, and may not wait, is not to connect each time.
+    """
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        """``environment`` names display and cookie; connects when it is asked first."""
+        self._environment = environment
+        self._connection: tuple[Any, Any] | None = None
+
+    def process(self, number: int) -> int:
+        """By the window's number; 0: the server does not know, or it is closed.
+
+        HostError if the display cannot be had, or the connection has been lost; whoever
+        asks once more has another.
+        """
+        if self._connection is None:
+            display, _, error = _connected(self._environment)
+            self._connection = display, error
+        display, error = self._connection
+        try:
+            # What everybody is told (of the keyboard) would be kept for ever.
+            for _ in range(display.pending_events()):
+                display.next_event()
+            return _process(display, number)
+        except error.XError:
+            return 0
+        except (error.ConnectionClosedError, OSError) as failed:
+            self._connection = None
+            raise HostError(
+                f"the display was lost: {failed}", code="display-not-there"
+            ) from None
 
 
 def _is_shown(x: Any, window: Any) -> bool:
@@ -178,7 +204,7 @@ def _is_shown(x: Any, window: Any) -> bool:
 def _described(display: Any, x: Any, window: Any) -> Present:
     return Present(
         number=window.id,
-        pid=_process(display, window),
+        pid=_process(display, window.id),
         title=_text(display, x, window, "_NET_WM_NAME")
         or _text(display, x, window, "WM_NAME"),
         sugar_bundle=_text(display, x, window, "_SUGAR_BUNDLE_ID"),
@@ -187,20 +213,33 @@ def _described(display: Any, x: Any, window: Any) -> Present:
 
 
 def _text(display: Any, x: Any, window: Any, name: str) -> str:
-    found = window.get_full_property(display.intern_atom(name), x.AnyPropertyType)
-    if not found or isinstance(found.value, str):
-        return found.value if found else ""
-    return bytes(found.value).decode("utf-8", "replace")
+    """The beginning of a property; "" if it is none, or no text."""
+    found = _property(display, x, window, name, 8, MAX_TEXT)
+    return "" if found is None else bytes(found).decode("utf-8", "replace")
 
 
-def _process(display: Any, window: Any) -> int:
+def _property(
+    display: Any, x: Any, window: Any, name: str, bits: int, most: int
+) -> Any | None:
+    """Up to ``most`` items of so many ``bits``; None if there are none of that size.
+
+    In one request: whoever has the display can write any format and any length, and
+    something else between two of them.
+    """
+    found = window.get_property(
+        *(display.intern_atom(name), x.AnyPropertyType, 0, most * bits // 32)
+    )
+    return None if found is None or found.format != bits else found.value
+
+
+def _process(display: Any, number: int) -> int:
     """By the server's own end of the connection (X-Resource 1.2); 0: not known."""
     from Xlib.ext import res
 
     mask = res.LocalClientPIDMask
     if not display.has_extension("X-Resource"):
         return 0
-    reply = display.res_query_client_ids([{"client": window.id, "mask": mask}])
+    reply = display.res_query_client_ids([{"client": number, "mask": mask}])
     for one in reply.ids:
         if one.spec.mask == mask and one.value:
             return int(one.value[0])
@@ -220,7 +259,7 @@ def _connected(environment: Mapping[str, str]) -> tuple[Any, Any, Any]:
     try:
         with _variable("XAUTHORITY", environment.get("XAUTHORITY")):
             return display.Display(environment.get("DISPLAY", "")), X, error
-    except (error.DisplayError, OSError) as failed:
+    except (error.DisplayError, error.ConnectionClosedError, OSError) as failed:
         raise HostError(f"no display: {failed}", code="display-not-there") from None
 
 
@@ -239,4 +278,4 @@ def _variable(name: str, value: str | None) -> Iterator[None]:
             del os.environ[name]
 
 
-__all__ = ["Present", "Watch", "Window", "one", "present"]
+__all__ = ["Clients", "Present", "Watch", "Window", "present"]

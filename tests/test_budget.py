@@ -32,12 +32,14 @@ ALIVE = int(os.environ.get("ISOLAUNCHER_ALIVE", "1000"))
 FEW = 25
 
 BUDGET = {
-    "pool": {"calls": 3450, "opened": 545, "forks": 4, "messages": 42},
+    "pool": {"calls": 3400, "opened": 545, "forks": 4, "messages": 44},
     "demand": {"calls": 2450, "opened": 465, "forks": 4, "messages": 36},
 }
 """By the way of the launch, of the policy `default` on Debian 12, with a few to spare.
 
-What a machine has of the paths that it shows is most of what is opened.
+What a machine has of the paths that it shows is most of what is opened. One message
+of a room's is to the stem that begins while the program is opened, and one may come of
+a stem that is ready before it is let go.
 """
 
 FORKS = ("clone", "clone3", "fork", "vfork")
@@ -59,10 +61,13 @@ def no_strace() -> str | None:
 
 def below(pid: int) -> Iterator[int]:
     yield pid
-    for task in os.listdir(f"/proc/{pid}/task"):
-        children = Path(f"/proc/{pid}/task/{task}/children").read_text()
-        for child in map(int, children.split()):
-            yield from below(child)
+    try:
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+        children = " ".join((task / "children").read_text() for task in tasks)
+    except (FileNotFoundError, ProcessLookupError):
+        return  # it has just ended
+    for child in map(int, children.split()):
+        yield from below(child)
 
 
 def ours(where: Service, alive: list[Run]) -> list[int]:
@@ -182,8 +187,10 @@ def test_a_launch_costs_the_same_whatever_else_runs(
         have(made, alive, many)
         beside_many = usual(made, way, alive, tmp_path / "calls")
         print(f"{way}: {beside_one} beside 1, {beside_many} beside {many}")
-        for name in ("opened", "forks", "messages"):
+        for name in ("opened", "forks"):
             assert beside_many[name] == beside_one[name], name
+        # A stem that is sooner ready than it is let go says so.
+        assert abs(beside_many["messages"] - beside_one["messages"]) <= 1
         # Who finds that there is nothing to read yet asks again.
         assert beside_many["calls"] <= 1.02 * beside_one["calls"]
         over = {k: n for k, n in beside_one.items() if n > BUDGET[way][k]}

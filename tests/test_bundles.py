@@ -228,6 +228,30 @@ def test_a_home_that_cannot_be_made_is_named(
     assert refusal(alice, show, environment={"HOME": home}) == "request-bad-home"
 
 
+@pytest.mark.parametrize(
+    ("shown", "code"),
+    [
+        ("HOME", "request-bad-home"),
+        ("HOME/.sugar", "own-directories-shown"),
+        ("{home}/.sugar/default", "own-directories-shown"),
+        ("{home}/.sugar/default/org.laptop.Test", "own-directories-shown"),
+    ],
+)
+def test_where_a_policy_shows_what_is_made_for_a_bundle_it_is_named(
+    daemon: Service, alice: Person, show: Path, shown: str, code: str
+) -> None:
+    path = shown.replace("HOME", str(alice.home))
+    daemon.policy(
+        "shows",
+        'version = 1\nextends = "sugar"\n[match]\nbundle-id = ["org.laptop.Test"]\n'
+        f'[files]\nread = ["...", "{path}"]\n',
+    )
+    try:
+        assert refusal(alice, show) == code
+    finally:
+        (daemon.policies / "shows.toml").unlink()
+
+
 @pytest.mark.parametrize("profile", ["..", "a/b", "a\nb"])
 def test_a_profile_that_is_no_name_is_refused(
     alice: Person, show: Path, profile: str

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 
 import pytest
 from support import bundles
-from support.daemons import TOP, Service
+from support.daemons import TOP, Finished, Service
 from support.powers import need, program, sandboxes
 
 UID = 65000
@@ -16,6 +17,7 @@ TRACED = """#!/bin/sh
 exec strace -f -e trace=file -o "$SUGAR_ACTIVITY_ROOT/data/trace" \\
     "$SUGAR_BUNDLE_PATH/bin/mine" "$@"
 """
+CRASHES = "import os\nopen('/etc/hostname')\nos.abort()\n"
 MINE = """#!/usr/bin/python3
 open("/etc/hostname").close()
 print("it ran")
@@ -51,6 +53,31 @@ def test_gdb_shows_a_developer_where_a_program_has_crashed(daemon: Service) -> N
     done = daemon.run("--policy", "developer", "--", *words, crash, uid=UID)
     assert b"Program received signal SIGABRT" in done.out
     assert b"Py_BytesMain" in done.out
+
+
+def test_the_commands_of_docs_sugar_md_show_a_developer_s_own_program(
+    daemon: Service,
+) -> None:
+    text = (TOP / "docs/sugar.md").read_text()
+    asked = re.search(r'`extends = "developer"`, `(.+)`\nand `\[files\] (.+)`,', text)
+    assert asked is not None
+    callers, read = asked.groups()
+    policy = (
+        f'version = 1\nextends = "developer"\n[match]\n{callers}\n[files]\n{read}\n'
+    )
+    with bundles.system_directory() as place:
+        (place / "my.py").write_text(CRASHES)
+        daemon.policy("mine", policy.replace("/srv/mine", str(place)))
+        traced, crashed = re.findall(
+            "^    isolauncher run (--policy mine .*)$", text, re.M
+        )
+
+        def run(command: str) -> Finished:
+            words = command.replace("/srv/mine", str(place)).split()
+            return daemon.run(*words, uid=UID)
+
+        assert b'"/etc/hostname", O_RDONLY' in run(traced).err
+        assert b"Program received signal SIGABRT" in run(crashed).out
 
 
 def test_an_activity_that_starts_itself_in_strace_is_traced_where_a_policy_says_so(

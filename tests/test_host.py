@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from support import powers
+from support.devices import refuse_nodes
 
 from isolauncher import host
 from isolauncher.cli import doctor
@@ -57,6 +58,7 @@ def test_probe_agrees_with_what_the_tests_find_by_themselves() -> None:
     assert found.seccomp
     assert found.libseccomp
     assert found.landlock >= 1
+    assert found.device_nodes == (refuse_nodes() is None)
     for controller in host.CONTROLLERS:
         assert (controller in found.cgroups) == (powers.cgroup(controller) is None)
 

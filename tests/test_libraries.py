@@ -63,18 +63,28 @@ def test_who_plays_with_sdl_starts_though_nothing_is_granted_to_be_heard(
         assert said_by(alice, plays) == "0 b'dummy'\n"
 
 
-def test_a_policy_s_own_driver_for_sdl_stands(daemon: Service) -> None:
+@pytest.mark.parametrize(
+    ("line", "driver"),
+    [
+        ('[environment]\nset = { SDL_AUDIODRIVER = "pulseaudio" }\n', "pulseaudio"),
+        ('[devices]\nallow = ["sound"]\n', ""),
+        ('[devices]\nallow = ["joystick"]\n', "dummy"),
+    ],
+)
+def test_a_policy_that_grants_sound_or_names_a_driver_is_left_alone(
+    daemon: Service, line: str, driver: str
+) -> None:
     need(sandboxes())
     daemon.policy(
         "heard",
         'version = 1\nextends = "sugar"\n[match]\nbundle-id = ["org.laptop.Heard"]\n'
-        '[environment]\nset = { SDL_AUDIODRIVER = "pulseaudio" }\n',
+        + line,
     )
     tells = "#!/bin/sh\necho $SDL_AUDIODRIVER\n"
     try:
         with system_directory() as place, person(daemon, ALICE) as alice:
             bundle = make(place, id="org.laptop.Heard", programs={"show": tells})
-            assert said_by(alice, bundle) == "pulseaudio\n"
+            assert said_by(alice, bundle) == f"{driver}\n"
     finally:
         (daemon.policies / "heard.toml").unlink()
 

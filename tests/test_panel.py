@@ -144,7 +144,7 @@ def test_what_was_installed_can_be_removed(tmp_path: Path) -> None:
 def test_what_polkit_would_have_root_run_is_there_and_root_s(tmp_path: Path) -> None:
     need(program("msgfmt"))
     checkout, place = tmp_path / "checkout", tmp_path / "place"
-    for part in ("integration/sugar", "integration/polkit"):
+    for part in ("integration/sugar", "integration/polkit", "isolauncher"):
         shutil.copytree(TOP / part, checkout / part)
 
     def install() -> tuple[int, str]:
@@ -158,7 +158,6 @@ def test_what_polkit_would_have_root_run_is_there_and_root_s(tmp_path: Path) -> 
     assert f"{command} is missing" in said
     command.parent.mkdir(parents=True)
     command.touch(0o755)
-    (checkout / "isolauncher").mkdir()
     assert install() == (0, "")
     command.parent.chmod(0o777)
     status, said = install()

@@ -26,8 +26,8 @@ DOORS = {
     "prctl": {"kernel.py"},
     "pyroute2": {"netlink.py"},
     "seccomp": {"filters.py"},
-    # adapter.py runs in Sugar's shell, on the connection that the shell has.
-    "dbus": {"service.py", "adapter.py"},
+    # shellbus.py is in Sugar's shell, on the connection that the shell has.
+    "dbus": {"service.py", "shellbus.py"},
     "sugar3": {"adapter.py"},
     "jarabe": {"adapter.py"},
     "Xlib": {"windows.py"},
@@ -35,7 +35,7 @@ DOORS = {
     "gi": {
         *("service.py", "settings.py", "mediator.py"),
         *("relay.py", "journal.py", "chooser.py", "presence.py", "adapter.py"),
-        "iconless.py",
+        *("shellbus.py", "icons.py", "stopping.py"),
     },
 }
 

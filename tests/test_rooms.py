@@ -488,7 +488,8 @@ def test_a_room_that_cannot_be_renamed_is_given_no_program() -> None:
 
     class Given:
         async def take(self, made_from: object) -> rooms.Room:
-            return rooms.Room(id="a", leased_as="a", checker=self, record=self)  # type: ignore[arg-type]
+            given = {"checker": self, "record": self, "sandbox": self}
+            return rooms.Room(id="a", leased_as="a", ahead=True, **given)  # type: ignore[arg-type]
 
         def open_again(self, program: int) -> None:
             asked.append(program)
@@ -502,6 +503,8 @@ def test_a_room_that_cannot_be_renamed_is_given_no_program() -> None:
     given = Given()
     daemon = SimpleNamespace(rooms=given)
     activity = activity_in(rooms.Room(id="one"))
+    wanted = SimpleNamespace(bundle="a bundle", fds={"program": 7})
+    asyncio.run(road._take(daemon, activity, None, wanted))  # type: ignore[arg-type]
     with pytest.raises(IdentityError):
         asyncio.run(road._room(daemon, activity, None, 7))  # type: ignore[arg-type]
     assert asked == [7]

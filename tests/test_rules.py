@@ -349,6 +349,39 @@ def test_an_executable_runs_in_a_fresh_process(daemon: Service) -> None:
     assert done.report["activity"]["path"] == "exec"  # type: ignore[index]
 
 
+def test_what_a_program_lacks_to_start_is_named_and_not_the_program(
+    daemon: Service,
+) -> None:
+    script = daemon.script("tool", "#! /nowhere/sh -e\necho never\n")
+    os.chmod(script, 0o755)  # noqa: S103
+    done = daemon.run("--", script)
+    refused(done, 127, "interpreter-not-found")
+    assert "'/nowhere/sh'" in done.errors
+    nothing = daemon.policy("nothing", "version = 1\n[files]\nread = []\n")
+    done = daemon.run("--policy", nothing, "--", "/bin/true")
+    refused(done, 127, "interpreter-not-found")
+    assert "true: the library that loads it" in done.errors
+    script = daemon.script("words", "just text\n")
+    os.chmod(script, 0o755)  # noqa: S103
+    done = daemon.run("--", script)
+    refused(done, 126, "program-not-executable")
+    assert "a script names its interpreter in its first line" in done.errors
+
+
+def test_a_policy_may_name_more_than_there_is_but_not_show_more_than_can_be_sent(
+    daemon: Service,
+) -> None:
+    places = [daemon.top / "many" / str(n) for n in range(201)]
+    text = ", ".join(f'"{place}"' for place in places)
+    many = daemon.policy("many", f'version = 1\n[files]\nread = ["...", {text}]\n')
+    assert daemon.run("--policy", many, "--", "true").status == 0
+    for place in places:
+        place.mkdir(parents=True)
+    done = daemon.run("--policy", many, "--", "true")
+    refused(done, 125, "open-too-many")
+    assert "name a directory that holds several of them" in done.errors
+
+
 def test_what_is_neither_a_script_nor_executable_is_status_126(
     daemon: Service,
 ) -> None:

@@ -16,7 +16,10 @@ touched. Nothing here is on the way of a launch.
     steps.py       the plan as it reads it,
     planned.py     made by this machine's daemon, and
     reference.py   which is built, proved to be the same by the verifier, and spoken to
+    forks.py       children that are forked without a program of their own
+    talk.py        programs that are spoken to; patience.py: and for how long
     turns.py       one contender after the other, so that what disturbs falls on all
+    lacks.py       what was not measured, and why
     latency.py · throughput.py · memory.py · sharing.py · windows.py   what is measured
     alive.py       activities that stay until they have been looked at
     whole.py       all of it in one run; quick.py: the short one

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import resource
-import select
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from pathlib import Path
 from .. import client, wire
 from ..errors import DaemonError
 from . import contenders, daemons
+from .patience import END_S, PATIENCE_S, read, readable
 from .reference import children
 
 AT_ONCE = 8
@@ -57,7 +57,7 @@ class Crowd:
             finally:
                 launch.close()
         for sock in begun:
-            sock.settimeout(daemons.PATIENCE_S)
+            sock.settimeout(PATIENCE_S)
             fields = wire.recv(sock).fields
             if fields.get("event") == "refused":
                 raise client.refusal(fields)
@@ -67,9 +67,7 @@ class Crowd:
             self.pids.append(pid)
         missing = count
         while missing:
-            poll = select.poll()
-            poll.register(self.said, select.POLLIN)
-            if not poll.poll(daemons.PATIENCE_S * 1000):
+            if not readable(self.said):
                 raise DaemonError("no byte came in time", code="bench-timeout")
             missing -= len(os.read(self.said, missing))
 
@@ -77,11 +75,16 @@ class Crowd:
         """What they wait for comes; until all of each is given back."""
         os.close(self.writer)
         self.writer = -1
+        # All end at once, and the last of a thousand after all others.
+        patience_s = PATIENCE_S + len(self._socks)
         for sock in self._socks:
-            contenders.end_of(sock)
+            contenders.end_of(sock, patience_s)
 
     def close(self) -> None:
-        """Whoever is connected and goes takes its activity along."""
+        """Whoever is connected and goes takes its activity along.
+
+        That takes time, which `daemons.own` gives them before it ends their daemon.
+        """
         if self.writer >= 0:
             os.close(self.writer)
         for sock in self._socks:
@@ -91,9 +94,10 @@ class Crowd:
 @contextmanager
 def crowd(where: str, script: Path, policy: str | None = None) -> Iterator[Crowd]:
     # A connection for each: the usual soft limit is for programs that use select(2).
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
     with ExitStack() as stack:
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, before)
         reader, writer = os.pipe2(os.O_CLOEXEC)
         said, says = os.pipe2(os.O_CLOEXEC)
         for fd in (reader, said, says):
@@ -117,22 +121,30 @@ def crowd(where: str, script: Path, policy: str | None = None) -> Iterator[Crowd
 def cold(script: Path, count: int) -> Iterator[list[int]]:
     """The same script in interpreters of their own, not confined; their pids."""
     started: list[subprocess.Popen[bytes]] = []
-    try:
+    with ExitStack() as stack:
         for _ in range(count):
             process = subprocess.Popen(
-                (contenders.PYTHON, str(script)),
+                (daemons.PYTHON, str(script)),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 env=daemons.ENVIRONMENT,
             )
+            stack.callback(_finish, process)
             started.append(process)
             assert process.stdout is not None  # noqa: S101 (for the type checker)
-            if process.stdout.read(1) != b"x":
+            if read(process.stdout.fileno(), "a cold start") != b"x":
                 raise DaemonError("a cold start failed", code="bench-failed")
         yield [process.pid for process in started]
+
+
+def _finish(process: subprocess.Popen[bytes]) -> None:
+    """It ends with its standard input."""
+    try:
+        process.communicate(timeout=END_S)
     finally:
-        for process in started:
+        if process.returncode is None:
+            process.kill()
             process.communicate()
 
 

@@ -11,20 +11,22 @@ from __future__ import annotations
 import os
 import select
 import shutil
+import signal
 import socket
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from .. import client, wire
-from ..errors import DaemonError, HostError, IsolauncherError
-from . import daemons, forkserver, planned, reference, scripts
-from .daemons import PATIENCE_S
+from ..errors import DaemonError, HostError
+from . import daemons, forkserver, lacks, planned, reference, scripts
+from .daemons import PYTHON
+from .patience import END_S, PATIENCE_S, read
 
-PYTHON = "/usr/bin/python3"
 Report = Mapping[str, object]
 
 BWRAP = (
@@ -44,7 +46,8 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     ),
     "systemd-run": (
         *("systemd-run", "--quiet", "--wait", "--pipe", "--collect"),
-        *("-p", "PrivateNetwork=yes", "-p", "PrivateTmp=yes"),
+        # Not PrivateTmp: below /tmp is the script.
+        *("-p", "PrivateNetwork=yes", "-p", "PrivateDevices=yes"),
         *("-p", "ProtectSystem=strict", "-p", "NoNewPrivileges=yes"),
         *("-p", "MemoryMax=1G", "-p", "TasksMax=64", PYTHON),
     ),
@@ -59,6 +62,9 @@ OURS = ("pool", "demand", "exec")
 FORKSERVER = "forkserver"
 REFERENCE = "reference"
 NAMES = (*OURS, *COMMANDS, FORKSERVER, REFERENCE)
+
+TRIES = 3
+"""Launches until one has come the way that its contender is named for."""
 
 WORDS: Mapping[str, str] = {
     "pool": "isolauncher, from a room",
@@ -88,7 +94,7 @@ class Kit:
     ahead: daemons.Own | None = None
     demand: daemons.Own | None = None
     reference_program: Path | None = None
-    missing: dict[str, str] = field(default_factory=dict)
+    missing: dict[str, lacks.Lack] = field(default_factory=dict)
     plans: dict[str, planned.Planned] = field(default_factory=dict)
 
     def plan(self, imports: scripts.Imports) -> planned.Planned:
@@ -105,25 +111,45 @@ class Kit:
         return self.plans[policy]
 
     def rest(self) -> None:
-        """Nobody is timed before both daemons are at rest."""
-        for daemon in (self.ahead, self.demand):
-            if daemon is not None:
-                daemons.wait_for_rest(daemon.socket)
+        """The same before each, whoever it is: until both daemons are at rest."""
+        both = (self.ahead, self.demand)
+        daemons.wait_for_rest(*(own.socket for own in both if own is not None))
 
 
 @dataclass(slots=True, kw_only=True)
 class Contenders:
-    """By name; ``reports`` are of the launches of each that is ours, in order."""
+    """By name; ``launches`` are of each that is ours, in order.
+
+    ``strays`` counts those that came another way than the one their contender is named
+    for: they are timed by nobody.
+    """
 
     once: dict[str, Callable[[], float]]
-    missing: dict[str, str]
-    reports: dict[str, list[Report]]
+    missing: dict[str, lacks.Lack]
+    launches: dict[str, list[Launch]]
+    strays: Counter[str]
     facts: dict[str, object]
 
+    def begin(self) -> None:
+        """What was only to warm up is forgotten."""
+        for launches in self.launches.values():
+            launches.clear()
+        self.strays.clear()
 
-def why(error: IsolauncherError) -> str:
-    """Of something that is left out: what stands in the way, and what to do."""
-    return f"{error.message} ({error.hint})" if error.hint else error.message
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """One by the daemon: milliseconds, to the script's first line and to its byte."""
+
+    taken: float
+    first_line: float
+    report: Report
+
+    @property
+    def way(self) -> str:
+        activity = self.report["activity"]
+        assert isinstance(activity, dict)  # noqa: S101 (for the type checker)
+        return str(activity["path"])
 
 
 @contextmanager
@@ -137,14 +163,13 @@ def kit(top: Path, wanted: frozenset[str]) -> Iterator[Kit]:
             made.ahead = stack.enter_context(daemons.own(top, "ahead"))
         if "demand" in wanted and root:
             made.demand = stack.enter_context(daemons.own(top, "demand", ahead=0))
-        for name in wanted.intersection(OURS):
-            if not root:
-                made.missing[name] = "it needs a daemon of its own, which is for root"
+        for name in OURS:
+            if name in wanted and not root:
+                why = "it needs a daemon of its own, which is for root"
+                made.missing[name] = lacks.Lack(why=why, failed=False)
         if REFERENCE in wanted:
-            try:
+            with lacks.noted(made.missing, REFERENCE):
                 made.reference_program = reference.build(top)
-            except HostError as error:
-                made.missing[REFERENCE] = why(error)
         yield made
 
 
@@ -152,17 +177,16 @@ def kit(top: Path, wanted: frozenset[str]) -> Iterator[Kit]:
 def contenders(kit: Kit, imports: scripts.Imports) -> Iterator[Contenders]:
     """Of one list of imports; each has been tried, or is missing."""
     script = scripts.write(kit.top, imports)
-    found = Contenders(once={}, missing=dict(kit.missing), reports={}, facts={})
+    found = Contenders(
+        once={}, missing=dict(kit.missing), launches={}, strays=Counter(), facts={}
+    )
     with ExitStack() as stack:
         for name in NAMES:
             if name not in kit.wanted or name in found.missing:
                 continue
-            try:
+            with lacks.noted(found.missing, name):
                 once = _maker(kit, imports, script, name, found, stack)
                 once()
-            except IsolauncherError as error:
-                found.missing[name] = why(error)
-            else:
                 found.once[name] = once
         yield found
 
@@ -178,15 +202,7 @@ def _maker(
     if name in OURS:
         where = kit.demand if name == "demand" else kit.ahead
         assert where is not None  # noqa: S101 (for the type checker)
-        path, tier = where.socket, "exec" if name == "exec" else None
-        reports = found.reports.setdefault(name, [])
-
-        def ours() -> float:
-            taken, report = from_daemon(path, script, policy=imports.policy, tier=tier)
-            reports.append(report)
-            return taken
-
-        return ours
+        return _ours(kit, imports, script, name, where.socket, found)
     if name == FORKSERVER:
         server = stack.enter_context(forkserver.running(kit.top, imports))
         return server.once
@@ -197,12 +213,59 @@ def _maker(
             reference.running(kit.reference_program, kit.top, plan_of)
         )
         reference.prove_same(made, plan_of)
-        found.facts[REFERENCE] = plan_of.as_data()
+        found.facts[REFERENCE] = plan_of.as_data() | made.as_data()
         return made.once
     command = COMMANDS[name]
     if command[0] != PYTHON and shutil.which(command[0]) is None:
         raise HostError(f"{command[0]} is not installed", code="bench-not-installed")
-    return lambda: cold((*command, str(script)))
+    return _command((*command, str(script)), is_ours=command[0] == PYTHON)
+
+
+def _ours(
+    kit: Kit,
+    imports: scripts.Imports,
+    script: Path,
+    name: str,
+    where: str,
+    found: Contenders,
+) -> Callable[[], float]:
+    """A launch that came the way that ``name`` says."""
+    launches = found.launches.setdefault(name, [])
+    tier = "exec" if name == "exec" else None
+
+    def once() -> float:
+        for _ in range(TRIES):
+            launch = from_daemon(where, script, policy=imports.policy, tier=tier)
+            if launch.way == name:
+                launches.append(launch)
+                return launch.taken
+            found.strays[name] += 1
+            kit.rest()
+        raise DaemonError(
+            f"{TRIES} launches one after the other came not by {name} but by "
+            f"{launch.way}",
+            code="bench-other-way",
+        )
+
+    return once
+
+
+def _command(words: tuple[str, ...], *, is_ours: bool) -> Callable[[], float]:
+    """One that has never run here is no failure: it may need what is not there."""
+    has_run = is_ours
+
+    def once() -> float:
+        nonlocal has_run
+        try:
+            taken = cold(words)
+        except HostError as error:
+            if has_run:
+                raise
+            raise HostError(error.message, code="bench-does-not-run") from error
+        has_run = True
+        return taken
+
+    return once
 
 
 # ---------------------------------------------------------------------- one launch
@@ -210,8 +273,8 @@ def _maker(
 
 def from_daemon(
     where: str, script: Path, *, policy: str | None = None, tier: str | None = None
-) -> tuple[float, Report]:
-    """One launch by the daemon: milliseconds, and its report."""
+) -> Launch:
+    """One launch by the daemon, until all of it is given back."""
     reader, writer = os.pipe2(os.O_CLOEXEC)
     try:
         launch = client.prepare([str(script)], policy=policy, tier=tier)
@@ -219,17 +282,23 @@ def from_daemon(
             with client.connect(where) as sock:
                 sock.settimeout(PATIENCE_S)
                 fds = (launch.fds[0], writer, launch.fds[2], *launch.fds[3:])
-                started = time.perf_counter_ns()
+                started = time.monotonic_ns()
                 wire.send(sock, launch.message, fds)
                 _first_byte(reader, sock)
-                taken = time.perf_counter_ns() - started
+                ended = time.monotonic_ns()
                 report = end_of(sock)
+                said = os.read(reader, 64)
         finally:
             launch.close()
     finally:
         os.close(reader)
         os.close(writer)
-    return taken / 1e6, report
+    if not said.startswith(b"x"):
+        raise DaemonError(f"the script said {said!r}", code="bench-failed")
+    first_line = int(said[1:]) - started
+    return Launch(
+        taken=(ended - started) / 1e6, first_line=first_line / 1e6, report=report
+    )
 
 
 def _first_byte(reader: int, sock: socket.socket) -> None:
@@ -251,8 +320,9 @@ def _first_byte(reader: int, sock: socket.socket) -> None:
     raise DaemonError("no byte came in time", code="bench-timeout")
 
 
-def end_of(sock: socket.socket) -> Report:
-    """How it ended, once all of it is gone; DaemonError unless well."""
+def end_of(sock: socket.socket, patience_s: float = PATIENCE_S) -> Report:
+    """How it ended, once all of it is gone; DaemonError unless well, or in time."""
+    sock.settimeout(patience_s)
     while True:
         fields = wire.recv(sock).fields
         if fields.get("event") == "refused":
@@ -274,20 +344,28 @@ def cold(command: tuple[str, ...]) -> float:
     """One start of a fresh interpreter: milliseconds."""
     reader, writer = os.pipe2(os.O_CLOEXEC)
     try:
-        started = time.perf_counter_ns()
+        started = time.monotonic_ns()
         with subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=writer,
             stderr=subprocess.PIPE,
             env=daemons.ENVIRONMENT,
+            start_new_session=True,
         ) as process:
-            # Ours is closed, so that one that fails is an end of file.
-            os.close(writer)
-            writer = -1
-            byte = os.read(reader, 1)
-            taken = time.perf_counter_ns() - started
-            _, said = process.communicate()
+            try:
+                # Ours is closed, so that one that fails is an end of file.
+                os.close(writer)
+                writer = -1
+                byte = read(reader, command[0])[:1]
+                taken = time.monotonic_ns() - started
+                _, said = process.communicate(timeout=END_S)
+            except BaseException:
+                # With what it has started; it is not reaped, so the number is its own.
+                if process.returncode is None:
+                    with suppress(ProcessLookupError, PermissionError):
+                        os.killpg(process.pid, signal.SIGKILL)
+                raise
         if byte != b"x" or process.returncode != 0:
             words = said.decode("utf-8", "replace").strip().splitlines()
             raise HostError(

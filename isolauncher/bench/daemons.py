@@ -3,25 +3,27 @@
 
 from __future__ import annotations
 
-import gc
 import os
-import select
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from .. import client, kernel, wire
 from ..config import Config, DaemonLimits, RoomsAhead
-from ..errors import COULD_NOT_LAUNCH, DaemonError, HostError, IsolauncherError
+from ..errors import DaemonError, HostError, IsolauncherError
 from ..paths import vendor_policies
-from . import scripts
+from . import forks, patience, scripts
+from .patience import PATIENCE_S, readable
 
-PATIENCE_S = 60
 # All get the same one, so that no interpreter pays for another locale.
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
+PYTHON = "/usr/bin/python3"
+REST_S = 0.03
+"""What the kernel still does for those that have just ended is in nobody's time."""
 _LIMITS = DaemonLimits(activities=4000, connections=4000)
 
 
@@ -77,44 +79,63 @@ def own(above: Path, name: str, ahead: int = RoomsAhead().ahead) -> Iterator[Own
     set_up = config(above, name, ahead)
     log = above / name / "log"
     parent = os.getpid()
-    child = os.fork()
-    if child == 0:
-        _be_daemon(set_up, log, parent)
+    child = forks.fork(lambda: _be_daemon(set_up, log, parent), forks.complain)
     try:
         _wait_for(child, set_up.socket, log)
         yield Own(socket=set_up.socket, pid=child)
     finally:
-        _end(child)
+        try:
+            # What runs when a daemon ends goes on, and nobody cleans up after it.
+            with suppress(IsolauncherError, OSError):
+                _wait(set_up.socket, _runs)
+        finally:
+            forks.end(child, PATIENCE_S)
 
 
-def wait_for_rest(where: str) -> None:
-    """Until a daemon neither launches nor cleans up nor prepares anything."""
-    _wait(where, lambda stats: bool(stats["activities"]))
+def wait_for_rest(*sockets: str) -> None:
+    """Until no daemon launches, cleans up or prepares anything, and a while longer."""
+    for where in sockets:
+        _wait(where, lambda stats: _runs(stats) + _prepares(stats))
+    time.sleep(REST_S)
 
 
-def wait_until_filled(where: str) -> None:
-    """The same, whatever goes on running."""
-    _wait(where, lambda stats: False)
+def wait_until_filled(where: str | None) -> None:
+    """The same of one, whatever goes on running; None: of this machine's own."""
+    _wait(where, _prepares)
+    time.sleep(REST_S)
 
 
-def _wait(where: str, busy: Callable[[Mapping[str, object]], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        stats = ask_stats(where)
-        rooms = stats["rooms"]
-        assert isinstance(rooms, dict)  # noqa: S101 (for the type checker)
-        if not (rooms["wanted"] or rooms["ending"] or busy(stats)):
-            # What the kernel still does for those that have just ended.
-            time.sleep(0.02)
-            return
+def _runs(stats: Mapping[str, object]) -> int:
+    activities = stats["activities"]
+    assert isinstance(activities, dict)  # noqa: S101 (for the type checker)
+    return sum(activities.values())
+
+
+def _prepares(stats: Mapping[str, object]) -> int:
+    rooms = stats["rooms"]
+    assert isinstance(rooms, dict)  # noqa: S101 (for the type checker)
+    return int(rooms["wanted"]) + int(rooms["ending"])
+
+
+def _wait(where: str | None, busy: Callable[[Mapping[str, object]], int]) -> None:
+    """Until none is left; a thousand take longer, but not without one less in time."""
+    least, deadline = sys.maxsize, 0.0
+    while left := busy(ask_stats(where)):
+        if left < least:
+            least, deadline = left, time.monotonic() + patience.PATIENCE_S
+        if time.monotonic() > deadline:
+            raise DaemonError("the daemon does not come to rest", code="bench-timeout")
         time.sleep(0.005)
-    raise DaemonError("the daemon does not come to rest", code="bench-timeout")
 
 
-def ask_stats(where: str) -> Mapping[str, object]:
+def ask_stats(where: str | None) -> Mapping[str, object]:
     with client.connect(where) as sock:
+        sock.settimeout(PATIENCE_S)
         wire.send(sock, {"version": wire.VERSION, "verb": "stats"}, ())
-        stats = wire.recv(sock).fields["stats"]
+        fields = wire.recv(sock).fields
+    if fields.get("event") == "refused":
+        raise client.refusal(fields)
+    stats = fields["stats"]
     assert isinstance(stats, dict)  # noqa: S101 (for the type checker)
     return stats
 
@@ -127,42 +148,19 @@ def zygote(where: str, name: str) -> int | None:
     return int(found["pid"]) if isinstance(found, dict) else None
 
 
-def keep_only(*fds: int) -> None:
-    """In a forked child: of the parent's descriptors no others stay open.
+def _be_daemon(config: Config, log: Path, parent: int) -> int:
+    # A session of its own: ^C is ours, and ends it in order.
+    os.setsid()
+    forks.keep_only(0, 1, 2)
+    fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(os.open(os.devnull, os.O_RDWR), 0)
+    os.dup2(fd, 1)
+    os.dup2(fd, 2)
+    # Killed, the benchmark cannot end it any more.
+    kernel.end_with(parent, signal.SIGTERM)
+    from .. import daemon
 
-    Whoever waits for the end of a pipe must not wait for the child to end.
-    """
-    # The parent's files are no garbage here: closed as such, each would close whatever
-    # has its number by then.
-    gc.freeze()
-    kernel.Linux().close_except(frozenset(fds))
-
-
-def _be_daemon(config: Config, log: Path, parent: int) -> None:
-    """Never returns."""
-    status = COULD_NOT_LAUNCH
-    try:
-        # A group of its own: ^C is ours, and ends it in order.
-        os.setsid()
-        # The benchmark's own ways to end are none of the daemon's.
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_DFL)
-        keep_only(0, 1, 2)
-        fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        os.dup2(os.open(os.devnull, os.O_RDWR), 0)
-        os.dup2(fd, 1)
-        os.dup2(fd, 2)
-        # Killed, the benchmark cannot end it any more.
-        kernel.end_with(parent, signal.SIGTERM)
-        from .. import daemon
-
-        status = daemon.main(config)
-    except IsolauncherError as error:
-        os.write(2, f"{error.line()}\n".encode())
-    except BaseException as error:
-        os.write(2, f"{type(error).__name__}: {error}\n".encode())
-    finally:
-        os._exit(status)
+    return daemon.main(config)
 
 
 def _wait_for(child: int, path: str, log: Path) -> None:
@@ -172,8 +170,7 @@ def _wait_for(child: int, path: str, log: Path) -> None:
     try:
         while not _listens(path):
             # The end of the child is an event; that somebody listens is not.
-            ended, _, _ = select.select([pidfd], [], [], 0.01)
-            if ended or time.monotonic() > deadline:
+            if readable(pidfd, 0.01) or time.monotonic() > deadline:
                 said = log.read_text(errors="replace").strip().splitlines()
                 raise DaemonError(
                     "the daemon to be measured did not start: "
@@ -190,11 +187,3 @@ def _listens(path: str) -> bool:
     except DaemonError:
         return False
     return True
-
-
-def _end(child: int) -> None:
-    try:
-        os.kill(child, signal.SIGTERM)
-    except ProcessLookupError:
-        return
-    os.waitpid(child, 0)

@@ -7,6 +7,9 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+FOR_P99 = 100
+"""Samples: of fewer the 99th percentile is the longest, whatever that was."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spread:
@@ -23,13 +26,19 @@ class Spread:
         ordered = sorted(self.samples)
         return ordered[max(0, -(-len(ordered) * round(share * 100) // 100) - 1)]
 
+    @property
+    def p99(self) -> float | None:
+        """None below `FOR_P99` samples."""
+        return self.at(0.99) if len(self.samples) >= FOR_P99 else None
+
     def as_data(self) -> dict[str, object]:
+        p99 = self.p99
         return {
             "median": round(self.median, 3),
             "min": round(min(self.samples), 3),
             "max": round(max(self.samples), 3),
             "p90": round(self.at(0.9), 3),
-            "p99": round(self.at(0.99), 3),
+            **({} if p99 is None else {"p99": round(p99, 3)}),
             "samples": [round(s, 3) for s in self.samples],
         }
 

@@ -6,33 +6,29 @@ What a Python program has without us: preloaded once, forked for each, not confi
 
 from __future__ import annotations
 
-import subprocess
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from ..errors import HostError
-from . import daemons, scripts
+from . import daemons, scripts, talk
 
-PYTHON = "/usr/bin/python3"
-PROGRAM = Path(__file__).with_name("forkserver_program.py")
+MODULE = "bench_forkserver"
+SOURCE = Path(__file__).with_name("forkserver_program.py")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    to: IO[str]
-    said: IO[str]
+    program: talk.Program
 
     def once(self) -> float:
         """One child: milliseconds."""
-        self.to.write("one\n")
-        self.to.flush()
-        line = self.said.readline()
-        if not line.strip().isdigit():
+        line = self.program.ask("one")
+        if not line.isdigit():
             raise HostError(
-                f"multiprocessing's fork server failed: {line.strip() or 'it ended'}",
+                f"multiprocessing's fork server failed: {line or 'it ended'}",
                 code="bench-forkserver-failed",
             )
         return int(line) / 1e6
@@ -43,19 +39,15 @@ def running(top: Path, imports: scripts.Imports) -> Iterator[Server]:
     """A module that has the list's imports is what it preloads."""
     name = f"bench_preloads_{imports.name}"
     (top / f"{name}.py").write_text(imports.statements())
-    # The server looks for it where any program of this environment would.
+    shutil.copyfile(SOURCE, top / f"{MODULE}.py")
+    # The server looks for both where any program of this environment would.
     environment = {**daemons.ENVIRONMENT, "PYTHONPATH": str(top), "TMPDIR": str(top)}
-    with subprocess.Popen(
-        (PYTHON, str(PROGRAM), name, *imports.modules),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=environment,
-        text=True,
-    ) as process:
-        assert process.stdin is not None  # noqa: S101 (for the type checker)
-        assert process.stdout is not None  # noqa: S101
-        try:
-            yield Server(to=process.stdin, said=process.stdout)
-        finally:
-            process.stdin.close()
+    # A module and no program: a program's file is run again by every child
+    # (multiprocessing.spawn), for which a child would be timed that needs none of it.
+    words = ("-c", f"import {MODULE}; {MODULE}.serve()", name, *imports.modules)
+    with talk.running(
+        (daemons.PYTHON, "-P", *words),
+        what="multiprocessing's fork server",
+        environment=environment,
+    ) as program:
+        yield Server(program=program)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The program of forkserver.py: PRELOADED MODULE ..., which that module imports.
+"""What forkserver.py has run, as a module; its words are PRELOADED MODULE ...
 
-Told "one" on its standard input, it answers with nanoseconds, from `Process.start`
-until the byte that the child sends can be read.
+MODULE ... are what PRELOADED imports. Told "one" on its standard input, it answers with
+nanoseconds, from `Process.start` until the byte that the child sends can be read.
 """
 
 import multiprocessing
@@ -11,25 +11,31 @@ import sys
 import time
 from multiprocessing.connection import Connection
 
-PATIENCE_S = 60
+PATIENCE_S = 50
 
 
 def first_byte(writer: Connection, modules: list[str]) -> None:
-    """In the child: what the server has not preloaded is told instead."""
+    """In the child: what it lacks of the server's, or has too much, is told instead."""
     missing = [name for name in modules if name not in sys.modules]
+    if sys.modules["__main__"].__name__ != "__main__":
+        missing.append("sparing it the program")
     writer.send_bytes(", ".join(missing).encode() or b"x")
 
 
-def serve(preloaded: str, modules: list[str]) -> None:
+def serve() -> None:
+    preloaded, *modules = sys.argv[1:]
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([preloaded])
+    context.set_forkserver_preload([preloaded, __name__])
     for _ in sys.stdin:
         reader, writer = context.Pipe(duplex=False)
         child = context.Process(target=first_byte, args=(writer, modules))
         started = time.perf_counter_ns()
         child.start()
-        reader.poll(PATIENCE_S)
+        came = reader.poll(PATIENCE_S)
         taken = time.perf_counter_ns() - started
+        if not came:
+            print("no byte came in time", flush=True)
+            break
         told = reader.recv_bytes()
         child.join()
         reader.close()
@@ -38,7 +44,3 @@ def serve(preloaded: str, modules: list[str]) -> None:
         print(taken if told == b"x" else lacks, flush=True)
     # The server and its resource tracker end with their ways to us.
     os._exit(0)
-
-
-if __name__ == "__main__":
-    serve(sys.argv[1], sys.argv[2:])

@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..errors import HostError
-from . import contenders, machine, quick, scripts
+from . import contenders, lacks, machine, quick, scripts
 from .figures import Spread
 from .turns import in_turns
 
@@ -24,15 +23,27 @@ RATIOS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latency:
-    """Of one list. ``phases_us`` are of what came from a room and on demand."""
+    """Of one list. ``launches`` are those by the daemon, which tell what they did.
+
+    ``strays`` came another way than their contender's, and are in nobody's figures.
+    """
 
     imports: scripts.Imports
+    seed: int
     spreads: Mapping[str, Spread]
-    missing: Mapping[str, str]
-    ways: Mapping[str, Mapping[str, int]]
-    phases_us: Mapping[str, Mapping[str, int]]
+    missing: lacks.Lacks
+    launches: Mapping[str, Sequence[contenders.Launch]]
+    strays: Mapping[str, int]
     facts: Mapping[str, object]
     load: tuple[list[float], list[float]]
+
+    def phases_us(self) -> dict[str, dict[str, int]]:
+        """Medians of the reports' ``timings_us``, of each that has them."""
+        return {n: quick.phases(of) for n, of in self.launches.items()}
+
+    def steps(self) -> dict[str, list[dict[str, float]]]:
+        """What each launch took step by step, in milliseconds, of each contender."""
+        return {n: [steps_of(one) for one in of] for n, of in self.launches.items()}
 
     def ratios(self) -> dict[str, float]:
         medians = {name: s.median for name, s in self.spreads.items()}
@@ -45,47 +56,70 @@ class Latency:
     def as_data(self) -> dict[str, object]:
         return {
             "modules": list(self.imports.modules),
+            "seed": self.seed,
             "load": list(self.load),
             "contenders": {n: s.as_data() for n, s in self.spreads.items()},
-            "left_out": dict(self.missing),
+            **lacks.as_data(self.missing),
             "ratios": {n: round(r, 3) for n, r in self.ratios().items()},
-            "ways": {n: dict(w) for n, w in self.ways.items()},
-            "phases_us": {n: dict(p) for n, p in self.phases_us.items()},
+            "ways": {n: quick.ways(of) for n, of in self.launches.items()},
+            "strays": dict(self.strays),
+            "phases_us": self.phases_us(),
+            "steps_ms": {
+                name: [{k: round(ms, 3) for k, ms in one.items()} for one in of]
+                for name, of in self.steps().items()
+            },
             "facts": dict(self.facts),
         }
+
+
+def steps_of(launch: contenders.Launch) -> dict[str, float]:
+    """Milliseconds from the request to the byte, in the order of what happened.
+
+    First the report's own spans; ``go``: what of its total is left, until the program's
+    process has heard that it may run; ``outside``: the request's way to the daemon, and
+    from there to the script's first line; ``script``: its imports and its byte, until
+    that can be read. They add up to the launch's time.
+    """
+    timings = launch.report["timings_us"]
+    assert isinstance(timings, dict)  # noqa: S101 (for the type checker)
+    spans = {name: us / 1000 for name, us in timings.items() if name != "total"}
+    total = timings["total"] / 1000
+    return {
+        **spans,
+        "go": total - sum(spans.values()),
+        "outside": launch.first_line - total,
+        "script": launch.taken - launch.first_line,
+    }
 
 
 def measure(
     kit: contenders.Kit,
     imports: scripts.Imports,
     pairs: int,
+    seed: int,
     progress: Callable[[str], None],
 ) -> Latency:
     """HostError where nothing at all can be measured."""
     with contenders.contenders(kit, imports) as found:
-        if not found.once:
-            why = "; ".join(f"{n}: {w}" for n, w in found.missing.items())
-            raise HostError(f"nothing can be measured: {why}", code="bench-nothing")
         before = machine.load()
-
-        def begun() -> None:
-            for reports in found.reports.values():
-                reports.clear()
-
         spreads = in_turns(
             found.once,
             pairs,
+            seed=seed,
             rest=kit.rest,
-            begun=begun,
+            begun=found.begin,
             progress=lambda done: progress(f"{imports.name} {done}/{pairs}"),
+            failed=found.missing,
         )
-        reports = {n: found.reports[n] for n in spreads if n in found.reports}
+        if not spreads:
+            raise lacks.nothing(found.missing)
         return Latency(
             imports=imports,
+            seed=seed,
             spreads=spreads,
             missing=found.missing,
-            ways={n: quick.ways(of) for n, of in reports.items()},
-            phases_us={n: quick.phases(of) for n, of in reports.items()},
+            launches={n: of for n, of in found.launches.items() if n in spreads},
+            strays={n: count for n, count in found.strays.items() if n in spreads},
             facts=found.facts,
             load=(before, machine.load()),
         )

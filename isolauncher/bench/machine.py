@@ -6,7 +6,12 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from .patience import END_S
 
 
 def describe() -> dict[str, object]:
@@ -19,6 +24,8 @@ def describe() -> dict[str, object]:
         virtual |= name.strip() == "flags" and " hypervisor" in value
     memory = next((line for line in _lines("/proc/meminfo")), "").split()
     return {
+        "date": datetime.now(UTC).isoformat(timespec="minutes"),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "cpu": model or platform.machine(),
         "cpus": len(os.sched_getaffinity(0)),
         "virtual": virtual,
@@ -34,17 +41,15 @@ def load() -> list[float]:
 
 
 def version_of(command: str) -> str:
-    said = subprocess.run([command, "--version"], capture_output=True, check=False)
+    """What it says of itself; "" where it says nothing."""
+    try:
+        said = subprocess.run(
+            [command, "--version"], capture_output=True, check=False, timeout=END_S
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
     words = said.stdout.decode("ascii", "replace").strip().splitlines()
     return words[0] if words else ""
-
-
-def available_kb() -> int:
-    """What the kernel takes to be free for programs (proc_meminfo(5))."""
-    for line in _lines("/proc/meminfo"):
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1])
-    return 0
 
 
 def _lines(path: str) -> Iterator[str]:

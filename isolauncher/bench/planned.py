@@ -11,38 +11,54 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .. import plan
 from ..config import Config
-from ..errors import DaemonError, IsolauncherError
+from ..errors import DaemonError
 from ..memory import rollup
-from . import daemons
+from . import forks
+from .patience import PATIENCE_S, read
 
 MOST_KB = 80 << 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
-    """``anonymous_kb`` is the zygote's, ``huge_kb`` of it in huge pages."""
+    """``anonymous_kb`` is the zygote's, ``huge_kb`` of it in huge pages.
+
+    ``sent`` is device and inode of what the planner's daemon has opened, by the plan's
+    names. It keeps its directories until nobody holds ``hold`` any more.
+    """
 
     whole: plan.Plan
     anonymous_kb: int
     huge_kb: int
+    sent: Mapping[str, tuple[int, int]]
+    hold: int
 
     def sources(self) -> dict[str, str]:
         """Of which path outside each mounted descriptor is: it is called the same."""
         steps = (p.step for p in self.whole.steps)
         return {s.descriptor: s.path for s in steps if isinstance(s, plan.Attach)}
 
+    def cgroups(self) -> list[str]:
+        """The planner's own, below which each sandbox has one."""
+        steps = (p.step for p in self.whole.room.steps)
+        return [
+            os.path.dirname(directory.path)
+            for step in steps
+            if isinstance(step, plan.JoinCgroup)
+            for directory in step.directories
+        ]
+
     def as_data(self) -> dict[str, object]:
         return {
             "steps": len(self.whole.steps),
-            "anonymous_mb": round(self.anonymous_kb / 1024, 1),
+            "zygote_mb": round(self.anonymous_kb / 1024, 1),
             "skipped": [s.what for s in self.whole.room.skipped],
         }
 
@@ -52,22 +68,45 @@ def planned(config: Config, policy: str | None, script: Path) -> Iterator[Planne
     """For root; DaemonError when the launch cannot be planned."""
     down_read, down_write = os.pipe2(os.O_CLOEXEC)
     up_read, up_write = os.pipe2(os.O_CLOEXEC)
-    child = os.fork()
-    if child == 0:
-        os.close(down_write)
-        _be_planner(config, policy, script, up_write, down_read)
-    os.close(down_read)
-    os.close(up_write)
+
+    def act() -> int:
+        os.setsid()
+        forks.keep_only(0, 1, 2, up_write, down_read)
+        asyncio.run(
+            _plan(replace(config, socket=""), policy, script, up_write, down_read)
+        )
+        return 0
+
+    def tell(line: str) -> None:
+        os.write(up_write, json.dumps({"error": line}).encode() + b"\n")
+
     try:
-        with open(up_read, encoding="utf-8") as told:
-            yield _understand(told.readline())
+        child = forks.fork(act, tell)
+    finally:
+        os.close(down_read)
+        os.close(up_write)
+    try:
+        try:
+            told = _hear(up_read)
+        finally:
+            os.close(up_read)
+        yield _understand(told, down_write)
     finally:
         os.close(down_write)
-        os.waitpid(child, 0)
+        # It ends by itself, in order.
+        forks.reap(child, PATIENCE_S)
 
 
-def _understand(line: str) -> Planned:
-    told = json.loads(line or '{"error": "it said nothing"}')
+def _hear(fd: int) -> bytes:
+    """The line that is told, which is longer than a pipe."""
+    told = b""
+    while b"\n" not in told and (data := read(fd, "who plans a launch")):
+        told += data
+    return told
+
+
+def _understand(line: bytes, hold: int) -> Planned:
+    told = json.loads(line or b'{"error": "it said nothing"}')
     if "error" in told:
         raise DaemonError(
             f"a launch could not be planned: {told['error']}", code="bench-no-plan"
@@ -80,28 +119,9 @@ def _understand(line: str) -> Planned:
         whole=plan.Plan(room=room, rest=rest),
         anonymous_kb=min(told["anonymous_kb"], MOST_KB),
         huge_kb=huge,
+        sent={name: (device, inode) for name, (device, inode) in told["sent"].items()},
+        hold=hold,
     )
-
-
-def _be_planner(
-    config: Config, policy: str | None, script: Path, up: int, down: int
-) -> None:
-    """Never returns."""
-    told: dict[str, object] = {}
-    try:
-        os.setsid()
-        daemons.keep_only(0, 1, 2, up, down)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_DFL)
-        asyncio.run(_plan(replace(config, socket=""), policy, script, up, down))
-    except IsolauncherError as error:
-        told["error"] = error.line()
-    except BaseException as error:
-        told["error"] = f"{type(error).__name__}: {error}"
-    finally:
-        if told:
-            os.write(up, json.dumps(told).encode())
-        os._exit(0)
 
 
 async def _plan(
@@ -167,15 +187,16 @@ async def _plan(
         )
         zygote: pool.Zygote = await daemon.pool.zygote(set_name)
         memory = rollup(zygote.process.pid)
+        shown_as = {name: rooms.file_of(fd) for name, fd in mounts.fds.items()}
         told = {
             "room": plan.pack(room.planned),
             "rest": plan.pack(rest),
+            "sent": room.sent | shown_as,
             "anonymous_kb": memory["Anonymous"],
             "huge_kb": memory["AnonHugePages"],
         }
         await rooms.dissolve(daemon, room)
         os.write(up, json.dumps(told).encode() + b"\n")
-        os.close(up)
         await asyncio.to_thread(os.read, down, 1)
     finally:
         mounts.close()

@@ -14,7 +14,6 @@ from ..errors import HostError
 from . import contenders
 
 KINDS = ("png", "svg", "pdf")
-_SPANS = ("queue", "plan", "fork", "apply", "verify", "handover")
 _MEMORY = (("Pss", "PSS"), ("Uss", "USS"), ("Private_Dirty", "private dirty"))
 
 
@@ -84,14 +83,15 @@ def _breakdown(axes: Any, found: list[tuple[str, Mapping[str, Any]]]) -> None:
     ]
     labels = [label for label, _ in bars]
     left = [0.0] * len(bars)
-    for span in _SPANS:
+    spans = dict.fromkeys(n for _, phases in bars for n in phases if n != "total")
+    for span in spans:
         widths = [phases.get(span, 0) / 1000 for _, phases in bars]
         axes.barh(labels, widths, left=left, label=span)
         left = [a + b for a, b in zip(left, widths, strict=True)]
     axes.invert_yaxis()
     axes.set_xlabel("ms (medians of the reports' spans)")
     axes.set_title("where the time goes until the program runs")
-    axes.legend(ncols=len(_SPANS), fontsize=8)
+    axes.legend(ncols=len(spans), fontsize=8)
 
 
 def _memory(axes: Any, levels: list[Mapping[str, Any]]) -> None:
@@ -117,8 +117,10 @@ def _memory(axes: Any, levels: list[Mapping[str, Any]]) -> None:
 def _growth(axes: Any, levels: list[Mapping[str, Any]]) -> None:
     alive = [level["alive"] for level in levels]
     for key, label in (("median", "p50"), ("p90", "p90"), ("p99", "p99")):
-        values = [level["launch_ms"][key] for level in levels]
-        axes.plot(alive, values, marker="o", label=label)
+        values = [level["launch_ms"].get(key) for level in levels]
+        # Of few launches there is no 99th percentile.
+        if None not in values:
+            axes.plot(alive, values, marker="o", label=label)
     axes.set_xscale("log")
     axes.set_xticks(alive, [str(n) for n in alive])
     axes.set_ylim(bottom=0)

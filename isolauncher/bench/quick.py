@@ -19,26 +19,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import HostError
-from . import contenders, daemons, machine, scripts
+from . import contenders, daemons, lacks, machine, scripts
 from .figures import Spread, ratio_of_pairs
 from .turns import in_turns
 
-PAIRS = 50
+PAIRS = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """What `quick` measured, on what, and what was in force meanwhile.
 
-    ``reports`` are those of ``isolauncher``'s launches, as ``run --report`` writes
-    them.
+    ``launches`` are ``isolauncher``'s. ``strays`` came on demand where a room should
+    have waited, and are in no figure.
     """
 
     machine: Mapping[str, object]
+    seed: int
     isolauncher: Spread
     on_demand: Spread
     bubblewrap: Spread
-    reports: Sequence[Mapping[str, object]]
+    launches: Sequence[contenders.Launch]
+    strays: int
 
     @property
     def ratio(self) -> float:
@@ -51,19 +53,20 @@ class Result:
 
     def ways(self) -> Mapping[str, int]:
         """How many of ``isolauncher``'s launches came which way."""
-        return ways(self.reports)
+        return ways(self.launches)
 
     def phases(self) -> dict[str, int]:
         """The median of each of the report's ``timings_us``."""
-        return phases(self.reports)
+        return phases(self.launches)
 
     def as_data(self) -> dict[str, object]:
-        last = self.reports[-1]
+        last = self.launches[-1].report
         ratios = self.ratios
         return {
-            "version": 1,
+            "version": 2,
             "benchmark": "quick",
             "pairs": len(self.isolauncher.samples),
+            "seed": self.seed,
             "modules": list(scripts.MODULES),
             "machine": dict(self.machine),
             "commands": {
@@ -77,6 +80,7 @@ class Result:
             "unit": "ms",
             "isolauncher": self.isolauncher.as_data(),
             "ways": self.ways(),
+            "strays": self.strays,
             "on_demand": self.on_demand.as_data(),
             "bubblewrap": self.bubblewrap.as_data(),
             "ratio": {
@@ -96,27 +100,24 @@ class Result:
         }
 
 
-def ways(reports: Sequence[Mapping[str, object]]) -> dict[str, int]:
-    """How many launches came which way, by their reports."""
-    found: Counter[str] = Counter()
-    for report in reports:
-        activity = report["activity"]
-        assert isinstance(activity, dict)  # noqa: S101 (for the type checker)
-        found[str(activity["path"])] += 1
-    return dict(found)
+def ways(launches: Sequence[contenders.Launch]) -> dict[str, int]:
+    """How many came which way, by their reports."""
+    return dict(Counter(launch.way for launch in launches))
 
 
-def phases(reports: Sequence[Mapping[str, object]]) -> dict[str, int]:
+def phases(launches: Sequence[contenders.Launch]) -> dict[str, int]:
     """The median of each of the reports' ``timings_us``."""
-    timings = [r["timings_us"] for r in reports]
-    first = timings[0]
+    timings = [launch.report["timings_us"] for launch in launches]
+    first = timings[0] if timings else {}
     return {
         name: round(statistics.median(t[name] for t in timings))  # type: ignore[index]
         for name in (first if isinstance(first, dict) else ())
     }
 
 
-def quick(pairs: int, progress: Callable[[int], None] = lambda done: None) -> Result:
+def quick(
+    pairs: int, seed: int, progress: Callable[[int], None] = lambda done: None
+) -> Result:
     """Measure ``pairs`` launches of each contender, in turns; for root."""
     daemons.need_root()
     bwrap = _bwrap()
@@ -126,22 +127,25 @@ def quick(pairs: int, progress: Callable[[int], None] = lambda done: None) -> Re
         top = Path(name)
         top.chmod(0o755)
         with (
+            lacks.named("the benchmark"),
             contenders.kit(top, wanted) as kit,
             contenders.contenders(kit, scripts.LISTS["python"]) as found,
         ):
-            for missing, why in found.missing.items():
-                raise HostError(f"{missing}: {why}", code="bench-failed")
-            reports = found.reports["pool"]
+            for missing, lack in found.missing.items():
+                raise HostError(f"{missing}: {lack.why}", code="bench-failed")
             samples = in_turns(
                 found.once,
                 pairs,
+                seed=seed,
                 rest=kit.rest,
-                begun=reports.clear,
+                begun=found.begin,
                 progress=progress,
             )
     return Result(
         machine=described,
-        reports=tuple(reports),
+        seed=seed,
+        launches=tuple(found.launches["pool"]),
+        strays=found.strays["pool"],
         isolauncher=samples["pool"],
         on_demand=samples["demand"],
         bubblewrap=samples["bwrap"],

@@ -16,8 +16,10 @@
 //                  errno of the filter's probe, securebits, errno of opening FD, which no
 //                  rule of Landlock covers; another line ends it
 //
-// An answer that begins with "!" says what failed. Nothing here is ever installed with
-// a right of its own: whoever runs it is root already, or is refused by the kernel.
+// An answer that begins with "!" says what failed. It ends with its standard input or by
+// SIGTERM, once all that it has begun has ended and its cgroups are removed. Nothing here
+// is ever installed with a right of its own: whoever runs it is root already, or is
+// refused by the kernel.
 
 #define _GNU_SOURCE
 #include <errno.h>
@@ -48,7 +50,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { STRINGS = 3, NUMBERS = 7, TREES = 256, CGROUPS = 16, AT_ONCE = 1024 };
+enum { STRINGS = 3, NUMBERS = 7, TREES = 256, AT_ONCE = 1024 };
 enum { SECUREBITS = 0xef };
 
 // Not in the headers of Debian 12, or only with others that clash.
@@ -85,6 +87,9 @@ static pid_t stem;
 static struct sock_fprog filter;
 static struct prctl_mm_map layout;
 static const char *doing = "begin";
+
+// SIGTERM has come: nothing more is begun.
+static volatile sig_atomic_t ending;
 
 static void fail(void)
 {
@@ -642,6 +647,8 @@ static void be_stem(void)
 static void be_init(void)
 {
 	int pair[2], status;
+	signal(SIGTERM, SIG_DFL);
+	signal(SIGPIPE, SIG_DFL);
 	umask(0);
 	for (int i = 0; i < stem_begins; i++)
 		act(&steps[i]);
@@ -800,6 +807,26 @@ static uint64_t now(void)
 
 struct slot { pid_t init; int reader, answered; unsigned long number; };
 
+// Of all that fails between two answers the first word is told.
+static char why[512];
+
+static void complain(const char *text)
+{
+	if (*why)
+		return;
+	snprintf(why, sizeof why, "!%s", *text == '!' ? text + 1 : text);
+	why[strcspn(why, "\n")] = 0;
+}
+
+static void answer_time(uint64_t taken)
+{
+	if (*why)
+		puts(why);
+	else
+		printf("%llu\n", (unsigned long long)taken);
+	*why = 0;
+}
+
 // The clock of the one that is begun has started before this is called.
 static void begin(struct slot *slot, int input)
 {
@@ -822,19 +849,25 @@ static void begin(struct slot *slot, int input)
 	slot->reader = out[0];
 }
 
-static char said[512];
-
-// 1 when the byte has come, 0 at the end, -1 when something has failed and was said.
-static int hear(struct slot *slot)
+// What a sandbox says: 1 when its byte has come, 0 at its end, -1 when it has failed.
+static int hear(struct slot *slot, char said[512])
 {
-	ssize_t n = read(slot->reader, said, sizeof said - 1);
-	if (n <= 0)
-		return slot->answered ? 0 : (strcpy(said, "!it ended without a word\n"), -1);
-	said[n] = 0;
+	ssize_t n;
+	while ((n = read(slot->reader, said, 511)) < 0 && errno == EINTR)
+		;
+	said[n > 0 ? n : 0] = 0;
+	if (n <= 0) {
+		if (!slot->answered)
+			complain("it ended without a word");
+		return slot->answered ? 0 : -1;
+	}
 	slot->answered = 1;
+	if (*said != 'x')
+		complain(said);
 	return *said == 'x' ? 1 : -1;
 }
 
+// How many of its cgroups the kernel has not let go of yet.
 static int remove_cgroups(unsigned long number)
 {
 	int busy = 0;
@@ -842,48 +875,57 @@ static int remove_cgroups(unsigned long number)
 	for (int i = 0; i < stem_begins; i++)
 		if (steps[i].act == do_cgroup_make) {
 			snprintf(path, sizeof path, "%s/%lu", steps[i].text[0], number);
-			if (rmdir(path) < 0 && errno == EBUSY)
-				busy = 1;
+			if (rmdir(path) < 0 && errno != ENOENT)
+				busy++;
 		}
 	return busy;
 }
 
 static void remove_in_time(unsigned long number)
 {
-	for (int i = 0; i < 1000 && remove_cgroups(number); i++)
+	for (int i = 0; i < 1000; i++) {
+		if (!remove_cgroups(number))
+			return;
 		usleep(2000);
+	}
+	complain("its cgroups cannot be removed");
 }
 
-static int finish(struct slot *slot)
+static void finish(struct slot *slot)
 {
 	int status;
+	char line[64];
 	close(slot->reader);
 	while (waitpid(slot->init, &status, 0) < 0 && errno == EINTR)
 		;
-	return status;
+	if (status) {
+		snprintf(line, sizeof line, "init ended with wait status %d", status);
+		complain(line);
+	}
 }
 
 static void one(int null)
 {
 	struct slot slot;
+	char said[512];
 	uint64_t started = now();
 	begin(&slot, null);
-	int heard = hear(&slot);
+	hear(&slot, said);
 	uint64_t taken = now() - started;
 	finish(&slot);
 	remove_in_time(slot.number);
-	if (heard == 1)
-		printf("%llu\n", (unsigned long long)taken);
-	else
-		fputs(said, stdout);
+	answer_time(taken);
 }
 
 static void many(int null, int at_once, int wanted)
 {
 	static struct slot slots[AT_ONCE];
 	static struct pollfd poll_for[AT_ONCE];
+	char said[512];
 	unsigned long *left = calloc(wanted, sizeof *left);
-	int begun = 0, ended = 0, busy = 0, failed = 0;
+	int begun = 0, busy = 0;
+	if (!left)
+		bad("calloc", strerror(errno));
 	uint64_t started = now();
 	for (; begun < at_once && begun < wanted; begun++)
 		begin(&slots[begun], null);
@@ -891,22 +933,20 @@ static void many(int null, int at_once, int wanted)
 	while (running) {
 		for (int i = 0; i < running; i++)
 			poll_for[i] = (struct pollfd){slots[i].reader, POLLIN, 0};
-		poll(poll_for, running, -1);
+		if (poll(poll_for, running, -1) < 0)
+			continue;  // SIGTERM: nothing of poll_for is filled in
 		for (int i = running - 1; i >= 0; i--) {
 			if (!poll_for[i].revents)
 				continue;
-			int heard = hear(&slots[i]);
-			if (heard == 1)
+			if (hear(&slots[i], said) == 1)
 				continue;
-			failed |= heard < 0;
 			finish(&slots[i]);
 			// What the kernel has not let go of yet is looked at again with the next.
 			left[busy++] = slots[i].number;
 			for (int j = busy - 1; j >= 0; j--)
 				if (!remove_cgroups(left[j]))
 					left[j] = left[--busy];
-			ended++;
-			if (begun < wanted && !failed) {
+			if (begun < wanted && !*why && !ending) {
 				begin(&slots[i], null);
 				begun++;
 			} else {
@@ -915,36 +955,51 @@ static void many(int null, int at_once, int wanted)
 			}
 		}
 	}
-	uint64_t taken = now() - started;
+	// As for a client of the daemon: all of each is given back.
 	while (busy)
 		remove_in_time(left[--busy]);
+	uint64_t taken = now() - started;
 	free(left);
-	if (failed)
-		fputs(said, stdout);
-	else
-		printf("%llu\n", (unsigned long long)taken);
+	if (begun < wanted)
+		complain("it was ended");
+	answer_time(taken);
 }
 
 static void hold(void)
 {
 	struct slot slot;
 	int pipes[2];
-	char line[64];
+	char line[64], said[512];
 	if (pipe2(pipes, O_CLOEXEC) < 0)
 		bad("pipe", strerror(errno));
 	begin(&slot, pipes[0]);
 	close(pipes[0]);
-	if (hear(&slot) == 1)
+	if (hear(&slot, said) == 1)
 		printf("%d%s\n", slot.init, said + 1);
 	else
-		fputs(said, stdout);
+		puts(why);
 	fflush(stdout);
 	if (!fgets(line, sizeof line, stdin))
 		*line = 0;
 	close(pipes[1]);
 	finish(&slot);
 	remove_in_time(slot.number);
-	puts("ended");
+	puts(*why ? why : "ended");
+	*why = 0;
+}
+
+// Whichever way it ends: what is under way ends by itself, its input being an end of file.
+static void leave_nothing(void)
+{
+	while (waitpid(-1, NULL, 0) > 0 || errno == EINTR)
+		;
+	for (unsigned long number = 1; number <= launch; number++)
+		remove_in_time(number);
+}
+
+static void hear_of_end(int number)
+{
+	ending = 1;
 }
 
 int main(int argc, char **argv)
@@ -953,6 +1008,10 @@ int main(int argc, char **argv)
 	int at_once, wanted;
 	if (argc != 4)
 		bad("usage", "reference STEPS KILOBYTES HUGE");
+	// Without SA_RESTART: whatever waits looks again.
+	struct sigaction end = {.sa_handler = hear_of_end};
+	sigaction(SIGTERM, &end, NULL);
+	signal(SIGPIPE, SIG_IGN);
 	read_steps(argv[1]);
 	read_layout();
 	size_t huge = strtoul(argv[3], NULL, 10);
@@ -961,7 +1020,8 @@ int main(int argc, char **argv)
 	int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	puts("ready");
 	fflush(stdout);
-	while (fgets(line, sizeof line, stdin)) {
+	atexit(leave_nothing);
+	while (!ending && fgets(line, sizeof line, stdin)) {
 		if (sscanf(line, "many %d %d", &at_once, &wanted) == 2 && at_once > 0 &&
 			at_once <= AT_ONCE && wanted > 0)
 			many(null, at_once, wanted);

@@ -11,15 +11,17 @@ import dataclasses
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from .. import launch, plan, verify
 from ..errors import HostError
-from . import steps
+from ..memory import rollup
+from . import steps, talk
+from .patience import END_S, PATIENCE_S
 from .planned import Planned
 
 SOURCE = Path(__file__).with_name("reference.c")
@@ -31,10 +33,17 @@ PROBES = ("seccomp", "securebits", "landlock")
 class Reference:
     """One that runs. ``made`` counts its sandboxes, whose cgroups are called so."""
 
-    to: IO[str]
-    said: IO[str]
+    program: talk.Program
     outside: int
     made: int = 0
+
+    def as_data(self) -> dict[str, object]:
+        """Its memory, measured as the zygote's is, with none of its sandboxes there."""
+        found = rollup(self.program.pid)
+        return {
+            "anonymous_mb": round(found["Anonymous"] / 1024, 1),
+            "huge_mb": round(found["AnonHugePages"] / 1024, 1),
+        }
 
     def once(self) -> float:
         """Milliseconds from the fork of init to the activity's byte."""
@@ -44,7 +53,9 @@ class Reference:
     def many(self, at_once: int, count: int) -> float:
         """Seconds that ``count`` of them take, each from fork to its end."""
         self.made += count
-        return self._ask(f"many {at_once} {count}") / 1e9
+        # One a second is slow enough.
+        patience_s = PATIENCE_S + count
+        return self._ask(f"many {at_once} {count}", patience_s) / 1e9
 
     @contextmanager
     def held(self) -> Iterator[tuple[int, Mapping[str, int]]]:
@@ -56,13 +67,11 @@ class Reference:
         finally:
             self._words("end")
 
-    def _ask(self, what: str) -> int:
-        return int(self._words(what)[0])
+    def _ask(self, what: str, patience_s: float | None = None) -> int:
+        return int(self._words(what, patience_s)[0])
 
-    def _words(self, what: str) -> list[str]:
-        self.to.write(f"{what}\n")
-        self.to.flush()
-        return _understand(self.said.readline())
+    def _words(self, what: str, patience_s: float | None = None) -> list[str]:
+        return _understand(self.program.ask(what, patience_s))
 
 
 def _understand(line: str) -> list[str]:
@@ -112,26 +121,39 @@ def running(program: Path, directory: Path, planned: Planned) -> Iterator[Refere
     path.write_text(steps.write(planned.whole, planned.sources()))
     outside = launch.new_outside()
     try:
-        with subprocess.Popen(
+        with talk.running(
             (
                 *(str(program), str(path)),
                 *(str(planned.anonymous_kb), str(planned.huge_kb)),
             ),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            pass_fds=(outside,),
-            text=True,
-        ) as process:
-            assert process.stdin is not None  # noqa: S101 (for the type checker)
-            assert process.stdout is not None  # noqa: S101
-            try:
-                _understand(process.stdout.readline())
-                yield Reference(to=process.stdin, said=process.stdout, outside=outside)
-            finally:
-                process.stdin.close()
+            what="the reference",
+            # The planner keeps the directories for as long as it runs.
+            pass_fds=(outside, planned.hold),
+        ) as spoken_to:
+            _understand(spoken_to.hear())
+            yield Reference(program=spoken_to, outside=outside)
     finally:
         os.close(outside)
+        _sweep(planned)
+
+
+def _sweep(planned: Planned) -> None:
+    """Its cgroups, where it was killed and could not remove them itself."""
+    deadline = time.monotonic() + END_S
+    for above in planned.cgroups():
+        for name in filter(str.isdigit, os.listdir(above)):
+            while not _removed(f"{above}/{name}") and time.monotonic() < deadline:
+                time.sleep(0.01)
+
+
+def _removed(path: str) -> bool:
+    try:
+        os.rmdir(path)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def prove_same(reference: Reference, planned: Planned) -> None:
@@ -145,7 +167,8 @@ def verify_held(
     planned: Planned, init: int, stem: int, probes: Mapping[str, int], name: str
 ) -> Mapping[str, str]:
     """The same of one that is there; its namespaces. ``name`` is of its cgroups."""
-    sent = {n: _file(path) for n, path in planned.sources().items()}
+    # What the planner's daemon opened for whoever asked; then the reference, by path.
+    sent = dict(planned.sent)
     # Its standard streams are the reference's to choose: nothing is planned of them.
     for number, stream in enumerate(("stdin", "stdout", "stderr")):
         sent[stream] = _file(f"/proc/{stem}/fd/{number}")

@@ -19,14 +19,15 @@ PROGRAMS = 4
 class Sharing:
     """A program that imports the whole set `sugar3`, forked and cold; kilobytes.
 
-    ``idle`` is of rooms that wait; ``shared_kb`` is the anonymous memory of the forked
-    one that is also others': its zygote's, as far as neither has written to it.
+    ``idle`` is of rooms that wait, None where none does. ``shared_kb`` is the anonymous
+    memory of the forked one that is also others': its zygote's, as far as neither has
+    written to it.
     """
 
     forked_kb: Mapping[str, int]
     cold_kb: Mapping[str, int]
     shared_kb: int
-    idle: Mapping[str, Mapping[str, int]]
+    idle: memory.Idle | None
     load: list[float]
 
     @property
@@ -38,7 +39,7 @@ class Sharing:
             "forked_kb": dict(self.forked_kb),
             "cold_kb": dict(self.cold_kb),
             "private_dirty_share": round(self.share, 4),
-            "idle_kb": {who: dict(of) for who, of in self.idle.items()},
+            "idle_kb": memory.idle_data(self.idle),
             "load": self.load,
             "shared_anonymous_mb": round(self.shared_kb / 1024, 2),
         }

@@ -114,6 +114,8 @@ def _words(step: plan.Step, trees: Mapping[str, int]) -> Iterator[tuple[_Word, .
                 yield "set-limit", kernel.RLIMITS[limit], value
         case plan.MapIdentity():
             yield name, step.inner_uid, step.uid, step.inner_gid, step.gid
+        case plan.MountDevices() | plan.MakeDevices() | plan.SealDevices():
+            raise _cannot("devices of the activity's own")
         case plan.MapOwner():
             raise _cannot("id-mapped mounts of a person's directories")
         case plan.BecomeUser():

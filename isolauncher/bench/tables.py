@@ -3,19 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from . import contenders
-from .figures import Spread
+from . import contenders, lacks
+from .figures import FOR_P99, Spread
 from .latency import Latency
-from .memory import Memory
+from .memory import Idle, Memory
 from .quick import Result
 from .sharing import Sharing
 from .throughput import Throughput
 from .whole import Whole
 from .windows import Windows
-
-_PHASES = ("queue", "plan", "fork", "apply", "verify", "handover", "total")
 
 
 def whole(result: Whole) -> list[str]:
@@ -30,12 +28,27 @@ def whole(result: Whole) -> list[str]:
         told += [*_sharing(result.sharing), ""]
     if result.windows:
         told += [*_windows(result.windows), ""]
-    told += [f"left out: {part}: {why}" for part, why in result.left_out.items()]
+    told += _missing(result.missing)
     told += _machine(result.machine)
+    told.append(f"order drawn from       seed {result.wanted.seed}")
     return told
 
 
+def _others(names: Sequence[str]) -> Iterator[str]:
+    if names:
+        yield f"not measured here      {', '.join(names)}"
+
+
+def _missing(missing: lacks.Lacks) -> Iterator[str]:
+    for name, lack in missing.items():
+        said = "failed" if lack.failed else "left out"
+        yield f"{said}: {contenders.WORDS.get(name, name)}: {lack.why}"
+
+
 def _machine(machine: Mapping[str, object]) -> Iterator[str]:
+    command = machine["command"]
+    assert isinstance(command, list)  # noqa: S101 (for the type checker)
+    yield f"run                    {machine['date']}: {' '.join(command)}"
     yield (
         f"machine                {machine['cpus']} cpus, {machine['cpu']}"
         f"{', virtual' if machine['virtual'] else ''}, {machine['memory_mb']} MB, "
@@ -48,40 +61,56 @@ def _latency(one: Latency) -> list[str]:
     base = one.spreads.get(contenders.REFERENCE)
     rows = []
     for name, spread in one.spreads.items():
-        numbers = [f"{n:.1f}" for n in _numbers(spread)]
+        numbers = _numbers(spread)
         if base is not None:
             numbers.append(f"{spread.median / base.median:.2f}")
         rows.append([contenders.WORDS[name], *numbers])
     count = len(one.imports.modules)
     head = [f"first line, {one.imports.name}, {count} imports (ms)", *_HEADS]
     told = _columns([[*head, *(["/reference"] if base is not None else [])], *rows])
-    for name, why in one.missing.items():
-        told.append(f"left out: {contenders.WORDS[name]}: {why}")
+    told += _about_p99(one.spreads.values())
+    told += _missing(one.missing)
     ratios = "  ".join(f"{name} {ratio:.2f}" for name, ratio in one.ratios().items())
     told.append(f"ratios of the medians  {ratios or '-'}")
     pool = one.spreads.get("pool")
-    if pool is not None:
-        told.append(f"p99/p50 of pool        {pool.at(0.99) / pool.median:.2f}")
-    for name, phases in one.phases_us.items():
-        told.append(f"{name + ' in phases (ms)':22} {_spans(phases)}")
-    ways = ", ".join(
-        f"{name} {', '.join(f'{n} {way}' for way, n in ways.items())}"
-        for name, ways in one.ways.items()
-    )
-    if ways:
-        told.append(f"ours came              {ways}")
+    if pool is not None and pool.p99 is not None:
+        told.append(f"p99/p50 of pool        {pool.p99 / pool.median:.2f}")
+    told += _steps(one)
+    for name, strays in one.strays.items():
+        if strays:
+            told.append(f"not counted            {strays} of {name} came another way")
     facts = one.facts.get(contenders.REFERENCE)
     if isinstance(facts, dict):
         told.append(
             f"the reference          {facts['steps']} steps, "
-            f"{facts['anonymous_mb']} MB; the verifier finds no difference"
+            f"{facts['anonymous_mb']} MB of its own, the zygote {facts['zygote_mb']}; "
+            "the verifier finds no difference"
         )
     told.append(f"load before, after     {one.load[0]}, {one.load[1]}")
     return told
 
 
+def _steps(one: Latency) -> list[str]:
+    """What each launch took step by step, as medians and 90th percentiles."""
+    found = {name: of for name, of in one.steps().items() if of}
+    if not found:
+        return []
+    names = dict.fromkeys(step for of in found.values() for each in of for step in each)
+    head = ["step by step (ms)"]
+    for name in found:
+        head += [f"{name} p50", "p90"]
+    rows = []
+    for step in names:
+        row = [step]
+        for of in found.values():
+            spread = Spread(samples=tuple(each.get(step, 0.0) for each in of))
+            row += [f"{spread.median:.2f}", f"{spread.at(0.9):.2f}"]
+        rows.append(row)
+    return ["", *_columns([head, *rows]), ""]
+
+
 def _spans(phases: Mapping[str, int]) -> str:
-    return "  ".join(f"{n} {phases[n] / 1000:.1f}" for n in _PHASES if n in phases)
+    return "  ".join(f"{name} {us / 1000:.1f}" for name, us in phases.items())
 
 
 def _throughput(found: Throughput) -> list[str]:
@@ -95,7 +124,12 @@ def _throughput(found: Throughput) -> list[str]:
         for name in names
     ]
     told = _columns([head, *rows])
-    told += [f"left out: {contenders.WORDS[n]}: {w}" for n, w in found.missing.items()]
+    told += _missing(found.missing)
+    for clients, of in found.ways.items():
+        came = "; ".join(f"{n}: {_ways(w)}" for n, w in of.items() if w)
+        if came:
+            told.append(f"came, {clients} at once        {came}")
+    told += _others(found.others)
     if contenders.REFERENCE in names and "pool" in names:
         shares = (
             f"{found.median(n, 'pool') / found.median(n, contenders.REFERENCE):.2f}"
@@ -114,22 +148,24 @@ def _memory(found: Memory) -> list[str]:
             *(str(level.activity_kb[n]) for n in ("Pss", "Uss", "Private_Dirty")),
             str(level.init_kb["Uss"]),
             f"{level.launch.median:.1f}",
-            f"{level.launch.at(0.99):.1f}",
+            _or_dash(level.launch.p99),
             str(level.load[0]),
         ]
         for level in found.levels
     ]
     told = _columns([[*head, "launch p50 ms", "p99", "load"], *rows])
+    told += _about_p99(level.launch for level in found.levels)
     for level in found.levels:
         title = f"beside {level.alive} (ms)"
-        came = f"  {_ways(level.ways)}"
-        told.append(f"{title:22} {_spans(level.phases_us)}{came}")
+        strays = f"  ({level.strays} more came on demand)" if level.strays else ""
+        told.append(f"{title:22} {_spans(level.phases_us())}{strays}")
     first, last = found.levels[0], found.levels[-1]
     if last is not first:
         ratio = last.launch.median / first.launch.median
         told.append(f"p50 at {last.alive} / p50 at {first.alive}  {ratio:.2f}")
     told += _idle("python", found.idle)
-    told += [f"left out: {what}: {why}" for what, why in found.missing.items()]
+    told += _missing(found.missing)
+    told += _others(found.others)
     return told
 
 
@@ -148,10 +184,12 @@ def _sharing(found: Sharing) -> list[str]:
     return [*told, *_idle("sugar3", found.idle), f"load after  {found.load}"]
 
 
-def _idle(name: str, idle: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
+def _idle(name: str, idle: Idle | None) -> Iterator[str]:
+    if idle is None:
+        yield f"a waiting room of {name}: none waits here"
+        return
     for who, of in idle.items():
-        if of:
-            yield f"a waiting {who} of {name}: PSS {of['Pss']} kB, USS {of['Uss']} kB"
+        yield f"a waiting {who} of {name}: PSS {of['Pss']} kB, USS {of['Uss']} kB"
 
 
 def quick(result: Result) -> list[str]:
@@ -165,8 +203,8 @@ def quick(result: Result) -> list[str]:
     )
     ratios = result.ratios
     phases = "  ".join(f"{k} {v / 1000:.1f}" for k, v in result.phases().items())
-    skipped = result.reports[-1]["skipped"]
-    enforced = result.reports[-1]["enforced"]
+    last = result.launches[-1].report
+    skipped, enforced = last["skipped"], last["enforced"]
     told += [
         "",
         f"ratio of the medians   {result.ratio:.2f} "
@@ -175,7 +213,9 @@ def quick(result: Result) -> list[str]:
         f"to {ratios.at(0.9):.2f} (p10 to p90), {min(ratios.samples):.2f} to "
         f"{max(ratios.samples):.2f} (all)",
         f"ours in phases (ms)    {phases}",
-        f"ours came              {_ways(result.ways())}",
+        f"ours came              {_ways(result.ways())}; not counted: "
+        f"{result.strays} more on demand",
+        f"order drawn from       seed {result.seed}",
         *_machine(result.machine),
         f"in force               {_words(enforced)}",
         f"skipped                {_words(skipped)}",
@@ -184,17 +224,20 @@ def quick(result: Result) -> list[str]:
 
 
 def windows(
-    found: Sequence[Windows], machine: Mapping[str, object]
+    found: Sequence[Windows],
+    machine: Mapping[str, object],
+    missing: lacks.Lacks,
 ) -> tuple[list[str], dict[str, object]]:
     """Also as data; ``machine`` as it was before."""
-    told = _windows(found)
-    told.append(f"machine: {_words([f'{k} {v}' for k, v in machine.items()])}")
+    told = [*_windows(found), *_missing(missing), *_machine(machine)]
+    told += [f"order drawn from       seed {found[0].seed}"]
     return told, {
-        "version": 1,
+        "version": 2,
         "benchmark": "windows",
         "unit": "ms",
         "machine": dict(machine),
         "bundles": [one.as_data() for one in found],
+        **lacks.as_data(missing),
     }
 
 
@@ -217,17 +260,26 @@ def _windows(found: Sequence[Windows]) -> list[str]:
 _HEADS = ("p50", "min", "max", "p90", "p99")
 
 
-def _numbers(spread: Spread) -> tuple[float, ...]:
+def _numbers(spread: Spread) -> list[str]:
     samples = spread.samples
-    ends = min(samples), max(samples)
-    return spread.median, *ends, spread.at(0.9), spread.at(0.99)
+    first = spread.median, min(samples), max(samples), spread.at(0.9)
+    return [*(f"{number:.1f}" for number in first), _or_dash(spread.p99)]
+
+
+def _or_dash(number: float | None) -> str:
+    return "-" if number is None else f"{number:.1f}"
+
+
+def _about_p99(spreads: Iterable[Spread]) -> list[str]:
+    if all(spread.p99 is not None for spread in spreads):
+        return []
+    return [f"p99: only of {FOR_P99} launches or more (--pairs)"]
 
 
 def _table(title: str, rows: Sequence[tuple[str, Spread]]) -> list[str]:
     cells = [[title, *_HEADS]]
-    for name, spread in rows:
-        cells.append([name, *(f"{number:.1f}" for number in _numbers(spread))])
-    return _columns(cells)
+    cells += [[name, *_numbers(spread)] for name, spread in rows]
+    return [*_columns(cells), *_about_p99(spread for _, spread in rows)]
 
 
 def _columns(cells: Sequence[Sequence[str]]) -> list[str]:

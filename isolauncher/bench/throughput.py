@@ -9,45 +9,58 @@ many sandboxes under way, and gives them back as well. The two take turns.
 from __future__ import annotations
 
 import os
-import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from ..errors import DaemonError, HostError, IsolauncherError
-from . import contenders, machine, reference, scripts
+from ..errors import DaemonError
+from . import contenders, daemons, forks, lacks, machine, reference, scripts
+from .figures import Spread
+from .patience import read
+from .turns import in_turns
 
 ROUNDS = 3
 CLIENTS = 8
+MEASURED = ("pool", "demand", contenders.REFERENCE)
+"""Who can have several under way; the others have no say in how many there are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Throughput:
-    """Launches a second: of each contender by the number of clients, one a round."""
+    """Launches a second: of each contender by the number of clients, one each turn.
+
+    ``ways`` counts how those of each came, by the daemon's own figures.
+    """
 
     launches: int
-    rates: Mapping[int, Mapping[str, list[float]]]
-    missing: Mapping[str, str]
+    rates: Mapping[int, Mapping[str, Spread]]
+    ways: Mapping[int, Mapping[str, Mapping[str, int]]]
+    missing: lacks.Lacks
+    others: tuple[str, ...]
     load: tuple[list[float], list[float]]
 
     def median(self, clients: int, name: str) -> float:
-        return statistics.median(self.rates[clients][name])
+        return self.rates[clients][name].median
 
     def as_data(self) -> dict[str, object]:
         return {
             "unit": "launches per second",
             "launches": self.launches,
             "load": list(self.load),
-            "left_out": dict(self.missing),
+            **lacks.as_data(self.missing),
+            "not_measured": list(self.others),
             "clients": {
                 str(clients): {
                     name: {
                         "median": round(self.median(clients, name), 2),
-                        "rounds": [round(rate, 2) for rate in rounds],
+                        "rounds": [round(rate, 2) for rate in spread.samples],
+                        "ways": dict(self.ways[clients].get(name, {})),
                     }
-                    for name, rounds in rates.items()
+                    for name, spread in rates.items()
                 }
                 for clients, rates in self.rates.items()
             },
@@ -58,42 +71,69 @@ def measure(
     kit: contenders.Kit,
     clients: int,
     launches: int,
+    seed: int,
     progress: Callable[[str], None],
 ) -> Throughput:
     """With one client and with ``clients``; ``launches`` are those of a round."""
     imports = scripts.LISTS["nothing"]
     script = scripts.write(kit.top, imports)
     before = machine.load()
-    rates: dict[int, dict[str, list[float]]] = {}
+    missing = {n: lack for n, lack in kit.missing.items() if n in MEASURED}
+    timed: dict[str, Callable[[int], float]] = {}
+    sockets: dict[str, str] = {}
+    rates: dict[int, dict[str, Spread]] = {}
+    ways: dict[int, dict[str, Counter[str]]] = {}
+
+    def rate(name: str, count: int) -> float:
+        already = _ways(sockets.get(name))
+        found = launches / timed[name](count)
+        came = ways[count].setdefault(name, Counter())
+        came.update(_ways(sockets.get(name)) - already)
+        return found
+
+    def told(count: int) -> Callable[[int], None]:
+        return lambda done: progress(f"{count} clients {done}/{ROUNDS}")
+
     with ExitStack() as stack:
-        missing = dict(kit.missing)
-        timed: dict[str, Callable[[int], float]] = {}
         for name, where in (("pool", kit.ahead), ("demand", kit.demand)):
             if where is not None and name in kit.wanted:
                 timed[name] = _by_clients(where.socket, script, launches)
+                sockets[name] = where.socket
         if kit.reference_program is not None:
-            try:
+            with lacks.noted(missing, contenders.REFERENCE):
                 timed[contenders.REFERENCE] = _by_reference(
                     kit, kit.reference_program, imports, launches, stack
                 )
-            except IsolauncherError as error:
-                missing[contenders.REFERENCE] = contenders.why(error)
-        if not timed:
-            why = "; ".join(f"{n}: {w}" for n, w in missing.items())
-            raise HostError(f"nothing can be measured: {why}", code="bench-nothing")
         for count in dict.fromkeys((1, clients)):
-            of = rates.setdefault(count, {name: [] for name in timed})
-            for number in range(ROUNDS):
-                for name, take in timed.items():
-                    kit.rest()
-                    of[name].append(launches / take(count))
-                progress(f"{count} clients {number + 1}/{ROUNDS}")
+            ways[count] = {}
+            rates[count] = in_turns(
+                {n: partial(rate, n, count) for n in timed if n not in missing},
+                ROUNDS,
+                seed=seed,
+                warm_up=1,
+                rest=kit.rest,
+                begun=ways[count].clear,
+                progress=told(count),
+                failed=missing,
+            )
+    whole = [name for name in timed if name not in missing]
+    if not whole:
+        raise lacks.nothing(missing)
     return Throughput(
         launches=launches,
-        rates=rates,
+        rates={n: {name: of[name] for name in whole} for n, of in rates.items()},
+        ways=ways,
         missing=missing,
+        others=tuple(n for n in contenders.NAMES if n in kit.wanted - set(MEASURED)),
         load=(before, machine.load()),
     )
+
+
+def _ways(where: str | None) -> Counter[str]:
+    """How many launches of a daemon have come which way so far."""
+    launches = daemons.ask_stats(where)["launches"] if where is not None else {}
+    assert isinstance(launches, dict)  # noqa: S101 (for the type checker)
+    return Counter({way: of["count"] for way, of in launches.items()})
 
 
 def _by_reference(
@@ -113,25 +153,38 @@ def _by_clients(where: str, script: Path, launches: int) -> Callable[[int], floa
     """A call that takes the number of clients and returns seconds."""
 
     def take(clients: int) -> float:
-        ready_read, ready_write = os.pipe2(os.O_CLOEXEC)
-        go_read, go_write = os.pipe2(os.O_CLOEXEC)
-        pids = []
-        for number in range(clients):
-            share = launches // clients + (number < launches % clients)
-            pid = os.fork()
-            if pid == 0:
-                os.close(go_write)
-                _be_client(where, script, share, ready_write, go_read)
-            pids.append(pid)
-        for fd in (ready_write, go_read):
-            os.close(fd)
-        for _ in pids:
-            os.read(ready_read, 1)
-        os.close(ready_read)
-        started = time.perf_counter()
-        os.close(go_write)
-        statuses = [os.waitpid(pid, 0)[1] for pid in pids]
-        taken = time.perf_counter() - started
+        with ExitStack() as stack:
+            ready, is_ready, waits, go = (
+                stack.enter_context(open(fd, mode, buffering=0))
+                for ends in (os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC))
+                for fd, mode in zip(ends, ("rb", "wb"), strict=True)
+            )
+
+            def act(share: int) -> int:
+                go.close()
+                is_ready.write(b".")
+                waits.read(1)
+                for _ in range(share):
+                    contenders.from_daemon(where, script)
+                return 0
+
+            pids: list[int] = []
+            # Whatever fails here, none of them is left.
+            stack.callback(_end, pids)
+            for number in range(clients):
+                share = launches // clients + (number < launches % clients)
+                pids.append(forks.fork(partial(act, share), _complain))
+            is_ready.close()
+            missing = clients
+            while missing:
+                came = read(ready.fileno(), "a client")
+                if not came:
+                    raise DaemonError("a client ended", code="bench-failed")
+                missing -= len(came)
+            started = time.perf_counter()
+            go.close()
+            statuses = [os.waitpid(pids.pop(), 0)[1] for _ in range(clients)]
+            taken = time.perf_counter() - started
         if any(statuses):
             raise DaemonError("a client's launch failed", code="bench-failed")
         return taken
@@ -139,16 +192,10 @@ def _by_clients(where: str, script: Path, launches: int) -> Callable[[int], floa
     return take
 
 
-def _be_client(where: str, script: Path, share: int, ready: int, go: int) -> None:
-    """Never returns."""
-    status = 1
-    try:
-        os.write(ready, b".")
-        os.read(go, 1)
-        for _ in range(share):
-            contenders.from_daemon(where, script)
-        status = 0
-    except BaseException as error:
-        os.write(2, f"isolauncher bench: {error}\n".encode())
-    finally:
-        os._exit(status)
+def _end(pids: list[int]) -> None:
+    for pid in pids:
+        forks.end(pid)
+
+
+def _complain(line: str) -> None:
+    forks.complain(f"isolauncher bench: {line}")

@@ -13,19 +13,23 @@ done in turns in the same way.
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 import subprocess
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from itertools import count
 from pathlib import Path
 
 from .. import bundle, client, wire
-from ..errors import HostError, IsolauncherError
+from ..errors import DaemonError, HostError, IsolauncherError
 from ..windows import Watch
-from .figures import Spread
+from . import daemons, lacks
+from .figures import Spread, ratio_of_pairs
+from .patience import PATIENCE_S
+from .turns import in_turns
 
 BUNDLES = (
     "org.laptop.Calculate",
@@ -35,7 +39,6 @@ BUNDLES = (
 )
 PAIRS = 20
 WARM_UP = 2
-PATIENCE_S = 60
 REST_S = 0.3
 """After each: what ends, and what is made for the next one, is in nobody's time."""
 
@@ -48,6 +51,8 @@ class Windows:
     cold: Spread
     isolated: Spread
 
+    seed: int
+
     @property
     def ratio(self) -> float:
         return self.cold.median / self.isolated.median
@@ -55,12 +60,12 @@ class Windows:
     @property
     def ratios(self) -> Spread:
         """Pair by pair."""
-        pairs = zip(self.cold.samples, self.isolated.samples, strict=True)
-        return Spread(samples=tuple(cold / ours for cold, ours in pairs))
+        return ratio_of_pairs(self.cold, self.isolated)
 
     def as_data(self) -> dict[str, object]:
         return {
             "bundle_id": self.bundle_id,
+            "seed": self.seed,
             "cold": self.cold.as_data(),
             "isolated": self.isolated.as_data(),
             "ratio_of_medians": round(self.ratio, 3),
@@ -71,9 +76,13 @@ class Windows:
 def measure(
     bundles: Sequence[str],
     pairs: int,
+    seed: int,
     progress: Callable[[str], None] = lambda done: None,
-) -> tuple[Windows, ...]:
-    """``pairs`` of each bundle; HostError where there is no session to do it in."""
+) -> tuple[tuple[Windows, ...], dict[str, lacks.Lack]]:
+    """``pairs`` of each bundle, and which could not be measured.
+
+    HostError where there is no session to do it in, or not one could be.
+    """
     if os.geteuid() == 0:
         raise HostError(
             "activities are opened in a person's session, and root has none",
@@ -83,44 +92,42 @@ def measure(
     for name in ("DISPLAY", "DBUS_SESSION_BUS_ADDRESS"):
         if not os.environ.get(name):
             raise HostError(f"{name} is not set", code="bench-no-session")
-    return tuple(
-        in_turns(bundle_id, _cold, _isolated, pairs, progress) for bundle_id in bundles
-    )
+    missing: dict[str, lacks.Lack] = {}
+    found: list[Windows] = []
+    for bundle_id in bundles:
+        with lacks.noted(missing, bundle_id):
+            found.append(of(bundle_id, _cold, _isolated, pairs, seed, progress))
+    if not found:
+        raise lacks.nothing(missing)
+    return tuple(found), missing
 
 
-def machine() -> dict[str, object]:
-    return {
-        "cpus": len(os.sched_getaffinity(0)),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "load": [round(number, 2) for number in os.getloadavg()],
-    }
-
-
-def in_turns(
+def of(
     bundle_id: str,
     cold: Callable[[str, str], float],
     isolated: Callable[[str, str], float],
     pairs: int,
+    seed: int,
     progress: Callable[[str], None] = lambda done: None,
 ) -> Windows:
-    """Each is given the bundle's id and one for the activity; returns milliseconds.
+    """Each is given the bundle's id and one for the activity; returns milliseconds."""
+    number = count()
 
-    Who is first changes with every pair.
-    """
-    contenders = [("cold", cold), ("isolated", isolated)]
-    samples: dict[str, list[float]] = {name: [] for name, _ in contenders}
-    for number in range(-WARM_UP, pairs):
-        for name, contender in contenders:
-            _wait_for_rest()
-            activity_id = f"bench{os.getpid()}{name}{number + WARM_UP}"
-            taken = contender(bundle_id, activity_id)
-            if number >= 0:
-                samples[name].append(taken)
-        contenders.reverse()
-        progress(f"{bundle_id} {number + 1}/{pairs}")
-    spreads = {name: Spread(samples=tuple(found)) for name, found in samples.items()}
-    return Windows(bundle_id=bundle_id, **spreads)
+    def once(name: str, contender: Callable[[str, str], float]) -> float:
+        return contender(bundle_id, f"bench{os.getpid()}{name}{next(number)}")
+
+    spreads = in_turns(
+        {
+            "cold": partial(once, "cold", cold),
+            "isolated": partial(once, "iso", isolated),
+        },
+        pairs,
+        seed=seed,
+        warm_up=WARM_UP,
+        rest=_rest,
+        progress=lambda done: progress(f"{bundle_id} {done}/{pairs}"),
+    )
+    return Windows(bundle_id=bundle_id, seed=seed, **spreads)
 
 
 def _isolated(bundle_id: str, activity_id: str) -> float:
@@ -140,19 +147,10 @@ def _isolated(bundle_id: str, activity_id: str) -> float:
         _stop(activity_id)
 
 
-def _wait_for_rest() -> None:
+def _rest() -> None:
     """Until the daemon ends and prepares nothing, as between a child's clicks."""
-    until = time.monotonic() + PATIENCE_S
-    while time.monotonic() < until:
-        for part in client.ask({"version": wire.VERSION, "verb": "stats"}):
-            stats = part.get("stats")
-            rooms = stats.get("rooms") if isinstance(stats, dict) else None
-            if not isinstance(rooms, dict):
-                return
-            if not (rooms["wanted"] or rooms["ending"]):
-                time.sleep(REST_S)
-                return
-        time.sleep(0.05)
+    daemons.wait_until_filled(None)
+    time.sleep(REST_S)
 
 
 def _stop(activity_id: str) -> None:
@@ -161,14 +159,10 @@ def _stop(activity_id: str) -> None:
     with suppress(IsolauncherError):
         list(client.ask({**stop, "grace_ms": 0}))
     until = time.monotonic() + PATIENCE_S
-    while time.monotonic() < until:
-        rows = [
-            r
-            for p in client.ask({"version": wire.VERSION, "verb": "ps"})
-            for r in _rows(p)
-        ]
-        if activity_id not in rows:
-            return
+    asked = {"version": wire.VERSION, "verb": "ps"}
+    while any(activity_id in _rows(part) for part in client.ask(asked)):
+        if time.monotonic() > until:
+            raise DaemonError(f"{activity_id} does not end", code="bench-timeout")
         time.sleep(0.02)
 
 

@@ -9,7 +9,18 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-from ..bench import contenders, plot, quick, scripts, tables, throughput, whole
+from ..bench import (
+    contenders,
+    figures,
+    machine,
+    plot,
+    quick,
+    scripts,
+    tables,
+    throughput,
+    turns,
+    whole,
+)
 from ..bench import windows as bench_windows
 from ..errors import HostError, RequestError
 from . import printable, tell
@@ -28,7 +39,9 @@ def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
         epilog="Daemons of its own are started, in directories of their own, which is "
         "for root; what others can measure is measured for them, and of the rest it is "
         "said why not. "
-        "exit status: 0 when it has measured, whatever came of it; 125 when it cannot.",
+        "exit status: 0 when it has measured, whatever came of it; 1 when something "
+        "failed, or what --only or --windows names could not be measured; 125 when "
+        "nothing could.",
         allow_abbrev=False,
     )
     what = parser.add_mutually_exclusive_group()
@@ -68,7 +81,13 @@ def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
         metavar="N",
         type=_pairs,
         help=f"launches of each contender, in turns (default: {whole.PAIRS}, of "
-        f"windows {bench_windows.PAIRS})",
+        f"windows {bench_windows.PAIRS}; there is a p99 of {figures.FOR_P99} or more)",
+    )
+    parser.add_argument(
+        "--seed",
+        metavar="N",
+        type=_seed,
+        help="draw the same order in each round as the run that told this seed",
     )
     parser.add_argument(
         "--alive",
@@ -100,6 +119,10 @@ def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
 def run(args: argparse.Namespace) -> int:
     # What has been started is ended in order.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    # Not under nohup.
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda number, frame: sys.exit(128 + number))
+    wanted = _wanted(args)
     # Said before the minutes of measuring, not after them.
     if args.plot is not None:
         if args.quick or args.windows is not None:
@@ -107,26 +130,35 @@ def run(args: argparse.Namespace) -> int:
                 "--plot draws what is measured without --quick and --windows",
                 code="bench-no-picture",
             )
-        plot.need()
+        if not set(whole.DRAWN) & set(wanted.parts):
+            raise RequestError(
+                f"--plot draws {' and '.join(whole.DRAWN)}, and --only leaves them out",
+                code="bench-no-picture",
+            )
         _refuse_unwritable(args.plot, "the pictures")
+        plot.need()
     place = args.json
     if place and place != "-":
         _refuse_unwritable(place, "the figures")
+    failed = False
     if args.quick:
         pairs = args.pairs or quick.PAIRS
         _progress(f"measuring {pairs} pairs of launches")
-        result = quick.quick(pairs)
+        result = quick.quick(pairs, wanted.seed)
         lines, data = tables.quick(result), result.as_data()
     elif args.windows is not None:
-        before = bench_windows.machine()
-        found = bench_windows.measure(
+        before = machine.describe()
+        found, missing = bench_windows.measure(
             args.windows or bench_windows.BUNDLES,
             args.pairs or bench_windows.PAIRS,
+            wanted.seed,
             _progress,
         )
-        lines, data = tables.windows(found, before)
+        failed = any(lack.failed or args.windows for lack in missing.values())
+        lines, data = tables.windows(found, before, missing)
     else:
-        measured = whole.measure(_wanted(args), _progress)
+        measured = whole.measure(wanted, _progress)
+        failed = measured.has_failed()
         lines, data = tables.whole(measured), measured.as_data()
     table = "\n".join(printable(line) for line in lines)
     if place == "-":
@@ -146,7 +178,7 @@ def run(args: argparse.Namespace) -> int:
         raise HostError(
             f"{error.filename}: {error.strerror}", code="bench-not-writable"
         ) from None
-    return 0
+    return int(failed)
 
 
 def _progress(done: str) -> None:
@@ -159,6 +191,8 @@ def _wanted(args: argparse.Namespace) -> whole.Wanted:
     parts = tuple(p for p in whole.PARTS if p in only) or whole.PARTS
     who = tuple(c for c in contenders.NAMES if c in only) or contenders.NAMES
     return whole.Wanted(
+        seed=turns.new_seed() if args.seed is None else args.seed,
+        named=frozenset(only),
         parts=parts,
         contenders=who,
         imports=tuple(args.imports),
@@ -198,6 +232,10 @@ def _clients(text: str) -> int:
     return _number(text, 1, 32)
 
 
+def _seed(text: str) -> int:
+    return _number(text, 0, 2**32)
+
+
 def _what(text: str) -> str:
     if text not in (*whole.PARTS, *contenders.NAMES):
         raise ValueError
@@ -213,6 +251,7 @@ def _picture(text: str) -> str:
 # argparse names them in its complaint
 _pairs.__name__ = "number of pairs, 2 or more,"
 _alive.__name__ = "number of activities, 1 to 3000,"
+_seed.__name__ = "seed, a number of 0 or more,"
 _clients.__name__ = "number of clients, 1 to 32,"
 _what.__name__ = "part or contender"
 _picture.__name__ = "name of a picture"

@@ -147,6 +147,13 @@ _WELCOME = (
         "ext4, xfs or btrfs",
     ),
     (
+        "device_nodes",
+        "device nodes",
+        "can be made and opened",
+        "no activity has a device, whatever its policy grants",
+        "a container has to be allowed to make them (CAP_MKNOD)",
+    ),
+    (
         "sys_resource",
         "CAP_SYS_RESOURCE",
         "held",

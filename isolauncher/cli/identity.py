@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import paths
-from ..errors import NotAllowed
+from ..errors import NotAllowed, RequestError
 from ..identity import FIRST, LAST, USERDB, Lease, Ledger, stored_range
 from . import printable, tell
 from .ps import table
@@ -144,6 +144,13 @@ def _row(lease: Lease) -> tuple[str, ...]:
 
 
 def _gc(args: argparse.Namespace) -> int:
+    if args.caller is not None and not (args.bundle or args.all_bundles):
+        raise RequestError(
+            "--caller says whose constant uids, and no bundle is named",
+            step="identity",
+            code="identity-no-bundle",
+            hint="add --bundle KEY or --all-bundles",
+        )
     ledger = _open(args.state_dir, args.run_dir, args.userdb_dir)
     done: tuple[dict[str, object], ...] = ()
     if ledger is not None:

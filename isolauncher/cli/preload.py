@@ -122,6 +122,10 @@ def _judged(name: str) -> dict[str, list[Any]]:
     # Only this verb needs all that it imports.
     from ..zygote.verdict import judge
 
+    if not name:
+        raise RequestError(
+            "'' is no name of a module or of a set", code="preload-no-such-module"
+        )
     path = [d for d in os.environ.get("PYTHONPATH", "").split(os.pathsep) if d]
     modules: tuple[str, ...] = SETS.get(name, (name,))
     if os.sep in name or name.endswith(".py"):

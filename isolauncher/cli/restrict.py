@@ -41,7 +41,10 @@ def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("bundle", metavar="BUNDLE-ID")
-    parser.add_argument("powers", metavar="POWER", nargs="*", help="what to take away")
+    # With a default argparse does not call it required where the id is missing.
+    parser.add_argument(
+        "powers", metavar="POWER", nargs="*", default=[], help="what to take away"
+    )
     parser.add_argument(
         "--as-shipped",
         action="store_true",

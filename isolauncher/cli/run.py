@@ -280,9 +280,9 @@ def refuse_unwritable(file: str) -> None:
     if _is_plain(file):
         place = os.path.dirname(file) or "."
     writable = os.access(place, os.W_OK) or _our_own(file) is not None
-    if not writable or os.path.isdir(file):
+    if not file or not writable or os.path.isdir(file):
         raise RequestError(
-            f"the report cannot be written to {file}",
+            f"the report cannot be written to {file or 'a file without a name'}",
             code="report-not-writable",
             hint="name a file in a directory that exists and that you may write",
         )

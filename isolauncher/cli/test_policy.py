@@ -23,7 +23,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .. import report
-from ..errors import DaemonError, HostError, IsolauncherError, Mistake, PolicyError
+from ..errors import (
+    BundleError,
+    DaemonError,
+    HostError,
+    IsolauncherError,
+    Mistake,
+    PolicyError,
+)
 from ..policy import audit, choose, restrict
 from ..policy.load import ETC_DIRECTORY, PolicyStore
 from ..policy.model import IN_HOME, Policy
@@ -315,13 +322,17 @@ def _of_a_bundle(policy: Policy) -> Iterator[str]:
 
 
 def _unusable(word: str, error: IsolauncherError) -> Mistake:
+    file, line, message = word, 0, error.message
+    if isinstance(error, BundleError) and error.file:
+        file, line = error.file, error.line_number
+        message = message.removeprefix(f"{file}:{line}: ")
     return Mistake(
-        file=word,
-        line=0,
+        file=file,
+        line=line,
         column=0,
         key="",
         code=error.code,
-        message=error.message,
+        message=message,
         hint=error.hint,
     )
 

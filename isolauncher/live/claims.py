@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from .. import filters, plan
+from .. import devices, filters, plan
 from ..consult import FOUND_BEFORE, UNHEARD
+from ..policy import check
 from ..policy.model import IN_HOME
 from ..report import Proof
 from .caller import SECRETS, UMASK, Case, Place
@@ -72,8 +74,9 @@ _OF_BUNDLES = frozenset(
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
     """Everything about one launch. ``there`` is what the caller itself finds outside,
-    by path; ``keyrings`` are session keyrings that came with it, ``ended`` those of
-    them that went with it. ``attacks`` None: it ended before they were all tried."""
+    by path, ``devices`` what it may open of each kind; ``keyrings`` are session
+    keyrings that came with it, ``ended`` those of them that went with it. ``attacks``
+    None: it ended before they were all tried."""
 
     case: Case
     place: Place
@@ -83,6 +86,7 @@ class Seen:
     outside: Outside | None
     report: Mapping[str, Any]
     there: Mapping[str, Mapping[str, Any]]
+    devices: tuple[devices.Given, ...]
     keyrings: set[str] | None
     ended: set[str]
 
@@ -462,6 +466,10 @@ def _shown_one(seen: Seen, path: str, key: str, claim: str) -> Proof:
             return untried(claim, key, "there is none on this machine")
         who = f"uid {seen.case.caller.uid}, who launches,"
         return untried(claim, key, f"{who} may not read it ({there['read']})")
+    if why := _shown_to_nobody(path):
+        if found["there"] == "ok" and found.get("file") == there["file"]:
+            return proof(claim, key, [f"{why}, and it is there"])
+        return untried(claim, key, why)
     problems = [
         "" if found["there"] == "ok" else f"it is not there ({found['there']})",
         differs("reading it", found["read"], "ok"),
@@ -483,6 +491,17 @@ def _shown_one(seen: Seen, path: str, key: str, claim: str) -> Proof:
         if lacks:
             problems.append(f"its mount lacks {', '.join(sorted(lacks))}")
     return proof(claim, key, problems, "written" if writable else "read only")
+
+
+def _shown_to_nobody(path: str) -> str:
+    """Why what a policy names is not shown to anybody on this machine, or ""."""
+    real = os.path.realpath(path)
+    if why := check.refuse_read(real, ()) or check.made_anew(real):
+        return f"it leads to {real}: {why}"
+    mode = os.stat(real).st_mode
+    if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+        return "it is neither a directory nor a file"
+    return ""
 
 
 def memory_paths(case: Case, place: Place) -> list[str]:
@@ -514,13 +533,49 @@ def _devices(seen: Seen) -> Iterator[Proof]:
     # Standard streams may be a terminal or /dev/null, which their names lead to.
     for name in ("stdin", "stdout", "stderr"):
         found.pop(name, None)
+    granted = {
+        path.removeprefix("/dev/"): (os.major(number), os.minor(number))
+        for given in seen.devices
+        for path, (_, number) in given.nodes.items()
+        if f"device {path}" not in seen.skipped
+    }
+    wanted = _DEVICES | granted
     problems = [
         differs(f"/dev/{name}", found.get(name), number)
-        for name, number in _DEVICES.items()
+        for name, number in wanted.items()
     ]
-    more = sorted(set(found) - set(_DEVICES))
+    more = sorted(set(found) - set(wanted))
     problems.append(f"there are others: {', '.join(more)}" if more else "")
+    if granted:
+        # Elsewhere the root's own mount, of which another claim speaks.
+        mount = _mount_of(seen, "/dev")
+        lacks = {"ro", "nosuid", "noexec"} - (mount.options if mount else set())
+        if lacks:
+            problems.append(f"/dev lacks {', '.join(sorted(lacks))}")
     yield proof("devices", "devices.allow", problems, " ".join(sorted(found)))
+    for given in seen.devices:
+        yield _granted(seen, given)
+
+
+def _granted(seen: Seen, given: devices.Given) -> Proof:
+    """Of one kind: those that its caller may open are the activity's own, and open."""
+    key = "devices.allow"
+    claim = f"{key} {given.kind}"
+    if not given.nodes:
+        return untried(claim, key, f"cannot be tried here: {given.why}")
+    notes = [n for n in given.nodes if f"device {n}" in seen.skipped]
+    if notes:
+        why = seen.skipped[f"device {notes[0]}"]
+        return untried(claim, key, f"cannot be tried here: {why}")
+    found = {path: seen.look["granted"][path] for path in sorted(given.nodes)}
+    # That it is busy, or has gone, is the device's own answer.
+    closed = ("EACCES", "EPERM", "ENOENT")
+    problems = [
+        *(f"{p} is {f['open']}" for p, f in found.items() if f["open"] in closed),
+        *(f"{path} is not its own" for path, f in found.items() if not f["own"]),
+    ]
+    told = (f"{path} ({f['open']})" for path, f in found.items())
+    return proof(claim, key, problems, ", ".join(told))
 
 
 def _network(seen: Seen) -> Iterator[Proof]:

@@ -19,20 +19,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
-from .. import kernel
+from .. import devices, kernel
 from ..policy.model import IN_HOME, Expect, Policy
 from ..report import Proof, Result
 from . import probe
 from .caller import Case, as_caller
 
-DEVICES: Mapping[str, tuple[str, ...]] = {
-    "gpu": ("/dev/dri/card*", "/dev/dri/renderD*"),
-    "sound": ("/dev/snd/pcmC*D*p", "/dev/snd/controlC*"),
-    "microphone": ("/dev/snd/pcmC*D*c",),
-    "camera": ("/dev/video*",),
-    "serial": ("/dev/ttyS*", "/dev/ttyUSB*", "/dev/ttyACM*"),
-    "joystick": ("/dev/input/js*",),
-}
 MOST_PROCESSES = 5000
 """More are not started for a trial: who expects them refused has a lower limit."""
 
@@ -134,7 +126,7 @@ def _trial(expect: Expect, case: Case, variables: Mapping[str, str]) -> Trial:
             words = (verb, argument[0], *_method(case.policy, argument[0]))
             return _as_outside(expect, words, case, variables)
         case "open":
-            return _device(expect)
+            return _device(expect, case)
         case "fork":
             number = int(argument[0])
             why = f"more than {MOST_PROCESSES} are not tried"
@@ -229,12 +221,18 @@ def method_of(rule: str) -> tuple[str, str]:
     return method.replace(".*", ".IsolauncherLive"), path
 
 
-def _device(expect: Expect) -> Trial:
+def _device(expect: Expect, case: Case) -> Trial:
     (name,) = expect.argument
-    nodes = [node for pattern in DEVICES[name] for node in sorted(glob.glob(pattern))]
-    outside = ("allowed", "") if nodes else ("absent", "this machine has none")
+    kinds = [kind for kind in devices.KINDS[name] if not kind.aside]
+    nodes = [node for kind in kinds for node in sorted(glob.glob(kind.pattern))]
+    if nodes:
+        # To open one does things, and others may hear of it.
+        said = [_may(case, node, os.R_OK) for node in nodes]
+        outside = max(said, key=lambda one: one[0] == "allowed")
+    else:
+        outside = ("absent", "this machine has none")
     # Those that a machine with one has.
-    usual = [p.replace("C*D*", "C0D0").replace("*", "0") for p in DEVICES[name]]
+    usual = [k.pattern.replace("C*D*", "C0D0").replace("*", "0") for k in kinds]
     return Trial(expect=expect, words=("open", *(nodes or usual)), outside=outside)
 
 

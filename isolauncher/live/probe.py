@@ -113,9 +113,8 @@ def look(asked: dict[str, Any]) -> dict[str, Any]:
         "hostname": socket.gethostname(),
         "interfaces": {name: is_up(name) for _, name in socket.if_nameindex()},
         "root": sorted(os.listdir("/")),
-        "devices": {
-            name: device(f"/dev/{name}") for name in sorted(os.listdir("/dev"))
-        },
+        "devices": {name: device(f"/dev/{name}") for name in in_dev()},
+        "granted": {path: granted(path) for path in asked["devices"]},
         "terminal": attempt(terminal),
         "etc": {name: seen(partial(text, f"/etc/{name}")) or "" for name in ETC},
         "memory": {path: memory(path) for path in asked["memory"]},
@@ -161,12 +160,29 @@ def is_up(interface: str) -> bool | str:
     return bool(flags & 1)  # SIOCGIFFLAGS, IFF_UP (netdevice(7))
 
 
+def in_dev() -> list[str]:
+    """Everything there, save what the terminals and the shared memory are."""
+    found: list[str] = []
+    for top, directories, files in os.walk("/dev"):
+        found += (os.path.relpath(f"{top}/{n}", "/dev") for n in files + directories)
+        if top == "/dev":
+            directories[:] = [n for n in directories if n not in ("pts", "shm")]
+    return sorted(found)
+
+
 def device(path: str) -> list[int] | None:
-    """Its numbers and whether it is a character device; None for what is no device."""
+    """Its numbers; None for what is no device."""
     status_ = os.stat(path) if os.path.exists(path) else None
-    if status_ is None or not stat.S_ISCHR(status_.st_mode):
+    kinds = stat.S_IFCHR, stat.S_IFBLK
+    if status_ is None or stat.S_IFMT(status_.st_mode) not in kinds:
         return None
     return [os.major(status_.st_rdev), os.minor(status_.st_rdev)]
+
+
+def granted(path: str) -> dict[str, object]:
+    """Whether it is our own, and what comes of opening it."""
+    own = seen(lambda: os.stat(path).st_uid == os.getuid())
+    return {"own": own, "open": attempt(partial(open_node, path))}
 
 
 def terminal() -> None:
@@ -659,7 +675,12 @@ def open_device(*nodes: str) -> str | list[str]:
 
 
 def open_node(node: str) -> None:
-    os.close(os.open(node, os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY))
+    flags = os.O_NONBLOCK | os.O_NOCTTY
+    try:
+        fd = os.open(node, os.O_RDWR | flags)
+    except PermissionError:
+        fd = os.open(node, os.O_RDONLY | flags)  # as joysticks are
+    os.close(fd)
 
 
 def fork(number: str) -> list[str] | None:

@@ -7,13 +7,14 @@ tries a policy. As anybody else than root the running daemon is asked, as that p
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .. import client, filters, paths, wire
+from .. import client, devices, filters, paths, wire
 from ..errors import DaemonError
 from ..policy.load import PolicyStore
 from ..policy.model import Policy
@@ -109,6 +110,7 @@ class _Run:
         self.asked = asked
         self.trials = trials
         self.daemon = daemon
+        self.devices = devices_there(case)
         self.talk = _talk(case, place, asked, socket)
         self.look: dict[str, Any] | None = None
         self.attacks: dict[str, dict[str, str]] | None = None
@@ -141,6 +143,7 @@ class _Run:
                 "hidden": claims.hidden_paths(case, place),
                 "limits": sorted(claims.limits(case)),
                 "memory": claims.memory_paths(case, place),
+                "devices": sorted(n for kind in self.devices for n in kind.nodes),
             },
         )
         during = outside.keyrings()
@@ -226,6 +229,7 @@ class _Run:
             outside=self.outside,
             report=self.talk.report,
             there=there(case, place),
+            devices=self.devices,
             keyrings=self.keyrings,
             ended=self.ended,
         )
@@ -247,6 +251,29 @@ def there(case: Case, place: Place) -> dict[str, dict[str, Any]]:
     paths_ = list(claims.shown_paths(case, place))
     found = caller.as_caller(case.caller, {}, lambda: {p: _entry(p) for p in paths_})
     return found or {}
+
+
+def devices_there(case: Case) -> tuple[devices.Given, ...]:
+    """What each kind that the policy names comes to, by what the caller may open."""
+    named = devices.wanted(case.policy.devices)
+
+    def look() -> list[tuple[str, int, str]]:
+        return [found for nodes in named for found in _nodes(nodes)]
+
+    found = caller.as_caller(case.caller, {}, look) or ()
+    known = [devices.Found(path=p, device=d, why=w) for p, d, w in found]
+    return tuple(devices.given(case.policy.devices, known))
+
+
+def _nodes(nodes: devices.Nodes) -> Iterator[tuple[str, int, str]]:
+    paths_ = sorted(glob.glob(nodes.pattern))
+    if not paths_:
+        yield nodes.pattern, 0, "there is none on this machine"
+    rights = os.R_OK | (os.W_OK if nodes.writable else 0)
+    for path in paths_:
+        # None is opened: that does things, and the microphone may be in use.
+        why = "" if os.access(path, rights) else "who launches may not open it"
+        yield path, os.lstat(path).st_rdev, why
 
 
 def _entry(path: str) -> dict[str, Any]:

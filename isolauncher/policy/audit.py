@@ -118,6 +118,14 @@ KINDS: tuple[Kind, ...] = (
         see="docs/threat-model.md",
     ),
     Kind(
+        id="can-send-heard",
+        severity="dangerous",
+        points=10,
+        says="With the network it can send away what it hears or sees of who is there.",
+        fix='access = "none", or neither "microphone" nor "camera" in allow',
+        see="docs/threat-model.md",
+    ),
+    Kind(
         id="reads-everything",
         severity="dangerous",
         points=25,
@@ -200,6 +208,50 @@ KINDS: tuple[Kind, ...] = (
         "Journal.",
         fix='documents = "opened": a person opens what it shall have',
         see="docs/policy.md, files.documents",
+    ),
+    Kind(
+        id="hears",
+        severity="open",
+        points=8,
+        says="The activity can listen to whoever is in the room, at any time; nothing "
+        "shows that it does.",
+        fix='take "microphone" out of allow',
+        see="docs/policy.md, devices.allow",
+    ),
+    Kind(
+        id="sees",
+        severity="open",
+        points=8,
+        says="The activity can look at whoever is before the camera, at any time; its "
+        "light is all that shows it.",
+        fix='take "camera" out of allow',
+        see="docs/policy.md, devices.allow",
+    ),
+    Kind(
+        id="serial-ports",
+        severity="open",
+        points=4,
+        says="What is plugged into a serial port does what the activity tells it.",
+        fix='take "serial" out of allow',
+        see="docs/policy.md, devices.allow",
+    ),
+    Kind(
+        id="graphics-driver",
+        severity="note",
+        points=2,
+        says="The activity speaks to the graphics card's driver, a large part of the "
+        "kernel that few programs need to reach.",
+        fix='take "gpu" out of allow; it then draws without',
+        see="docs/policy.md, devices.allow",
+    ),
+    Kind(
+        id="mixer",
+        severity="note",
+        points=1,
+        says="With sound comes the card's mixer: the activity can set the volume of "
+        "everything, and whether a microphone is switched on.",
+        fix='take "sound" out of allow, if nobody needs to hear it',
+        see="docs/policy.md, devices.allow",
     ),
     Kind(
         id="display-shared",
@@ -459,6 +511,7 @@ def _remarks(policy: Policy) -> Iterator[Remark]:
     yield from _identity(policy)
     yield from _network(policy)
     yield from _files(policy)
+    yield from _devices(policy)
     yield from _screen(policy)
     yield from _bus(policy)
     yield from _limits(policy)
@@ -572,8 +625,7 @@ def _files(policy: Policy) -> Iterator[Remark]:
 def _read(path: str) -> Remark:
     key = "files.read"
     home = path.startswith(IN_HOME) or _below(path, _HOMES)
-    whole = _above(path, _HOMES) or path.rstrip("/") == IN_HOME.rstrip("/")
-    if whole or (home and posixpath.dirname(path) in _HOMES):
+    if _above(path, _HOMES) or (home and posixpath.dirname(path) in _HOMES):
         return _finds("reads-everything", key, path)
     brought = _below(path, ("/run/media",))
     if _above(path, ("/run",)) or (_below(path, ("/run", "/var/run")) and not brought):
@@ -592,8 +644,7 @@ def _read(path: str) -> Remark:
 
 def _written(path: str) -> Remark:
     home = path.startswith(IN_HOME) or _below(path, _HOMES)
-    whole = _above(path, _HOMES) or path.rstrip("/") == IN_HOME.rstrip("/")
-    if whole or (home and posixpath.dirname(path) in _HOMES):
+    if _above(path, _HOMES) or (home and posixpath.dirname(path) in _HOMES):
         return _finds("writes-everything", "files.write", path)
     if not home and _below(path, (*_OPEN_TO_ALL, "/boot", "/opt", "/run", "/var")):
         return _finds("writes-system", "files.write", path)
@@ -615,7 +666,24 @@ def _documents(policy: Policy) -> Iterator[Remark]:
             pass
 
 
-# ------------------------------------------------------------------- screen and buses
+# ------------------------------------------------------------ devices, screen and buses
+
+_KINDS_OF_DEVICES = {
+    "gpu": "graphics-driver",
+    "sound": "mixer",
+    "microphone": "hears",
+    "camera": "sees",
+    "serial": "serial-ports",
+}
+
+
+def _devices(policy: Policy) -> Iterator[Remark]:
+    key = "devices.allow"
+    for kind in policy.devices:
+        if kind in _KINDS_OF_DEVICES:
+            yield _finds(_KINDS_OF_DEVICES[kind], key, kind)
+        else:
+            yield _counts(key, 0.5, "it can be steered by a joystick", kind)
 
 
 def _screen(policy: Policy) -> Iterator[Remark]:
@@ -767,6 +835,8 @@ def _together(policy: Policy) -> Iterator[Remark]:
         yield _finds("can-send-away", "network.access", what)
     if policy.x11 == "shared":
         yield _finds("can-send-screen", "network.access")
+    if {"microphone", "camera"} & set(policy.devices):
+        yield _finds("can-send-heard", "network.access")
 
 
 __all__ = [

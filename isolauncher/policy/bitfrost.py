@@ -5,8 +5,7 @@ Bitfrost is OLPC's security model of 2007. It says for every program what it may
 names such as P_NET; a policy's ``[grants]`` keeps them, each with its reason. A name is
 one of three things:
 
-    gives     the values of other keys; where one of these is not enforced yet, the
-              grant is refused as the key is
+    gives     the values of other keys
     missing   a right that nothing here can give: refused
     note      nothing that a sandbox here could have or lack: accepted, and said
 

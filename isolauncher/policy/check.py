@@ -812,11 +812,7 @@ class _Checker:
     def _path(self, key: Key, value: str, at: toml.Place) -> bool:
         path = value
         if value.startswith(IN_HOME):
-            value = value.removeprefix(IN_HOME[:-1])
-            if value.startswith("/") and f"/home{value}" == posixpath.normpath(
-                f"/home{value}"
-            ):
-                value = f"/home{value}"
+            value = f"/home/{value.removeprefix(IN_HOME)}"
         if (
             not value.startswith("/")
             or not value.isprintable()
@@ -910,18 +906,7 @@ class _Checker:
 
     def _given(self, full: str, entry: toml.Entry, given: bitfrost.Gives) -> bool:
         """Set what a grant stands for, unless the file says it itself."""
-        key, said = _KEYS[given.key], self.values.get(given.key)
-        wanted = given.value
-        meaning = written(wanted)
-        if wanted in key.later or key.only is not None:
-            self.mistake(
-                entry.key,
-                full,
-                "policy-not-enforced-yet",
-                f"it stands for {given.key} = {meaning}, which nothing enforces yet",
-                "leave it out",
-            )
-            return False
+        said, wanted = self.values.get(given.key), given.value
         if isinstance(wanted, tuple):
             own = said.own if isinstance(said, Listed) else ()
             more = tuple(item for item in wanted if item not in own)
@@ -934,7 +919,7 @@ class _Checker:
                 entry.key,
                 full,
                 "policy-grant-contradicts",
-                f"it stands for {given.key} = {meaning}, and line "
+                f"it stands for {given.key} = {written(wanted)}, and line "
                 f"{self.origins[given.key].line} says {written(said)}",
                 "take one of the two away",
             )
@@ -1240,7 +1225,10 @@ def _is_attempt(words: list[str]) -> bool:
 
 
 def refuse_read(path: str, private: Iterable[str]) -> str | None:
-    """Why no activity may be shown ``path``, or None. Looks at names only."""
+    """Why no activity may be shown ``path``, or None. Looks at names only.
+
+    Whoever mounts a path asks again, as for `refuse_write`.
+    """
     if path == "/":
         return "it holds everything, and hides what was made for the activity"
     if path == "/etc":
@@ -1265,6 +1253,14 @@ def refuse_write(path: str, protected: Iterable[str]) -> str | None:
         if path == ours or path.startswith(ours + "/") or ours.startswith(path + "/"):
             return f"it holds or lies in {ours}, which isolauncher relies on"
     return None
+
+
+def made_anew(path: str) -> str | None:
+    """Why the host's ``path`` is no activity's: it has its own there; or None."""
+    for ours in MADE_BY_US:
+        if path == ours or path.startswith(ours + "/"):
+            return f"it lies in {ours}, which every activity has anew"
+    return "every activity has its own" if path in MADE_PATHS else None
 
 
 def _launches(rule: str) -> bool:

@@ -157,9 +157,13 @@ class PolicyStore:
         for folder in self._folders:
             _forget(folder)
 
+    def refuse_read(self, path: str) -> str | None:
+        """Why no activity is shown ``path``, or None; for paths already resolved."""
+        return check.refuse_read(path, self._private) or check.made_anew(path)
+
     def refuse_write(self, path: str) -> str | None:
         """Why no activity may write ``path``, or None; for paths already resolved."""
-        return check.refuse_write(path, self._protected)
+        return check.refuse_write(path, self._protected) or check.made_anew(path)
 
     def names(self) -> tuple[str, ...]:
         """Every policy there is, sorted; PolicyError if a directory is unusable."""
@@ -698,6 +702,7 @@ def _policy(
             data=number("files.data"),
             documents=cast(Documents, text("files.documents")),
         ),
+        devices=words("devices.allow"),
         x11=cast(Literal["none", "shared"], text("display.x11")),
         bus=Bus(
             session_call=words("bus.session-call"),

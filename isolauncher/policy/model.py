@@ -160,6 +160,7 @@ class Policy:
     hostname: str
     network: Access
     view: Files
+    devices: tuple[str, ...]
     x11: Literal["none", "shared"]
     bus: Bus
     limits: Limits
@@ -405,9 +406,16 @@ KEYS: tuple[Key, ...] = (
         kind="devices",
         default="[]",
         choices=DEVICES,
-        only=(),
-        says="Groups of devices; `sound` is playback, `microphone` also the sound "
-        "server's socket.",
+        says="Kinds of devices. The activity gets nodes of its own for those that the "
+        "caller may open, and the report names what it does not get. `gpu`: what draws "
+        "(`/dev/dri/renderD*`), not what sets the screen. `sound`: ALSA's playback "
+        "(`/dev/snd/pcmC*D*p`) with the card's mixer (`controlC*`), by which the "
+        "volume of everything is set, and its clock (`timer`). `microphone`: ALSA's "
+        "capture (`pcmC*D*c`), with mixer and clock. Neither has the sequencer or the "
+        "socket of a sound server, by which others are heard. `camera`: "
+        "`/dev/video*`. `serial`: `/dev/ttyS*`, `/dev/ttyUSB*`, `/dev/ttyACM*`. "
+        "`joystick`: `/dev/input/js*`, to read. What counts is what is there at the "
+        "launch: what is plugged in later is the next one's.",
     ),
     Key(
         name="display.x11",
@@ -587,7 +595,7 @@ def values(policy: Policy) -> dict[str, Value]:
         "files.tmp": view.tmp,
         "files.data": view.data,
         "files.documents": view.documents,
-        "devices.allow": (),
+        "devices.allow": policy.devices,
         "display.x11": policy.x11,
         "bus.session-call": bus.session_call,
         "bus.session-own": bus.session_own,

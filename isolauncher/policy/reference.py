@@ -150,7 +150,8 @@ long, or is no file of the bundle's own ends the launch.
 - `constant-uid`: one uid for all launches. Granted where the policy says so for all
   bundles that it governs, by `uid = "bundle"` in `[identity]`. What a bundle keeps in
   its `data` is its own at the next launch all the same.
-- `use-serial`: the serial ports. *Not enforced yet: never granted.*
+- `use-serial`: the serial ports. Granted where the policy says so for all bundles that
+  it governs, by `"serial"` in `[devices]`.
 """
 
 _EXPECT_MORE = """\
@@ -276,8 +277,6 @@ def _grant(name: bitfrost.Name) -> str:
     if name.gives:
         told = ", ".join(f"{g.key} = {check.written(g.value)}" for g in name.gives)
         text += f" Stands for `{told}`."
-        if any(_KEYS[g.key].only is not None for g in name.gives):
-            text += " *Not enforced yet: not accepted.*"
     elif name.missing:
         text += " *Not enforced yet: not accepted.*"
     else:

@@ -94,6 +94,8 @@ def _type(key: Key) -> dict[str, Any]:
                     "anyOf": [{"type": "string"}, {"const": False}]
                 },
             }
+        case "devices":
+            return {"type": "array", "items": {"enum": ["...", *key.choices]}}
         case "text" | "policy-name" | "hostname":
             return {"type": "string"}
         case _:
@@ -106,7 +108,6 @@ def _type(key: Key) -> dict[str, Any]:
 
 def _grants() -> dict[str, Any]:
     """Those that are accepted; P_BIOS_* is a pattern."""
-    keys = {key.name: key for key in KEYS}
     found: dict[str, Any] = {
         "description": TABLES["grants"],
         "type": "object",
@@ -115,7 +116,7 @@ def _grants() -> dict[str, Any]:
         "patternProperties": {},
     }
     for name in bitfrost.NAMES:
-        if name.missing or any(keys[g.key].only is not None for g in name.gives):
+        if name.missing:
             continue
         grant = {
             "description": name.says,

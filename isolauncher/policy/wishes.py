@@ -30,7 +30,7 @@ LIMITS: Mapping[str, tuple[str, str]] = {
 
 DIRECTIVES = ("constant-uid", "use-serial", *LIMITS)
 _KEYS = {key.name: key for key in KEYS}
-_NUMBER = re.compile(r"[0-9]{1,19}")
+_NUMBER = re.compile(r"[0-9]+")
 
 
 class Asked(Protocol):
@@ -90,8 +90,9 @@ def _one(policy: Policy, wish: Asked, file: str) -> tuple[Policy, bool, str]:
             granted = policy.identity.uid == "bundle"
             return policy, granted, _says(policy, "identity.uid", policy.identity.uid)
         case ("use-serial",):
-            why = "no device is given to anybody yet (devices.allow)"
-            return policy, False, why
+            allowed = ", ".join(policy.devices) or "empty"
+            why = _says(policy, "devices.allow", allowed)
+            return policy, "serial" in policy.devices, why
         case (name, number) if name in LIMITS:
             return _limit(policy, name, number, Origin(file=file, line=wish.line))
         case (name, *_) if name in LIMITS:
@@ -114,7 +115,7 @@ def _limit(
     if not _NUMBER.fullmatch(number):
         what = "bytes" if _KEYS[key].kind == "size" else "pieces"
         return policy, False, f"{shown(number)} is not a whole number of {what}"
-    wanted = int(number)
+    wanted = int(number)  # a line is short
     before = _says(policy, key, _shown(key, allowed))
     if wanted == allowed:
         return policy, True, before

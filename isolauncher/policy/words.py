@@ -141,8 +141,7 @@ def _screen(has: dict[str, Value], _: Translate) -> Told:
 
 def _devices(has: dict[str, Value], _: Translate) -> Iterator[Told]:
     allowed = _items(has["devices.allow"])
-    if "sound" in allowed or "microphone" in allowed:
-        # The sound server plays for everybody who may listen.
+    if "sound" in allowed:
         yield _say("sound", "all", _("It can play sounds."))
     else:
         yield _say("sound", "none", _("It cannot play sounds."))

@@ -7,16 +7,15 @@
 
 Debian's shell is not changed on disk. When it starts it imports the files of its
 extension directories; the one of ours (integration/sugar/deviceicon) calls `install`,
-which puts another method into the class through which every launch goes, one into the
-palette whose Stop signals the process behind a window, which it may not where that has
-another uid, and one into the session manager, which cannot ask a sandbox to save before
-it ends; and sourceview.py looks after what an activity calls its document. The
-window manager takes a window from a sandbox, which has a host name of its own, for one
-from another machine; its title shall not say so.
+which puts another method into the class through which every launch goes. Here is what
+becomes of launches; beside it are whose windows there are (icons.py), Stop and what
+precedes the shell's end (stopping.py), what is said on the bus (shellbus.py), and what
+an activity calls its document (sourceview.py). The window manager takes a window from a
+sandbox, which has a host name of its own, for one from another machine; its title shall
+not say so.
 
-Everything on the bus is asked for and answered later: nothing here makes the shell
-wait. If neither the service nor the daemon is to be had, an administrator's setting
-decides (`[shell]` in isolauncher.toml).
+If neither the service nor the daemon is to be had, an administrator's setting decides
+(`[shell]` in isolauncher.toml).
 """
 
 from __future__ import annotations
@@ -30,39 +29,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-import dbus
 from gi.repository import GLib
 
 from .. import config, windows
-from ..errors import DaemonError, HostError, IsolauncherError, from_line
-from . import iconless, openwindows
-from .names import ACTIVITY, MANAGER, NAME, OBJECT_MANAGER, PATH, PROPERTIES
-from .running import Running, managed
+from ..errors import IsolauncherError
+from .icons import Icons
+from .running import Running
+from .shellbus import ShellBus, logged, understood
 from .shellwords import ABSENT, for_activity, sentence, without_host
-
-LAUNCH_S = 60
-WAKE_AGAIN_S = 10
-HANGING_MS, GRACE_MS = 3000, 1500
-"""From Stop to SIGTERM, and from there to the end; the shell's own figures."""
-
-SOON_S = 1
-"""Past this another may have the uid of what was stopped."""
-
-LOOK_S, AGAIN_MS = 30, 1000
-"""How long the service is asked again what runs, and how often."""
+from .stopping import Stopping
 
 RESUME_S, RESUME_MS = 10, 250
 """How long what is resumed may wait for its own end, and how often it tries."""
-
-LEAVE_S, LOOK_MS = 5, 50
-"""How long what is open may take to save itself when the shell is to end."""
-
-_NOBODY = (
-    "org.freedesktop.DBus.Error.ServiceUnknown",
-    "org.freedesktop.DBus.Error.NameHasNoOwner",
-    "org.freedesktop.DBus.Error.Spawn.",
-    "org.freedesktop.DBus.Error.TimedOut",  # it was started, and took no name
-)
 
 
 @dataclass(slots=True, eq=False)
@@ -91,21 +69,19 @@ class Adapter:
         self.shell = shell
         self.config_file = config_file
         self.launches: list[Launch] = []
-        self.closing: set[str] = set()
         self.reasons: dict[str, str] = {}
-        self.bus = dbus.SessionBus()
-        self.woken = 0.0
+        self.bus = ShellBus()
+        clients = windows.Clients(os.environ)
+        self.icons = Icons(shell, clients, self.bus.ask_running, self.bus.end)
+        self.stopping = Stopping(shell, self.icons, self.bus)
         self.was_lost = False
+        self.looks_again = False
 
     def begin(self) -> None:
-        self.bus.add_signal_receiver(
-            self.exited, "Exited", ACTIVITY, NAME, path_keyword="path"
-        )
-        self.bus.watch_name_owner(NAME, self.owner_changed)
+        self.bus.listen(self.exited, self.owner_changed)
         # After the shell's own, which writes the sentence that ours follows.
         self.shell.connect_after("launch-failed", self.explain)
-        iconless.watch(self)
-        self.wake()
+        self.bus.wake()
 
     # ---------------------------------------------------------------------- a launch
 
@@ -120,7 +96,7 @@ class Adapter:
             return
         # Not by the toolkit's proxy: it waits until it knows the shell's methods, and
         # a failure would be told of before the launch.
-        self.tell_shell("NotifyLaunch", str(handler._service_name), id)
+        self.bus.tell_shell("NotifyLaunch", str(handler._service_name), id)
         # Whoever clicked waits for an answer, whatever goes wrong.
         try:
             environment = dict(self.factory.get_environment(bundle))
@@ -157,35 +133,19 @@ class Adapter:
 
     def ask(self, launch: Launch) -> None:
         handle, bundle = launch.handler._handle, launch.bundle
-        options: dict[str, Any] = {
-            "activity-id": dbus.String(launch.id),
-            "invited": dbus.Boolean(bool(handle.invited)),
-            "environment": dbus.Dictionary(
-                for_activity(launch.environment, bundle.get_command()), signature="ss"
-            ),
-        }
+        options = {"activity-id": launch.id}
         for name, value in (("object-id", handle.object_id), ("uri", handle.uri)):
             if value is not None:
-                options[name] = dbus.String(value)
-        log = launch.log.fileno()
-        self.bus.call_async(
-            NAME,
-            PATH,
-            MANAGER,
-            "Launch",
-            "sa{sv}a{sh}",
-            (
-                # With a slash it is a directory; without one an id.
-                os.path.join(str(bundle.get_path()), ""),
-                dbus.Dictionary(options, signature="sv"),
-                dbus.Dictionary(
-                    {name: dbus.types.UnixFd(log) for name in ("stdout", "stderr")},
-                    signature="sh",
-                ),
-            ),
-            lambda path: self.runs(launch),
-            lambda error: self.refused(launch, error),
-            timeout=LAUNCH_S,
+                options[name] = value
+        self.bus.launch(
+            # With a slash it is a directory; without one an id.
+            os.path.join(str(bundle.get_path()), ""),
+            options=options,
+            invited=bool(handle.invited),
+            environment=for_activity(launch.environment, bundle.get_command()),
+            log=launch.log.fileno(),
+            runs=lambda: self.runs(launch),
+            refused=lambda error: self.refused(launch, error),
         )
 
     def runs(self, launch: Launch) -> None:
@@ -194,10 +154,10 @@ class Adapter:
                 self.lose(one)
         launch.running = True
 
-        def told(pid: Any) -> None:
-            launch.pid = int(pid)
+        def told(pid: int) -> None:
+            launch.pid = pid
 
-        self.ask_pid(launch.id, told, _of_no_interest)
+        self.bus.ask_pid(launch.id, told)
 
     def refused(self, launch: Launch, error: Exception) -> None:
         """Nothing was launched: say why, or do without, as the administrator wants."""
@@ -248,36 +208,19 @@ class Adapter:
             child.pid, self.factory._child_watch_cb, (launch.log, launch.id)
         )
         try:
-            self.warn(launch)
-        except Exception as error:  # it runs all the same
-            _logged(error)
-
-    def warn(self, launch: Launch) -> None:
-        """A sign in the corner; its words are in the palette of the activity's icon."""
-        self.bus.call_async(
-            "org.freedesktop.Notifications",
-            "/org/freedesktop/Notifications",
-            "org.freedesktop.Notifications",
-            "Notify",
-            "susssava{sv}i",
-            (
-                *(launch.id, 0, ""),
-                f"{launch.bundle.get_name()} is not isolated",
+            self.bus.warn(
+                launch.id,
+                f"{bundle.get_name()} is not isolated",
                 "isolauncher is not running, so it has all your rights.",
-                [],
-                dbus.Dictionary({"x-sugar-icon-name": "emblem-warning"}, "sv"),
-                -1,
-            ),
-            _of_no_interest,
-            _logged,
-        )
+            )
+        except Exception as error:  # it runs all the same
+            logged(error)
 
     # ------------------------------------------------------------------------- its end
 
-    def exited(self, status: int, signal: int, reason: str, path: str) -> None:
+    def exited(self, status: int, signal: int, reason: str, id: str) -> None:
         """A signal of the service's; as the toolkit's own when a child has ended."""
-        id = str(path).rpartition("/")[2]
-        self.closing.discard(id)
+        self.stopping.closing.discard(id)
         of_it = [one for one in self.launches if one.id == id]
         launch = next((one for one in of_it if one.running), None)
         if launch is None:
@@ -305,23 +248,7 @@ class Adapter:
             if self.reasons.get(id) is reason:
                 del self.reasons[id]
 
-        self.tell_shell("NotifyLaunchFailure", id, then=told)
-
-    def tell_shell(
-        self, method: str, *words: str, then: Callable[..., None] | None = None
-    ) -> None:
-        """Over the bus, as the toolkit does it; ``then``, whatever is answered."""
-        name = "org.laptop.Shell"
-
-        def failed(error: object) -> None:
-            _logged(error)
-            if then is not None:
-                then()
-
-        self.bus.call_async(
-            *(name, "/org/laptop/Shell", name, method, "s" * len(words), words),
-            *(then or _of_no_interest, failed),
-        )
+        self.bus.tell_shell("NotifyLaunchFailure", id, then=told)
 
     def explain(self, model: Any, activity: Any) -> None:
         """Below the shell's "failed to start", in the window with the pulsing icon."""
@@ -336,150 +263,28 @@ class Adapter:
         label.set_justify(2)  # Gtk.Justification.CENTER
         label.set_markup(f"{label.get_label()}\n\n{reason}")
 
-    # ---------------------------------------------------------------------------- Stop
-
-    def stop(self, activity: Any, otherwise: Callable[[], None]) -> None:
-        """Ask it to close its window, and end what hangs; not confined: otherwise.
-
-        Who that is, the X server, the kernel and the service say; the window itself
-        only where several activities of a bundle have one uid.
-        """
-        pid = _process(activity)
-        uid = openwindows.owner(pid) if pid else None
-        if uid == os.getuid() and pid != os.getpid():
-            otherwise()
-            return
-        activity.stop()
-        if uid is None:
-            logging.error("isolauncher: whose window is stopped is not known")
-            return
-        said, began = str(activity.get_activity_id()), time.monotonic()
-
-        def found(running: Sequence[Running]) -> None:
-            if time.monotonic() - began > SOON_S and openwindows.owner(pid) != uid:
-                return  # and the uid may be another's by now
-            of_it = [one for one in running if one.uid == uid]
-            if len(of_it) > 1:
-                of_it = [one for one in of_it if one.id == said]
-            for one in of_it:
-                GLib.timeout_add(HANGING_MS, self.end, one.id, one.pid)
-
-        self.ask_running(found)
-
-    def end(self, id: str, pid: int) -> bool:
-        """Unless it has ended; who resumes an entry has its id again."""
-
-        def found(now: Any) -> None:
-            if int(now) == pid:
-                self.bus.call_async(
-                    *(NAME, _path(id), ACTIVITY, "Stop", "u", (dbus.UInt32(GRACE_MS),)),
-                    *(_of_no_interest, _logged),
-                )
-
-        self.ask_pid(id, found, _of_no_interest)
-        return False
-
     def leave(self, then: Callable[[], None]) -> None:
-        """Before the shell ends: have what is open saved, then.
-
-        Sugar's session manager asks its own clients; a sandbox has no way to it. What
-        was launched past this shell is asked when the service has named it.
-        """
-        until = time.monotonic() + LEAVE_S
-        own = {launch.id for launch in self.launches}
-        heard = False
-        for id in own:
-            activity = self.shell.get_activity_by_id(id)
-            if activity is not None:
-                activity.stop()
-
-        def found(running: Sequence[Running]) -> None:
-            nonlocal heard
-            heard = True
-            uids = {one.uid: one.id for one in running}
-            ids = {one.id for one in running}
-            owners = _owners()
-            for activity in list(self.shell):
-                said = str(activity.get_activity_id())
-                owner = owners.get(activity.get_xid() or 0, -1)
-                id = said if said in ids else uids.get(owner)
-                if id is not None and said not in own:
-                    self.closing.add(id)
-                    activity.stop()
-
-        def look() -> bool:
-            waits = self.launches or self.closing or not heard
-            if waits and time.monotonic() < until:
-                return True
-            then()
-            return False
-
-        self.ask_running(found, LEAVE_S, nobody=lambda: found(()))
-        GLib.timeout_add(LOOK_MS, look)
-
-    def ask_pid(self, id: str, found: Callable[..., None], failed: Any) -> None:
-        self.bus.call_async(
-            *(NAME, _path(id), PROPERTIES, "Get", "ss", (ACTIVITY, "Pid")),
-            *(found, failed),
-        )
-
-    def ask_running(
-        self,
-        found: Callable[[Sequence[Running]], None],
-        patience_s: float = LOOK_S,
-        nobody: Callable[[], None] = lambda: None,
-    ) -> None:
-        """What runs; for so long again, while the service does not know it."""
-        until = time.monotonic() + patience_s
-
-        def failed(error: Any) -> None:
-            if str(error.get_dbus_name()).startswith(_NOBODY):
-                _logged(error)
-                nobody()
-            elif time.monotonic() < until:
-                GLib.timeout_add(AGAIN_MS, ask)
-            else:
-                _logged(error)
-
-        def ask() -> bool:
-            self.bus.call_async(
-                *(NAME, PATH, OBJECT_MANAGER, "GetManagedObjects", "", ()),
-                *(lambda objects: found(managed(objects)), failed),
-            )
-            return False
-
-        ask()
+        """Before the shell ends: have what is open saved, then."""
+        self.stopping.leave(lambda: {launch.id for launch in self.launches}, then)
 
     # ------------------------------------------------------------------- the service
-
-    def wake(self) -> None:
-        """Have the bus start the service, so that the first click need not wait."""
-        now = time.monotonic()
-        if self.woken and now - self.woken < WAKE_AGAIN_S:
-            return
-        self.woken = now
-        self.bus.call_async(
-            "org.freedesktop.DBus",
-            "/org/freedesktop/DBus",
-            "org.freedesktop.DBus",
-            "StartServiceByName",
-            "su",
-            (NAME, dbus.UInt32(0)),
-            _of_no_interest,
-            _logged,
-        )
 
     def owner_changed(self, owner: str) -> None:
         """What runs goes on without the service; another one takes it up."""
         if not owner:
-            self.was_lost = any(launch.running for launch in self.launches)
+            self.was_lost |= any(launch.running for launch in self.launches)
             if self.was_lost:
-                self.wake()
-        elif self.was_lost:
-            self.was_lost = False
-            self.ask_running(self.look_again, math.inf)
+                self.bus.wake()
+        elif self.was_lost and not self.looks_again:
+            self.looks_again = True
+            self.bus.ask_running(self.look_again, math.inf, self.not_there)
+
+    def not_there(self) -> None:
+        """It went away again; whoever owns the name next is asked."""
+        self.looks_again = False
 
     def look_again(self, running: Sequence[Running]) -> None:
+        self.was_lost = self.looks_again = False
         there = {one.id for one in running}
         for launch in self.launches[:]:
             if launch.running and launch.id not in there:
@@ -493,48 +298,6 @@ class Adapter:
         how = "isolauncher-session ended before it: how it ends is not known"
         _finish(launch.log, f"{how}, pid {launch.pid} activity_id {launch.id}")
         return how
-
-
-def understood(error: Exception) -> IsolauncherError:
-    """What the bus answered, as an error of ours."""
-    if not isinstance(error, dbus.DBusException):
-        return DaemonError(f"{type(error).__name__}: {error}", code="internal")
-    name, text = str(error.get_dbus_name()), str(error.get_dbus_message())
-    if name.startswith(f"{NAME}.Error."):
-        return from_line(text)
-    if name.startswith(_NOBODY):
-        return DaemonError(
-            f"isolauncher-session cannot be started: {text}", code="session-not-running"
-        )
-    return DaemonError(
-        f"isolauncher-session did not answer: {text}", code="session-no-answer"
-    )
-
-
-def _path(id: str) -> str:
-    return f"{PATH}/Activity/{id}"
-
-
-def _process(activity: Any) -> int:
-    """Of the window that is closed first, by the X server's word; 0: not known."""
-    number = activity.get_xid()
-    try:
-        window = windows.one(os.environ, number) if number else None
-    except HostError as error:
-        _logged(error)
-        return 0
-    return window.pid if window else 0
-
-
-def _owners() -> dict[int, int]:
-    """Of each window the uid of its process, where that can be known."""
-    try:
-        found = windows.present(os.environ)
-    except HostError as error:
-        _logged(error)
-        return {}
-    owners = {one.number: openwindows.owner(one.pid) for one in found if one.pid}
-    return {number: uid for number, uid in owners.items() if uid is not None}
 
 
 def _worded(error: Exception) -> tuple[str, str]:
@@ -558,19 +321,12 @@ def _finish(log: TextIO, *lines: str) -> None:
         logging.error("isolauncher: a log could not be written: %s", error)
 
 
-def _of_no_interest(*answer: object) -> None:
-    """There is nothing to do then."""
-
-
-def _logged(error: object) -> None:
-    logging.error("isolauncher: %s", error)
-
-
 def install(config_file: str | None = None) -> None:
     """From now on this shell launches through isolauncher.
 
     ``config_file`` stands in for /etc/isolauncher/isolauncher.toml.
     """
+    from gi.repository import Wnck
     from jarabe.model import session, shell
     from jarabe.view import palettes, viewsource
     from sugar3 import env
@@ -588,7 +344,7 @@ def install(config_file: str | None = None) -> None:
     adapter = Adapter(activityfactory, shell.get_model(), config_file)
 
     def stop(self: Any, item: Any) -> None:
-        adapter.stop(self._home_activity, lambda: stops(self, item))
+        adapter.stopping.stop(self._home_activity, lambda: stops(self, item))
         self.emit("done")
 
     def leave(self: Any, mode: int) -> None:
@@ -604,6 +360,7 @@ def install(config_file: str | None = None) -> None:
     session.SessionManager.initiate_shutdown = leave
     shell.Activity.get_title = title
     try:
+        adapter.icons.watch(Wnck.Screen.get_default())
         adapter.begin()
     except BaseException:
         handlers._create_activity = toolkits

@@ -72,7 +72,8 @@ def _judged(
 
 def owner(pid: int) -> int | None:
     """The real uid of a process, as the kernel says it; None: it is not to be seen."""
-    return _said(pid, "Uid:")
+    status = _status(pid)
+    return status and status[0]
 
 
 def sandbox(pid: int) -> int | None:
@@ -81,23 +82,35 @@ def sandbox(pid: int) -> int | None:
     All in a sandbox have one uid, which is not that of its init, and whoever has lost
     a parent there has init for one.
     """
-    uid = owner(pid)
-    while uid is not None:
-        pid = _said(pid, "PPid:") or 0
-        if owner(pid) != uid:
-            return pid or None
+    for _ in range(_TRIES):
+        status = own = _status(pid)
+        above = pid
+        while status is not None and own is not None and status[0] == own[0]:
+            above = status[1]
+            status = _status(above)
+        if status is not None:
+            return above
+        if own is None or above == 0:
+            break
+        # A parent that ended meanwhile: by now it has another.
     return None
 
 
-def _said(pid: int, what: str) -> int | None:
+_TRIES = 10
+
+
+def _status(pid: int) -> tuple[int, int] | None:
+    """Real uid, and the pid of its parent, at one moment."""
+    found: dict[str, int] = {}
     try:
         with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
             for line in file:
-                if line.startswith(what):
-                    return int(line.split()[1])
-    except (OSError, ValueError):
-        pass
-    return None
+                name, _, rest = line.partition(":")
+                if name in ("PPid", "Uid"):
+                    found[name] = int(rest.split()[0])
+        return found["Uid"], found["PPid"]
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def look(

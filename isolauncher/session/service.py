@@ -23,6 +23,7 @@ from typing import Any
 import dbus
 import dbus.mainloop.glib
 import dbus.service
+from dbus.lowlevel import ErrorMessage
 from gi.repository import GLib
 
 from .. import client, wire
@@ -61,7 +62,39 @@ class Refused(dbus.DBusException):
         super().__init__(error.line(), name=f"{NAME}.Error.{name}")
 
 
-class Activity(dbus.service.Object):
+class Exported(dbus.service.Object):
+    """What is called as it is written down, or is refused in a sentence.
+
+    dbus-python calls a method with whatever comes, and answers with a traceback.
+    """
+
+    def _message_cb(self, connection: Any, message: Any) -> None:
+        if (refused := self._refused(message)) is None:
+            super()._message_cb(connection, message)
+        elif not message.get_no_reply():
+            kind, text = refused
+            name = f"org.freedesktop.DBus.Error.{kind}"
+            connection.send_message(ErrorMessage(message, name, text))
+
+    def _refused(self, message: Any) -> tuple[str, str] | None:
+        interface, member = message.get_interface(), str(message.get_member())
+        method: Any = getattr(type(self), member, None)
+        if not getattr(method, "_dbus_is_method", False) or (
+            interface not in (None, method._dbus_interface)
+        ):
+            return "UnknownMethod", f"{interface or 'it'} has no method {member}"
+        wanted, given = method._dbus_in_signature or "", message.get_signature()
+        if wanted != given:
+            return "InvalidArgs", f"{member} takes ({wanted}), and was given ({given})"
+        if "h" in given:
+            try:
+                message.get_args_list()
+            except ValueError:
+                return "InvalidArgs", "a descriptor that it names did not come with it"
+        return None
+
+
+class Activity(Exported):
     """A running activity; gone from the bus when it has ended."""
 
     def __init__(self, manager: Manager, id: str, bundle_id: str, policy: str) -> None:
@@ -167,7 +200,7 @@ class Activity(dbus.service.Object):
         return xml.replace(opening, opening + properties)
 
 
-class Manager(dbus.service.Object):
+class Manager(Exported):
     """Launches, lists, audits; tells of activities as they come and go."""
 
     def __init__(self, connection: Any, mediators: Mediators) -> None:

@@ -74,6 +74,10 @@ def _watch(rehearse: Callable[[], object], nobody: int, writer: int) -> None:
     """In the child: rehearse between two looks at our pages, and tell what changed."""
     # Opened while the process is its user's: after a change of uid it is root's.
     pagemap = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+    # What libraries have to say of a nobody without a home is no administrator's worry.
+    null = os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
+    for stream in (1, 2):
+        os.dup2(null, stream)
     os.setresgid(nobody, nobody, nobody)
     os.setresuid(nobody, nobody, nobody)
     signal.alarm(_PATIENCE_S)

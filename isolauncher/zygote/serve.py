@@ -73,9 +73,8 @@ def main(
         handover.begin(world)
         rehearsal.touch(written, until)
 
-    start = stem.prepare(waiting, warm)
-    channel = waiting.channel
-    return _hand_over(channel, start, world)
+    start, cwd = stem.prepare(waiting, warm)
+    return _hand_over(waiting.channel, start, cwd, world)
 
 
 def _take_channel() -> socket.socket:
@@ -216,12 +215,11 @@ def _serve(
 
 
 def _hand_over(
-    channel: socket.socket, start: plan.Start, world: World
+    channel: socket.socket, start: plan.Start, cwd: str, world: World
 ) -> program.Prepared:
     """Sealed: become a cold start's twin, or another program; verified: "go"."""
     try:
         environment = dict(start.environment)
-        cwd = _enter(start.cwd)
         kind, path, shown, why = _resolve(start, environment)
         arguments = start.argv[1:]
         if kind == "executable":
@@ -247,21 +245,11 @@ def _hand_over(
             argv = [plan.PYTHON, *words, *arguments]
             _execute(channel, plan.PYTHON, argv, environment, str(e))
         prepared = program.prepare(told, world)
-        stem.ready(channel, program=[shown, *arguments], tier="fork")
+        stem.await_go(channel, program=[shown, *arguments], tier="fork")
         channel.close()
     except BaseException as e:
         stem.give_up(channel, e)
     return prepared
-
-
-def _enter(cwd: str) -> str:
-    """The caller's directory where it is in the view, else the root."""
-    try:
-        os.chdir(cwd)
-    except OSError:
-        os.chdir("/")
-        return "/"
-    return cwd
 
 
 def _resolve(
@@ -297,5 +285,5 @@ def _execute(
     environment: dict[str, str],
     why: str,
 ) -> NoReturn:
-    stem.ready(channel, program=argv, tier="exec", why=why)
+    stem.await_go(channel, program=argv, tier="exec", why=why)
     stem.execute(channel, path, argv, environment, signals.for_exec)

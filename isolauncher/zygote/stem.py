@@ -4,19 +4,23 @@
 Messages with the daemon, on a channel of its own:
 
     → {"event": "room", "notes": […]}                    the room's steps are done
-    ← {"descriptors": […], "plan": "…"} + [stdin, …]     the rest of the plan
+    ← {"descriptors": […], "plan": "…"} + [stdin, …]     the rest of the plan, or how
+                                                          it begins and then the rest
     → {"event": "sealed", "probes": {…}, "notes": […]}   every step is done
-    → {"event": "ready", "program": […], "tier": …}       a cold start's twin
+    → {"event": "ready"}                                  a cold start's twin, and waits
     ← {"verb": "go"}                                      verified from outside
-    → {"event": "running", "at_us": n}                    first reading after "go"
+    → {"event": "running", "program": […], "tier": …, "at_us": n}    what begins now
     → {"event": "failed", …}                              and it ends
 
-No byte of activity code runs before "go". An end of file instead of a message means
-that the daemon has died: the launch ends with it.
+Sealed, it hands over while the daemon looks at it. Where "go" has come by then it is
+not "ready": nobody is to be woken for that. No byte of activity code runs before "go".
+An end of file instead of a message means that the daemon has died: the launch ends
+with it.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Callable
@@ -26,13 +30,14 @@ from .. import init, kernel, plan, wire
 from ..apply import Context
 from ..errors import ProgramNotExecutable, ProgramNotFound, StepError
 from ..init import Gone, Stem
+from .program import first_line
 
 
-def prepare(stem: Stem, warm: Callable[[int], None]) -> plan.Start:
+def prepare(stem: Stem, warm: Callable[[int], None]) -> tuple[plan.Start, str]:
     """Walk the stem's steps, the room's and the rest's; returns when all is in force.
 
-    What is to be started is returned. ``warm`` is called in between, with the
-    descriptor that is readable when there is no more time for it.
+    What is to be started, and the directory we are in. ``warm`` is called in between,
+    with the descriptor that is readable when there is no more time for it.
     On any failure tells the daemon and ends the process: there is no way on.
     """
     try:
@@ -41,7 +46,7 @@ def prepare(stem: Stem, warm: Callable[[int], None]) -> plan.Start:
         give_up(stem.channel, e)
 
 
-def _prepare(stem: Stem, warm: Callable[[int], None]) -> plan.Start:
+def _prepare(stem: Stem, warm: Callable[[int], None]) -> tuple[plan.Start, str]:
     outside = stem.descriptors.get("landlock-probe", -1)
     keep = {0, 1, 2, stem.channel.fileno(), stem.baton.fileno()}
     if outside >= 0:
@@ -53,13 +58,20 @@ def _prepare(stem: Stem, warm: Callable[[int], None]) -> plan.Start:
     if stem.room.ahead:
         init.rehearse()
     rest, c.descriptors = init.receive(stem.channel, plan.Rest)
+    steps = stem.room.steps + rest.steps
+    while rest.start is None:
+        # Only how it begins: the daemon is still at work on the rest.
+        init.walk_alone("stem", rest.steps, c)
+        rest, more = init.receive(stem.channel, plan.Rest)
+        steps += rest.steps
+        c.descriptors |= more
     bound = (p.step for p in rest.steps if isinstance(p.step, plan.Landlock))
     waits = not all(step.rules_are_sent for step in bound)
     if waits:
         # A rule names what init attaches.
         init.take(stem.baton)
     init.walk_alone("stem", rest.steps, c)
-    seccomp = next(p.step for p in rest.steps if isinstance(p.step, plan.Seccomp))
+    seccomp = next(p.step for p in steps if isinstance(p.step, plan.Seccomp))
     probes = {
         "seccomp": stem.kernel.probe(
             seccomp.probe_number, seccomp.probe_arguments
@@ -69,14 +81,25 @@ def _prepare(stem: Stem, warm: Callable[[int], None]) -> plan.Start:
     }
     if outside >= 0:
         os.close(outside)
-    _tell("sealed", stem.channel, c, probes=probes)
     if not waits:
         # What is to be started is where init attaches it.
         init.take(stem.baton)
     stem.baton.close()
-    if rest.start is None:
-        raise StepError("nothing to start", step="plan", code="not-a-plan")
-    return rest.start
+    cwd = _enter(rest.start.cwd)
+    # Not before: the daemon has heard of init by now and is awake. And what it looks
+    # at is as it will be.
+    _tell("sealed", stem.channel, c, probes=probes)
+    return rest.start, cwd
+
+
+def _enter(cwd: str) -> str:
+    """The caller's directory where it is in the view, else the root."""
+    try:
+        os.chdir(cwd)
+    except OSError:
+        os.chdir("/")
+        return "/"
+    return cwd
 
 
 def _tell(event: str, channel: socket.socket, c: Context, **more: object) -> None:
@@ -96,18 +119,22 @@ def _landlock_probe(fd: int) -> int:
     return 0
 
 
-def ready(
+def await_go(
     channel: socket.socket, *, program: list[str], tier: str, why: str = ""
 ) -> None:
-    """Say so and wait for "go"; the reading that ends the launch's time is sent."""
-    wire.send(channel, {"event": "ready", "program": program, "tier": tier, "why": why})
-    message = wire.recv(channel)
+    """Wait for "go" and say what begins; the reading ends the launch's time."""
+    message = wire.try_recv(channel)
+    if message is None:
+        wire.send(channel, {"event": "ready"})
+        message = wire.recv(channel)
     # The daemon's end is the launch's end.
     if message.fields != {"verb": "go"}:
         raise StepError(
             f"the daemon said {message.fields!r}", step="go", code="unexpected-message"
         )
-    wire.send(channel, {"event": "running", "at_us": kernel.monotonic_us()})
+    began = {"program": program, "tier": tier, "why": why}
+    at_us = kernel.monotonic_us()
+    wire.send(channel, {"event": "running", **began, "at_us": at_us})
 
 
 def give_up(channel: socket.socket, error: BaseException) -> NoReturn:
@@ -131,13 +158,32 @@ def execute(
         restore()
         os.execve(path, argv, environment)
     except (FileNotFoundError, NotADirectoryError) as e:
-        error: BaseException = ProgramNotFound(
-            f"{path}: {e.strerror}", code="program-not-found"
-        )
+        error: BaseException = _not_found(path, e)
     except OSError as e:
+        no_format = e.errno == errno.ENOEXEC
         error = ProgramNotExecutable(
-            f"{path}: {e.strerror}", code="program-not-executable"
+            f"{path}: {e.strerror}",
+            code="program-not-executable",
+            hint="a script names its interpreter in its first line, after #!"
+            if no_format
+            else "",
         )
     except BaseException as e:
         error = e
     give_up(channel, error)
+
+
+def _not_found(path: str, error: OSError) -> ProgramNotFound:
+    """The kernel says the same of a program and of what it starts by (execve(2))."""
+    if not os.path.exists(path):
+        return ProgramNotFound(f"{path}: {error.strerror}", code="program-not-found")
+    line = first_line(path)
+    words = line.removeprefix(b"#!").split() if line.startswith(b"#!") else []
+    what = "the library that loads it (ld.so)"
+    if words:
+        what = f"the interpreter of its first line, {os.fsdecode(words[0])!a},"
+    return ProgramNotFound(
+        f"{path}: {what} does not exist in the sandbox",
+        code="interpreter-not-found",
+        hint="files.read of the policy says what does",
+    )

@@ -1054,6 +1054,32 @@ def _linked_state(top: Path) -> None:
     (top / "state").symlink_to(top / "elsewhere")
 
 
+@pytest.mark.parametrize("length", [108, 300])
+def test_a_socket_s_path_that_is_too_long_is_told(
+    tmp_path_factory: pytest.TempPathFactory, length: int
+) -> None:
+    top = tmp_path_factory.mktemp("long")
+    (top / "policies").mkdir()
+    path = f"{top}/".ljust(length, "s")
+    done = _start(top, "--socket", path)
+    assert done.returncode == 125
+    assert done.stderr.endswith(
+        "(it has at most 107 bytes (unix(7)))  [socket-path-too-long]\n"
+    )
+    assert done.stderr.count("\n") == 1
+
+
+def test_who_names_a_directory_for_all_is_not_told_to_take_it_from_them(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    top = tmp_path_factory.mktemp("sticky")
+    (top / "policies").mkdir()
+    top.chmod(0o1777)
+    done = _start(top, "--socket", f"{top}/socket")
+    assert "0755" not in done.stderr
+    assert "make a directory of root's in it" in done.stderr
+
+
 PLANTS = [
     *(_symlink, _dangling_run, _linked_run, _file, _fifo, _directory),
     *(_foreign_socket, _foreign_run, _writable_run, _sticky_run, _group_run),

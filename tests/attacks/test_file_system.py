@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support import bundles
 from support.attacks import NOWHERE, TIERS, attack, finish, script, source, unrefused
 from support.daemons import Service
 
@@ -267,6 +268,37 @@ def test_kept_data_is_later_but_a_link_planted_in_a_written_directory_leads_nowh
     assert done.text.split() == ["2", "2"], done.text
     assert done.report is not None
     assert "link in a directory" in str(done.report["skipped"])
+
+
+LED = {
+    "/": "it holds everything",
+    "/etc": "it holds passwords",
+    "/etc/passwd": "every activity has its own",
+    "/tmp": "every activity has its own",
+    "/proc/self": "lies in /proc, which every activity has anew",
+    "/sys/kernel": "lies in /sys, which every activity has anew",
+    "STATE": "is isolauncher's own",
+    "nowhere": "nowhere: No such file or directory",
+    "link": "too many symbolic links",
+}
+
+
+@pytest.mark.parametrize("target", LED)
+def test_a_link_in_a_policy_leads_no_further_than_a_path_may(
+    daemon: Service, target: str
+) -> None:
+    """What no policy may name is not shown by another name, and that is reported."""
+    with bundles.system_directory() as place:
+        link = place / "link"
+        link.symlink_to(target.replace("STATE", str(daemon.state_dir)))
+        read = daemon.policy("led", f'version = 1\n[files]\nread = ["...", "{link}"]\n')
+        done = daemon.run("--policy", read, "--", "ls", "/", "/tmp")
+        assert done.status == 0, done.errors
+        assert done.report is not None
+        assert LED[target] in str(done.report["skipped"])
+        # It is the sandbox's own that is seen.
+        assert done.text.endswith("\n/tmp:\n"), done.text
+        assert "home" not in done.text
 
 
 @pytest.mark.parametrize("tier", TIERS)

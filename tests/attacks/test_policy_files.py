@@ -567,18 +567,17 @@ except (AssertionError, FileNotFoundError) as why:
         '[bus]\nsession-call = ["org.sugarlabs.IsoLauncher1=org.x.y@/org/x"]\n',
         '[bus]\nsession-call = ["org.sugarlabs.IsoLauncher1.sub=org.x.y@/org/x"]\n',
         '[bus]\nsession-call = ["org.laptop.Journal=org.laptop.Journal.*@/org/*"]\n',
-        '[devices]\nallow = ["camera"]\n',
         '[network]\naccess = "filtered"\nallow = ["tcp://example.org:443"]\n',
     ],
     ids=lambda text: text.split("\n")[1][:50],
 )
-def test_no_policy_grants_the_launcher_s_name_or_launching_or_a_device_yet(
+def test_no_policy_grants_the_launcher_s_name_or_launching(
     daemon: Service, watch: Watch, text: str
 ) -> None:
-    """Row 66: our own name on the bus for good; devices are a later issue's."""
+    """Row 66: our own name on the bus for good."""
     daemon.policy("grants", OPEN + text)
     said = _refused(daemon, watch, "grants")
-    later = text.startswith(("[devices]", "[network]"))
+    later = text.startswith("[network]")
     assert (said["code"] == "policy-not-enforced-yet") is later, said
 
 

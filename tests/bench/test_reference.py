@@ -11,6 +11,8 @@ import dataclasses
 import errno
 import os
 import re
+import signal
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -160,17 +162,79 @@ def test_what_leaves_a_step_out_is_not_timed(
 
 def test_it_has_the_zygotes_memory_and_leaves_nothing(made: Made) -> None:
     assert 1 << 10 < made.plan.anonymous_kb <= planned.MOST_KB
-    above = [
-        os.path.dirname(directory.path)
-        for planned_ in made.plan.whole.room.steps
-        if isinstance(planned_.step, plan.JoinCgroup)
-        for directory in planned_.step.directories
-    ]
     with reference.running(made.program, made.top, made.plan) as one:
+        has = one.as_data()["anonymous_mb"]
+        # And not much more: what it has besides is the C library's.
+        assert has == pytest.approx(made.plan.anonymous_kb / 1024, rel=0.1)
         assert one.once() > 0
         assert one.many(4, 9) > 0
-        left = [e for place in above for e in os.scandir(place) if e.is_dir()]
-        assert left == []
+        assert left(made) == []
+        # Who plans keeps the directories above for as long as it is there.
+        pipe = os.stat(f"/proc/{one.program.pid}/fd/{made.plan.hold}").st_ino
+        assert pipe == os.fstat(made.plan.hold).st_ino
+
+
+def left(made: Made) -> list[str]:
+    """What there is of the reference's cgroups."""
+    found = [e for place in made.plan.cgroups() for e in os.scandir(place)]
+    return [entry.path for entry in found if entry.is_dir()]
+
+
+def test_it_is_shown_what_the_daemon_opened_and_nothing_else(made: Made) -> None:
+    assert set(made.plan.sources()) <= set(made.plan.sent)
+    wrong = dict.fromkeys(made.plan.sent, (0, 0))
+    with (
+        reference.running(made.program, made.top, made.plan) as one,
+        pytest.raises(VerifyError, match="/usr is not what was sent"),
+    ):
+        reference.prove_same(one, dataclasses.replace(made.plan, sent=wrong))
+
+
+def test_one_of_many_that_fails_is_told_of_once_and_the_next_works(made: Made) -> None:
+    (pids,) = (p for p in made.plan.cgroups() if os.path.exists(f"{p}/pids.max"))
+    most = Path(pids, "pids.max")
+    before = most.read_text()
+    with reference.running(made.program, made.top, made.plan) as one:
+        # Some of those that run at once may have their two processes, and some not.
+        most.write_text("5")
+        try:
+            with pytest.raises(HostError, match="could not make the sandbox: fork"):
+                one.many(6, 60)
+        finally:
+            most.write_text(before)
+        assert left(made) == []
+        assert one.once() > 0
+        assert one.many(2, 4) > 0
+
+
+def test_a_sandbox_that_does_not_end_well_is_no_figure(made: Made) -> None:
+    with reference.running(made.program, made.top, made.plan) as one:
+        with ExitStack() as held:
+            init, _ = held.enter_context(one.held())
+            (stem,) = reference.children(init)
+            os.kill(stem, signal.SIGKILL)
+            with pytest.raises(HostError, match="init ended with wait status"):
+                held.close()
+        assert one.once() > 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_however_it_ends_none_of_its_cgroups_is_left(
+    made: Made, number: signal.Signals
+) -> None:
+    with reference.running(made.program, made.top, made.plan) as one:
+        pid = one.program.pid
+        # What ^C is for is for others.
+        assert os.getsid(pid) == pid
+        os.write(one.program.to, b"many 4 100000\n")
+        while not left(made):
+            time.sleep(0.001)
+        os.kill(pid, number)
+        said = one.program.hear()
+        assert said == ("!it was ended" if number == signal.SIGTERM else "")
+        if number == signal.SIGTERM:
+            assert left(made) == []
+    assert left(made) == []
 
 
 def test_a_step_that_it_does_not_know_is_refused(made: Made) -> None:

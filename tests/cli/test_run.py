@@ -301,6 +301,7 @@ def test_a_directory_that_is_gone_is_not_sent(at: Path, tmp_path: Path) -> None:
         (["--setenv", "novalue", "x"], 125, "request-bad-value"),
         (["--report", "/absent/report", "x"], 125, "report-not-writable"),
         (["--report", "/tmp", "x"], 125, "report-not-writable"),
+        (["--report", "", "x"], 125, "report-not-writable"),
         ([], 125, "usage"),
         (["--"], 125, "usage"),
         (["-m"], 125, "usage"),

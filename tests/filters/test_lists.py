@@ -124,6 +124,17 @@ def test_desktop_refuses_set_id_bits_in_every_call_that_takes_a_mode() -> None:
         assert all(rule.when for rule in calls[call])
 
 
+@every_list
+def test_a_list_lets_through_what_a_stem_does_when_it_is_bound(
+    chosen: SyscallList,
+) -> None:
+    """The rest of its steps, and what it says of them."""
+    calls = by_call(chosen)
+    later = "landlock_add_rule landlock_restrict_self close_range sendmsg recvmsg"
+    for call in (*later.split(), "chdir", "read", "close"):
+        assert [rule.answer for rule in calls[call]] == [LET_THROUGH], call
+
+
 def test_debug_differs_from_desktop_in_three_calls_alone() -> None:
     desktop, debug = (by_call(LISTS[name]) for name in ("desktop", "debug"))
     differing = {call for call in desktop | debug if desktop[call] != debug[call]}

@@ -65,6 +65,15 @@ def test_list_json_is_a_list_of_leases(
     )
 
 
+def test_a_caller_is_one_of_a_bundle_s(
+    place: Place, take: Take, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is named by halves does nothing, and was said to have found nothing."""
+    take(place.open(), "a", mode="bundle", bundle_key="org.example.B")
+    assert identity(place, "gc", "--caller", "1000") == 125
+    assert capsys.readouterr().err.endswith("[identity-no-bundle]\n")
+
+
 @pytest.mark.parametrize("verb", ["list", "gc"])
 def test_looking_begins_no_ledger(
     place: Place, verb: str, capsys: pytest.CaptureFixture[str]

@@ -15,7 +15,7 @@ import pytest
 from isolauncher.errors import PolicyError
 from isolauncher.policy import audit
 from isolauncher.policy.load import PolicyStore, trusted_owners
-from isolauncher.policy.model import KEYS, Policy, Value, values
+from isolauncher.policy.model import DEVICES, KEYS, Policy, Value, values
 
 # Key to what is written in its place, from harmless to careless. Of a list each is
 # one more item; of the rest, those after the one in force.
@@ -47,6 +47,7 @@ ITEMS: dict[str, tuple[str, ...]] = {
         "org.example.One=*@/*",
         "org.freedesktop.systemd1=org.freedesktop.systemd1.Manager.StartUnit@/*",
     ),
+    "devices.allow": DEVICES,
     "bus.session-own": ("org.example.One", "org.example.Two.*"),
     "environment.keep": ("NAME", "NAME_*", "LD_PRELOAD", "SSH_AUTH_SOCK"),
     "match.callers": ("*", "@staff", "root"),
@@ -60,7 +61,6 @@ SETTINGS = {
 NOT_WEAKER = {
     "namespaces.hostname",
     "network.allow",
-    "devices.allow",
     "kernel.syscalls",
 }
 """One choice so far, or none that is weaker."""
@@ -192,6 +192,11 @@ def test_no_shipped_policy_has_a_dangerous_finding() -> None:
         ('[files]\nwrite = ["/home/ana"]', "writes-everything", "dangerous"),
         ('[files]\nwrite = ["/srv/x"]', "writes-outside", "open"),
         ('[files]\ndocuments = "all"', "documents-all", "dangerous"),
+        ('[devices]\nallow = ["microphone"]', "hears", "open"),
+        ('[devices]\nallow = ["camera"]', "sees", "open"),
+        ('[devices]\nallow = ["serial"]', "serial-ports", "open"),
+        ('[devices]\nallow = ["sound"]', "mixer", "note"),
+        ('[devices]\nallow = ["gpu"]', "graphics-driver", "note"),
         ('[display]\nx11 = "shared"', "display-shared", "open"),
         ('[bus]\nsession-call = ["org.a.B=org.a.B.*@/*"]', "bus-wide", "open"),
         ('[environment]\nkeep = ["LD_PRELOAD"]', "environment-kept", "open"),
@@ -206,6 +211,12 @@ def test_no_shipped_policy_has_a_dangerous_finding() -> None:
         (
             '[network]\naccess = "host"\n[display]\nx11 = "shared"',
             "can-send-screen",
+            "dangerous",
+        ),
+        (
+            '[network]\naccess = "host"\n[devices]\nallow = ["camera"]\n[grants]\n'
+            'P_NET = { because = "A." }\nP_MIC_CAM = { because = "B." }',
+            "can-send-heard",
             "dangerous",
         ),
     ],

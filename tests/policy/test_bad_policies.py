@@ -492,10 +492,6 @@ BAD: dict[str, tuple[str, list[Wanted]]] = {
         '[files]\ndocuments = "mine"\n',
         [(3, 13, "files.documents", "policy-bad-choice")],
     ),
-    "devices": (
-        '[devices]\nallow = ["gpu"]\n',
-        [(3, 9, "devices.allow", "policy-not-enforced-yet")],
-    ),
     "device that is none": (
         '[devices]\nallow = ["gpu", "webcam"]\n',
         [(3, 17, "devices.allow", "policy-bad-choice")],
@@ -553,10 +549,6 @@ BAD: dict[str, tuple[str, list[Wanted]]] = {
         '[preload]\nset = "sugar4"\n',
         [(3, 7, "preload.set", "policy-bad-choice")],
     ),
-    "grant": (
-        '[grants]\nP_MIC_CAM = { because = "It records." }\n',
-        [(3, 1, "grants.P_MIC_CAM", "policy-not-enforced-yet")],
-    ),
     "grant without a reason": (
         "[grants]\nP_MIC_CAM = {}\n",
         [(3, 13, "grants.P_MIC_CAM", "policy-bad-grant")],
@@ -592,10 +584,6 @@ BAD: dict[str, tuple[str, list[Wanted]]] = {
     "grant of what nothing can give": (
         '[grants]\nP_DOCUMENT_RO = { because = "x" }\n',
         [(3, 1, "grants.P_DOCUMENT_RO", "policy-not-enforced-yet")],
-    ),
-    "grant of sound": (
-        '[grants]\nP_DSP_BG = { because = "x" }\n',
-        [(3, 1, "grants.P_DSP_BG", "policy-not-enforced-yet")],
     ),
     "grant that another line takes back": (
         '[grants]\nP_NET = { because = "x" }\n[network]\naccess = "none"\n',
@@ -727,6 +715,10 @@ BAD: dict[str, tuple[str, list[Wanted]]] = {
     "extends itself alone": (
         'extends = "bad"\n',
         [(2, 11, "extends", "policy-unknown")],
+    ),
+    "shows the whole home": (
+        '[files]\nread = ["{home}/"]\n',
+        [(3, 9, "files.read", "policy-bad-path")],
     ),
     "shows what lies above the home": (
         '[files]\nread = ["{home}/.."]\n',

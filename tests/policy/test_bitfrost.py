@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 
 import pytest
 
@@ -35,8 +34,7 @@ def test_each_of_the_names_gives_is_refused_or_means_nothing(
     """Whatever is accepted is either in force, by its keys, or a finding says it."""
     found = bitfrost.find(name)
     assert found is not None
-    unenforced = {key.name for key in KEYS if key.only is not None}
-    if found.missing or any(given.key in unenforced for given in found.gives):
+    if found.missing:
         shelf.put("mine", f"version = 1\n[grants]\n{name} = {WHY}\n")
         (mistake,) = shelf.mistakes("mine")
         assert mistake.code == "policy-not-enforced-yet"
@@ -108,16 +106,7 @@ def test_who_stands_on_a_grant_inherits_it_until_he_says_otherwise(
     assert [g.because for g in made(shelf, other).grants] == ["Another.", "A reason."]
 
 
-def _enforced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As it will be when devices are."""
-    keys = {name: replace(key, only=None) for name, key in check._KEYS.items()}
-    monkeypatch.setattr(check, "_KEYS", keys)
-
-
-def test_devices_are_granted_as_soon_as_their_key_is_enforced(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    _enforced(monkeypatch)
+def test_devices_are_granted_beside_those_that_the_file_names() -> None:
     text = f"version = 1\n[grants]\nP_MIC_CAM = {WHY}\nP_DSP_BG = {WHY}\n"
     for said, own, inherits in (
         ("", ("microphone", "camera", "sound"), True),
@@ -131,9 +120,8 @@ def test_devices_are_granted_as_soon_as_their_key_is_enforced(
 
 
 def test_microphone_or_camera_with_a_network_needs_a_reason_for_both(
-    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+    shelf: Shelf,
 ) -> None:
-    _enforced(monkeypatch)
     net, mic = f"P_NET = {WHY}\n", f"P_MIC_CAM = {WHY}\n"
     bare = '[network]\naccess = "host"\n[devices]\nallow = ["camera"]\n'
     for text, lacking in (

@@ -153,6 +153,13 @@ def test_a_bundles_directory_is_read_as_a_launch_would(
     # It lies where others than root can write, so its id is only a claim.
     assert done.stdout.startswith("untrusted: valid, exposure ")
     assert "installed by the user" in done.stdout
+    info = directory / "activity/activity.info"
+    info.write_text(info.read_text().replace("exec =", "exec"))
+    done = call("--json", str(directory), checkout=checkout)
+    assert done.returncode == 2
+    (mistake,) = json.loads(done.stdout)["policies"][0]["errors"]
+    assert (mistake["file"], mistake["line"]) == (str(info), 6)
+    assert "activity.info" not in mistake["message"]
     nowhere = call("./nowhere", checkout=checkout, cwd=directory)
     assert nowhere.returncode == 2
     assert "bundle-not-found" in nowhere.stderr

@@ -195,7 +195,6 @@ def machine(daemon: Service) -> Iterator[Machine]:
             f'exec {sys.executable} -m isolauncher $verb "$@"\n'
         )
         command.chmod(0o755)
-        daemon.policy("camera", PLAIN + '[devices]\nallow = ["camera"]\n')
         daemon.policy("untold", "version = 1\n")
         report = daemon.run("--", "true", uid=BOB).report
         assert report is not None

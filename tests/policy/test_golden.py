@@ -21,7 +21,9 @@ from isolauncher.policy.model import Policy
 from .test_audit import names, points, shipped, weaker, written
 
 BEYOND = {
-    "browse": {"limits.memory", "limits.processes"},
+    "browse": {"devices.allow", "limits.memory", "limits.processes"},
+    "jukebox": {"devices.allow"},
+    "memorize": {"devices.allow"},
     "log": {"files.read"},
     "read": {"limits.memory"},
     "terminal": {"files.tmp", "limits.memory", "limits.processes"},

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import bundles
 from support.bundles import overlay
 from support.daemons import Leftovers, Service, nothing_left, service
 from support.desktop import Desktop
@@ -574,6 +575,29 @@ def test_a_launch_that_is_refused_has_failed(
     assert (launch["claim"], launch["result"]) == ("launch", "failed")
     assert "cannot be id-mapped" in launch["detail"]
     assert expected["result"] == "untried"
+
+
+def test_what_is_shown_to_nobody_is_not_found_to_be_missing(
+    checkout: Path, directory: Path
+) -> None:
+    with bundles.system_directory() as place:
+        (place / "own").symlink_to("/tmp")
+        os.mkfifo(place / "pipe")
+        (directory / "mine.toml").write_text(
+            'version = 1\n[match]\ncallers = ["*"]\n'
+            f'[files]\nread = ["...", "{place}/own", "{place}/pipe"]\n'
+        )
+        said = live(checkout, "--json", "--policy-dir", str(directory))
+    assert said.status == 0, said.out
+    details = {p["claim"]: (p["result"], p["detail"]) for p in said.live("mine")}
+    assert details[f"files.read {place}/own"] == (
+        "untried",
+        "it leads to /tmp: every activity has its own",
+    )
+    assert details[f"files.read {place}/pipe"] == (
+        "untried",
+        "it is neither a directory nor a file",
+    )
 
 
 def test_a_daemon_with_another_policy_of_that_name_proves_nothing(

@@ -86,12 +86,17 @@ def test_a_lower_limit_is_given_and_its_line_is_its_origin(policy: Policy) -> No
         ("lim_mem 64M", "'64M' is not a whole number of bytes"),
         ("lim_mem -1", "'-1' is not a whole number of bytes"),
         ("lim_mem \u0663", "'\u0663' is not a whole number of bytes"),
-        ("lim_mem " + "9" * 200, "'" + "9" * 59 + "…' is not a whole number of bytes"),
+        (
+            "lim_mem " + "9" * 200,
+            "limits.memory is 1G ({default}:{memory}), and a bundle cannot ask for "
+            "more",
+        ),
+        ("lim_mem 9.9", "'9.9' is not a whole number of bytes"),
         ("lim_nproc", "one number is expected behind it"),
         ("lim_nproc 1 2", "one number is expected behind it"),
         ("constant-uid", "identity.uid is instance ({default}:{uid})"),
         ("constant-uid yes", "nothing is expected behind it"),
-        ("use-serial", "no device is given to anybody yet (devices.allow)"),
+        ("use-serial", "devices.allow is empty ({default}:{devices})"),
         ("use-serial /dev/ttyS0", "nothing is expected behind it"),
         ("network", "there is no such directive"),
         ("lim_proc 5", "there is no such directive; did they mean lim_nproc?"),
@@ -107,6 +112,7 @@ def test_what_is_not_granted_changes_nothing_and_says_why(
     at = {
         "default": default,
         "mine": mine,
+        "devices": policy.origin["devices.allow"].line,
         "memory": policy.origin["limits.memory"].line,
         "uid": policy.origin["identity.uid"].line,
     }

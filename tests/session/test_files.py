@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.peers import BOB, identity
 
-from isolauncher.session import copying, files
+from isolauncher.session import bounded, copying, files
 
 ROOT = "/home/somebody/.sugar/default/org.laptop.Test"
 MEMORY = "/dev/shm"
@@ -147,7 +147,7 @@ def test_a_file_that_is_too_large_or_would_fill_the_disk_is_not_copied(
         files.stage(given, str(top), 4095)
     with pytest.raises(files.Unfit, match="4095"):
         own.check_out(str(path), 4095)
-    monkeypatch.setattr(files, "SPARE", 1 << 62)
+    monkeypatch.setattr(bounded, "SPARE", 1 << 62)
     with pytest.raises(files.Unfit, match="room"):
         files.stage(given, str(top), 4096)
     with pytest.raises(files.Unfit, match="room"):
@@ -414,6 +414,6 @@ def test_more_than_there_is_room_for_is_said_before_anything_runs(
     copy: Copy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (copy.data / "large").write_bytes(bytes(4096))
-    monkeypatch.setattr(files, "SPARE", 1 << 62)
+    monkeypatch.setattr(bounded, "SPARE", 1 << 62)
     with pytest.raises(files.Unfit, match="room"):
         copy.begin()

@@ -4,9 +4,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
+from support.powers import need, root
 
 from isolauncher.session import openwindows
 from isolauncher.session.openwindows import judge
@@ -77,3 +82,44 @@ def test_the_owner_of_a_process_is_the_kernel_s_word() -> None:
     with subprocess.Popen(["true"]) as gone:
         gone.wait()
     assert openwindows.owner(gone.pid) is None
+
+
+@contextmanager
+def another_uid_s_family() -> Iterator[tuple[int, int]]:
+    program = "import os, time; os.write(1, b'%d\\n' % os.fork()); time.sleep(60)"
+    need(root())
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        user=12345,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout is not None
+        found = {int(process.stdout.readline()) for _ in range(2)}
+        yield process.pid, max(found)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def test_a_sandbox_is_the_first_above_that_has_another_uid() -> None:
+    """Two below us as another uid, as a program and its child below their init."""
+    with another_uid_s_family() as (parent, child):
+        assert openwindows.sandbox(parent) == os.getpid()
+        assert openwindows.sandbox(child) == os.getpid()
+    assert openwindows.sandbox(0) is None
+
+
+def test_a_parent_that_ends_meanwhile_is_not_taken_for_a_sandbox(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """12 began as a child of 11, which is gone when it is looked at."""
+    parents = iter((11, 10))
+
+    def status(pid: int) -> tuple[int, int] | None:
+        known = {10: (0, 1), 12: (ACTIVITY, next(parents) if pid == 12 else 0)}
+        return known.get(pid)
+
+    monkeypatch.setattr(openwindows, "_status", status)
+    assert openwindows.sandbox(12) == 10

@@ -371,6 +371,51 @@ def test_what_has_no_meaning_is_refused_and_nothing_is_launched(
     assert going(session) == []
 
 
+def odd(me: Me, member: str, kind: str, values: str, count: int) -> Any:
+    """A message with a body of ``kind`` and ``count`` descriptors; its error."""
+    import os
+
+    from gi.repository import Gio, GLib
+
+    name, path = "org.sugarlabs.IsoLauncher1", "/org/sugarlabs/IsoLauncher1"
+    message = Gio.DBusMessage.new_method_call(name, path, f"{name}.Manager", member)
+    message.set_body(GLib.Variant(kind, eval(values)))  # noqa: S307
+    given = Gio.UnixFDList.new()
+    for _ in range(count):
+        fd = os.open("/dev/null", os.O_RDONLY)
+        given.append(fd)
+        os.close(fd)
+    if count:
+        message.set_unix_fd_list(given)
+    flags = Gio.DBusSendMessageFlags.NONE
+    said, _ = me.bus.send_message_with_reply_sync(message, flags, 60_000, None)
+    return [said.get_error_name(), *said.get_body().unpack()]
+
+
+ODD = {
+    "too few": ("Launch", "(s)", "('/nowhere',)", 0, "InvalidArgs"),
+    "too many": ("Launch", "(sa{sv}a{sh}s)", "('/', {}, {}, 'x')", 0, "InvalidArgs"),
+    "of other types": ("Launch", "(sss)", "('/', 'a', 'b')", 0, "InvalidArgs"),
+    "what takes none": ("List", "(s)", "('x',)", 0, "InvalidArgs"),
+    "what there is not": ("Nosuch", "(s)", "('x',)", 0, "UnknownMethod"),
+    "a descriptor that did not come": (
+        *("Launch", "(sa{sv}a{sh})", "('/', {}, {'stdin': 7})"),
+        *(1, "InvalidArgs"),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_a_message_that_is_not_as_it_is_written_down_is_refused_in_a_sentence(
+    session: Hostile, what: str
+) -> None:
+    *message, kind = ODD[what]
+    error, text = session.person.do(odd, *message)
+    assert error == f"org.freedesktop.DBus.Error.{kind}"
+    assert "Traceback" not in text
+    assert text.count("\n") == 0
+
+
 def test_an_error_is_the_line_of_the_command_line(session: Hostile) -> None:
     for bundle, code in (
         ("/nowhere/at/all", "BundleNotFound"),

@@ -22,7 +22,7 @@ import pytest
 from support import bundles
 from support import shell as shells
 from support.clicks import Clicks, in_pictures, next_window
-from support.shell import until
+from support.shell import until, wait
 
 from isolauncher.windows import Window
 
@@ -31,7 +31,7 @@ ICON = (
     '<svg xmlns="http://www.w3.org/2000/svg" width="55" height="55">'
     '<circle cx="27" cy="27" r="20" fill="#ff0000"/></svg>'
 )
-WHATS = ("attack", "called", "twin", "early", "crash", "hidden")
+WHATS = ("attack", "called", "twin", "early", "crash", "hidden", "handed")
 SECRET = b"what is nobody's business"
 ANOTHER = "org.laptop.Activity" + "0" * 40
 """The bus name of an activity that somebody is going to resume."""
@@ -104,6 +104,19 @@ def setup(tray):
 """
 """An extension of the shell's that says what the shell offers to web activities."""
 
+SOON_S = 5
+SOON = f"""\
+from gi.repository import GLib
+
+def soon():
+    from isolauncher.session import icons
+    icons.AFTER_MS = {SOON_S * 1000}
+
+def setup(tray):
+    GLib.idle_add(soon)
+"""
+"""And one that has what has no icon ended sooner."""
+
 
 @pytest.fixture(scope="module")
 def wicked(shell_session: Callable[..., Clicks]) -> Iterator[Wicked]:
@@ -112,7 +125,7 @@ def wicked(shell_session: Callable[..., Clicks]) -> Iterator[Wicked]:
         begun = shell_session(
             settings="[shell]\nwithout-service = 'unisolated'\n",
             environment=extra,
-            extensions={"tells.py": TELLS},
+            extensions={"tells.py": TELLS, "soon.py": SOON},
         )
         yield Wicked(shell=begun.shell, session=begun.session, extra=extra)
 
@@ -241,6 +254,17 @@ def end_unconfined(wicked: Wicked, *, but: int) -> None:
                 os.kill(int(path.name), signal.SIGKILL)
 
 
+def test_stop_ends_what_has_handed_its_connection_on(wicked: Wicked) -> None:
+    """Nobody knows then whose the window is; it says its own id, and has no other."""
+    window = wicked.launch("handed")
+    uid = int(wicked.row(window.sugar_activity)["uid"])
+    wicked.choose_stop()
+    wicked.ended(window.sugar_activity)
+    assert wicked.processes(uid) == []
+    log = wicked.newest_log(bundle_id("handed"))
+    assert "Terminated by signal 9" in wicked.last_line(log)
+
+
 # ------------------------------------------------------------------------ how it ends
 
 
@@ -298,7 +322,12 @@ def test_what_closes_its_window_does_not_run_on(wicked: Wicked) -> None:
     id = window.sugar_activity
     uid = int(wicked.row(id)["uid"])
     alive = wicked.directory("hidden") / "data/alive"
-    wicked.close(window)
+    with wicked.shell.watch() as watch:
+        wicked.close(window)
+        other = next_window(watch, lambda w: w.sugar_activity == "nobody")
+    # It has an icon by this one, whoever's it says it is.
+    assert not wait(lambda: wicked.state(id) != "running", SOON_S + 3)
+    wicked.close(other)
     until(alive.exists, "what it has left behind")
     counted = alive.read_text()
     until(lambda: alive.read_text() != counted, "that it runs on without a window")

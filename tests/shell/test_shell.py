@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -366,7 +367,10 @@ def test_stop_ends_the_sandbox_whatever_its_window_says(
     id = window.sugar_activity
     until(lambda: (id, STAYS) not in said_by_windows(shell), "no other")
     assert shell.log(STAYS) == f"I say that I am {shell.process.pid}\n"
-    shown.stop(id, tmp_path / "stop.png")
+    shown.choose_stop(tmp_path / "stop.png")
+    begun = time.monotonic()
+    shown.ended(id)
+    assert time.monotonic() - begun < 20  # by Stop, and not for want of an icon
     ended = rf"Terminated by signal 9, pid \d+ activity_id {id}"
     assert re.fullmatch(ended, shown.end_of(STAYS))
     assert shell.process.poll() is None

@@ -9,21 +9,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from support import bundles
-from support import shell as shells
 from support.clicks import Clicks, in_pictures, next_window
-from support.daemons import ROOMS_AHEAD, service
-from support.desktop import PYTHON, desktop
-from support.desktop import missing as no_desktop
-from support.powers import need, sandboxes
+from support.desktop import PYTHON
 from support.shell import until
-from support.sugar import session
+from support.sugar import Session
 
 from isolauncher.windows import Window
 
@@ -205,47 +201,47 @@ class Together(Clicks):
         self.shell.settled()
 
 
+def install(place: Path) -> None:
+    """All of them, where the shell looks."""
+    activities = place / "sugar/activities"
+    activities.mkdir(parents=True)
+    for id, more in ((SINGLE, "single_instance = yes\n"), (GUEST, "")):
+        bundle = bundles.make(place, id=id, exec="sugar-activity3 single.Single")
+        (bundle / "single.py").write_text(ACTIVITY)
+        (bundle / "activity/activity-test.svg").write_text(ICON)
+        info = bundle / "activity/activity.info"
+        text = info.read_text().replace("A bundle for tests", id)
+        info.write_text(text + more)
+        bundle.rename(activities / f"{id}.activity")
+    for name, _ in WEB.values():
+        id = f"org.laptop.{name}"
+        exec = "sugar-activity-web" if "Web" in name else "sugar-activity-other"
+        bundle = bundles.make(place, id=id, exec=exec, programs={exec: TELL_KEY})
+        (bundle / "activity/activity-test.svg").write_text(ICON)
+        bundle.rename(activities / f"{id}.activity")
+
+
+def allow(made: Session) -> None:
+    """Policies for some of them, and how many windows the shell may have open."""
+    made.service.policy("guest", POLICY)
+    for name, keeps in WEB.values():
+        if keeps:
+            made.service.policy(name.lower(), KEEPS.format(id=f"org.laptop.{name}"))
+    key = ("org.sugarlabs", "maximum-number-of-open-activities")
+    made.desktop.run("gsettings", "set", *key, str(MOST_WINDOWS))
+
+
 @pytest.fixture(scope="module")
-def together() -> Iterator[Together]:
-    need(sandboxes())
-    need(no_desktop())
-    need(shells.missing())
-    with (
-        bundles.system_directory() as place,
-        desktop() as made,
-        service(config=ROOMS_AHEAD) as daemon,
-    ):
-        activities = place / "sugar/activities"
-        activities.mkdir(parents=True)
-        for id, more in ((SINGLE, "single_instance = yes\n"), (GUEST, "")):
-            bundle = bundles.make(place, id=id, exec="sugar-activity3 single.Single")
-            (bundle / "single.py").write_text(ACTIVITY)
-            (bundle / "activity/activity-test.svg").write_text(ICON)
-            info = bundle / "activity/activity.info"
-            text = info.read_text().replace("A bundle for tests", id)
-            info.write_text(text + more)
-            bundle.rename(activities / f"{id}.activity")
-        for name, keeps in WEB.values():
-            id = f"org.laptop.{name}"
-            exec = "sugar-activity-web" if "Web" in name else "sugar-activity-other"
-            bundle = bundles.make(place, id=id, exec=exec, programs={exec: TELL_KEY})
-            (bundle / "activity/activity-test.svg").write_text(ICON)
-            bundle.rename(activities / f"{id}.activity")
-            if keeps:
-                daemon.policy(name.lower(), KEEPS.format(id=id))
-        daemon.policy("guest", POLICY)
-        key = ("org.sugarlabs", "maximum-number-of-open-activities")
-        made.run("gsettings", "set", *key, str(MOST_WINDOWS))
-        config = daemon.top / "shell.toml"
-        config.write_text("version = 1\n[shell]\nwithout-service = 'unisolated'\n")
-        one = session(made, daemon)
-        with shells.shell(
-            *(made, daemon.socket),
-            config=config,
+def together(shell_session: Callable[..., Clicks]) -> Iterator[Together]:
+    with bundles.system_directory() as place:
+        install(place)
+        begun = shell_session(
+            settings="[shell]\nwithout-service = 'unisolated'\n",
+            before=allow,
             environment={"XDG_DATA_DIRS": f"{place}:/usr/local/share:/usr/share"},
             extensions={"looks.py": LOOKS},
-        ) as shell:
-            yield Together(shell=shell, session=one)
+        )
+        yield Together(shell=begun.shell, session=begun.session)
 
 
 @pytest.fixture(autouse=True)

@@ -38,6 +38,9 @@ access = "loopback"
 [files]
 write = ["{write}"]
 
+[devices]
+allow = ["sound"]
+
 [limits]
 nice = 5
 cpu-weight = 50

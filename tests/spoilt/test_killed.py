@@ -268,11 +268,23 @@ def test_a_launch_ends_with_a_zygote_that_was_killed_for_not_answering(
     nothing_left(of, before)
 
 
-@pytest.mark.parametrize("killed", [False, True])
+@pytest.fixture
+def zygotes() -> Iterator[tuple[Channel, socket.socket]]:
+    """The channel of one, and its own end of it."""
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, its:
+        yield Channel(ours), its
+
+
+@pytest.mark.parametrize("how", ["lives", "retired", "ended unheard", "killed"])
 def test_a_launch_ends_with_a_zygote_that_is_killed_while_its_paths_are_opened(
-    killed: bool,
+    how: str, zygotes: tuple[Channel, socket.socket]
 ) -> None:
-    made = Zygote(set_name="python", process=None, channel=None, killed=killed)  # type: ignore[arg-type]
+    channel, its = zygotes
+    made = Zygote(set_name="python", process=None, channel=channel)  # type: ignore[arg-type]
+    if how != "lives":
+        its.close()
+    made.dead, made.killed = how in ("retired", "killed"), how == "killed"
     forked = Sandbox(channel=None, init=-1, pid=0, zygote=made)  # type: ignore[arg-type]
     reader, writer = os.pipe()
     os.close(writer)
@@ -285,7 +297,7 @@ def test_a_launch_ends_with_a_zygote_that_is_killed_while_its_paths_are_opened(
     async def opening() -> tuple[tuple[Opened, ...], None]:
         return (opened,), None
 
-    if not killed:
+    if how in ("lives", "retired"):
         assert asyncio.run(both(of, forking(), opening())) == (
             forked,
             ((opened,), None),

@@ -166,6 +166,7 @@ CALLS = (
 
 CANNOT = {
     "seal-root": "the call is attach's, which comes first",
+    "seal-devices": "the call is attach's, which comes first",
     "reset-signals": "every process needs the call before that",
     "set-umask": "the kernel never refuses it",
     "clear-groups": "the caller's opener needs the call before that",

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 from support.powers import landlock, loopback, need, sandboxes
 from support.spoiling import Spoilt, cgroups, spoilt_service, zygote
-from support.spoilt.less import UNVERIFIED
+from support.spoilt.less import NEVER_RIGHT, TOO_EARLY, UNVERIFIED
 
 from isolauncher import plan
 from isolauncher.live import prove
@@ -94,6 +94,9 @@ UNSEEN = {
 
 OWN_TEST = {"MakePrivate", "Unshare"}
 """Of these the daemon does not survive the lack: each has a daemon of its own."""
+
+DEVICES = {"MountDevices", "MakeDevices", "SealDevices"}
+"""These are for a policy that grants some: test_devices_spoilt.py."""
 
 POLICY = """version = 1
 extends = "default"
@@ -180,10 +183,16 @@ def test_with_every_step_done_every_claim_holds(bench: Bench) -> None:
             assert len(proofs) > 80
 
 
+def test_what_was_looked_at_too_early_is_looked_at_again(bench: Bench) -> None:
+    """The hand-over opens files: descriptors that are there for a moment."""
+    assert not broken(bench.tried(TOO_EARLY))
+    assert list(broken(bench.tried(NEVER_RIGHT))) == ["launch"]
+
+
 def test_every_kind_of_step_is_in_the_table() -> None:
     kinds = {step.__name__ for step in plan.Step.__args__}
     named = {name.partition(" ")[0] for name in TABLE}
-    assert named | set(UNSEEN) | OWN_TEST == kinds
+    assert named | set(UNSEEN) | OWN_TEST | DEVICES == kinds
     assert not named & set(UNSEEN)
 
 

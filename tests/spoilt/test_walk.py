@@ -26,6 +26,7 @@ TOP = Path(__file__).resolve().parents[2]
 BEST_EFFORT = {
     ("no-nested-user-namespaces", "write_file"),
     ("show-as", "set_argument_area"),
+    ("make-devices", "mknod"),
 }
 
 
@@ -59,6 +60,7 @@ def build(policy: Policy, **differently: object) -> plan.Plan:
             plan.Tree(path="/usr", descriptor="usr", kind="directory", writable=False),
         ),
         links=(plan.Link(path="/bin", target="usr/bin"),),
+        devices=(plan.DeviceNode(path="/dev/video0", major=81, minor=0, mode=0o600),),
     )
     filter_ = plan.CompiledFilter(
         name="none", program=b"", probe_number=0, probe_arguments=(), probe_errno=0
@@ -158,8 +160,11 @@ def test_a_refused_call_is_the_last_one(whole: plan.Plan, context: Context) -> N
         kernel = Recorder(refuse=refuse)
         again = replace(context, kernel=kernel.as_kernel(), root=-1, notes=[])
         if (step, name) in BEST_EFFORT:
-            assert walk(whole, again) == recorded
-            assert [n.why for n in again.notes] == [f"no {name}"]
+            walked = walk(whole, again)
+            # A node that could not be made is given to nobody.
+            at = number + 1 if name == "mknod" else len(recorded)
+            assert walked == recorded[:at] + recorded[at + 1 :]
+            assert [n.why.split(": ")[-1] for n in again.notes] == [f"no {name}"]
             continue
         with pytest.raises(StepError) as caught:
             walk(whole, again)

@@ -274,7 +274,9 @@ class Hostile:
 
     def mediator(self, id: str) -> int:
         """The pid of the process beside that sandbox."""
-        (pid,) = self.processes(f"isolauncher: mediator({id})")
+        found = self.processes(f"isolauncher: mediator({id})")
+        # What it has just forked is called the same until it is another program.
+        (pid,) = (one for one in found if _parent(one) not in found)
         return pid
 
     def processes(self, title: str) -> list[int]:
@@ -347,3 +349,11 @@ def _free(where: Session) -> Witness:
 def _close(witness: Witness) -> None:
     witness.process.kill()
     witness.end()
+
+
+def _parent(pid: int) -> int:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return pid  # it has ended, and is not the one that stays
+    return int(stat.rpartition(")")[2].split()[1])

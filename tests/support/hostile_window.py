@@ -97,7 +97,7 @@ def leave_something_behind():
         os._exit(0)
 
 
-def window(*, closes):
+def window(*, closes, says=""):
     import gi
 
     gi.require_version("Gtk", "3.0")
@@ -112,9 +112,25 @@ def window(*, closes):
     made.realize()
     number = made.get_window().get_xid()
     SugarExt.wm_set_bundle_id(number, words["-b"])
-    SugarExt.wm_set_activity_id(number, words["-a"])
+    SugarExt.wm_set_activity_id(number, says or words["-a"])
     made.show_all()
     Gtk.main()
+
+
+def hand_on():
+    """A window whose connection was made by a process that has ended."""
+    made = os.fork()
+    if made == 0:
+        import gi
+
+        gi.require_version("Gtk", "3.0")
+        from gi.repository import Gtk
+
+        assert Gtk.init_check()[0]
+        if os.fork() != 0:
+            os._exit(0)
+        window(closes=False)
+    os.waitpid(made, 0)
 
 
 def main():
@@ -134,8 +150,14 @@ def main():
                 file.write(sys.argv[4])
         window(closes=True)
         return
+    if what == "handed":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        hand_on()
+        while True:
+            signal.pause()
     if what == "hidden":
         window(closes=True)
+        window(closes=True, says="nobody")
         # And on without one, as a process that nobody has started.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         leave_something_behind()

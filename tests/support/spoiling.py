@@ -15,7 +15,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -23,6 +23,7 @@ import isolauncher
 from isolauncher import wire
 from isolauncher.errors import WireError
 from support.daemons import PATIENCE_S, Service, service
+from support.devices import StandIns, refuse_nodes, stand_ins
 
 HERE = Path(__file__).resolve().parent
 if str(HERE) not in isolauncher.__path__:
@@ -56,6 +57,7 @@ class Spoilt:
 
     service: Service
     board: boards.Board
+    card: StandIns | None = None
     places: list[Path] = field(default_factory=list)
 
     def record(self) -> None:
@@ -71,22 +73,35 @@ class Spoilt:
 
 
 @contextmanager
-def spoilt_service(*, config: str = "", within: Sequence[str] = ()) -> Iterator[Spoilt]:
-    """``within`` stands before the daemon's command, and becomes it."""
+def spoilt_service(
+    *,
+    config: str = "",
+    within: Sequence[str] = (),
+) -> Iterator[Spoilt]:
+    """``within`` stands before the daemon's command, and becomes it.
+
+    Where nodes can be made, its devices are stand-ins: one sound card, which everybody
+    may use.
+    """
     _refuse_the_machines_mounts()
     # In memory, where files can be mapped to another owner on every kernel we know.
     place = Path(f"/dev/shm/isolauncher-board-{os.getpid()}-{time.monotonic_ns()}")
     board = boards.Board(str(place))
     daemon = HERE / "spoilt" / "daemon.py"
-    try:
-        with service(
-            command=(*within, sys.executable, str(daemon), str(place)), config=config
-        ) as made:
-            spoilt = Spoilt(made, board)
-            spoilt.places += _places(spoilt)
-            yield spoilt
-    finally:
-        place.unlink()
+    command = (*within, sys.executable, str(daemon), str(place))
+    with ExitStack() as stack:
+        stack.callback(place.unlink)
+        environment, card = {}, None
+        if refuse_nodes() is None:
+            card = stack.enter_context(stand_ins())
+            card.make_card()
+            environment["STAND_INS"] = str(card.top)
+        made = stack.enter_context(
+            service(command=command, config=config, environment=environment)
+        )
+        spoilt = Spoilt(made, board, card)
+        spoilt.places += _places(spoilt)
+        yield spoilt
 
 
 def _refuse_the_machines_mounts() -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from isolauncher import request, wire
 from isolauncher.errors import RequestError
+from isolauncher.policy import check
 
 RUN: dict[str, object] = {
     "version": 1,
@@ -170,16 +171,27 @@ def test_an_id_is_letters_digits_and_underscores(id: object) -> None:
     refused({"version": 1, "verb": "stop", "ids": [id], "grace_ms": 0}, 0)
 
 
+@pytest.mark.parametrize("name", [".", ".."])
+def test_a_directory_s_name_is_no_program_s(name: str) -> None:
+    with pytest.raises(RequestError, match="is a directory and no program"):
+        parse({**RUN, "program_kind": "name", "argv": [name]}, 4)
+
+
 @pytest.mark.parametrize(
     "policy",
-    ["", "../x", "a/b", "-x", ".x", "x.", "a..b", "a\nb", "é", "a" * 200, "a\0", 5],
+    ["", "../x", "a/b", "-x", ".x", "_x", "..", "a\nb", "é", "a" * 65, "a\0", 5],
 )
 def test_a_policy_is_a_name_and_never_a_path(policy: object) -> None:
     refused({**RUN, "policy": policy})
 
 
-@pytest.mark.parametrize("policy", ["default", "org.laptop.Calculate", "a-b_c", "7"])
-def test_the_names_of_policies(policy: str) -> None:
+@pytest.mark.parametrize(
+    "policy", ["default", "org.laptop.Calculate", "a-b_c", "7", "a-", "x.", "a..b"]
+)
+def test_the_names_of_policies_are_those_that_a_policy_file_may_have(
+    policy: str,
+) -> None:
+    assert check.POLICY_NAME.fullmatch(policy)
     asked = parse({**RUN, "policy": policy})
     assert isinstance(asked, request.Request)
     assert asked.policy == policy

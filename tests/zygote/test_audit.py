@@ -589,6 +589,12 @@ def check(*names: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def test_nothing_is_no_module_that_is_unfit() -> None:
+    said = check("")
+    assert (said.returncode, said.stdout) == (125, "")
+    assert said.stderr.endswith("[preload-no-such-module]\n")
+
+
 def test_a_module_is_named_by_its_file_or_sought_in_pythonpath(
     plantation: Path,
 ) -> None:

@@ -66,6 +66,18 @@ def test_a_rehearsal_that_fails_or_ends_itself_tells_nothing() -> None:
     assert rehearsal.pages(lambda: os._exit(3), NOBODY) == ()
 
 
+def test_what_a_rehearsal_prints_is_in_nobody_s_log(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def warn() -> None:
+        os.write(1, b"printed")
+        os.write(2, b"dconf-CRITICAL: unable to create directory '/.cache/dconf'")
+
+    rehearsal.pages(warn, NOBODY)
+    os.write(2, b"ours")
+    assert capfd.readouterr() == ("", "ours")
+
+
 def test_a_rehearsal_has_nobodys_rights() -> None:
     if os.geteuid() != 0:
         pytest.skip("has no rights to lose")

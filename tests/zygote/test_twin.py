@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -315,3 +316,54 @@ def test_a_module_of_two_names_and_what_has_no_globals_are_imported(
     assert cold.err == forked.err == b""
     assert forked.out == cold.out
     assert cold.out.startswith(b"5 True ")
+
+
+PATHS = {
+    "ahead": "sys.path.insert(0, OWN)",
+    "behind": "sys.path.append(OWN)",
+    "with what is no path": "sys.path[:0] = [None, ['list'], OWN, 7]",
+    "nothing": "sys.path.clear()",
+    "without the library": "sys.path[:] = [p for p in sys.path if 'python3' not in p]",
+    "only its own": "sys.path[:] = [OWN]",
+    "after an import": "import json; sys.path.insert(0, OWN)",
+    "written later": "import json; sys.path.insert(0, NEW); import csv; fill()",
+    "an archive": "sys.path.insert(0, OWN + '.zip')",
+    "forgotten": "sys.path_importer_cache.clear(); sys.path.insert(0, OWN)",
+}
+IMPORTS = """\
+import os, sys
+OWN, NEW = os.path.abspath("own"), os.path.abspath(sys.argv[1])
+def fill():
+    os.mkdir(NEW)
+    for name in ("queue", "tempfile"):
+        open(f"{NEW}/{name}.py", "w").close()
+"""
+TELL = """
+def came(name):
+    try:
+        return getattr(__import__(name), "__file__", "none")
+    except ImportError as error:
+        return str(error)
+found = {n: came(n) for n in ("queue", "asyncio", "json", "tempfile", "decimal")}
+print(found, [n for n in sys.modules if "." not in n])
+"""
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_what_comes_back_is_what_the_programs_own_path_has(
+    name: str, tmp_path: Path
+) -> None:
+    """Own modules are called as preloaded ones; the cold start says which come."""
+    (tmp_path / "own").mkdir()
+    with zipfile.ZipFile(tmp_path / "own.zip", "w") as archive:
+        for module in ("queue", "decimal"):
+            (tmp_path / "own" / f"{module}.py").write_text("")
+            archive.writestr(f"{module}.py", "")
+    script = tmp_path / "p.py"
+    script.write_text(f"{IMPORTS}{PATHS[name]}\n{TELL}")
+    cold, forked = (
+        start(str(script), new, cwd=str(tmp_path))
+        for new, start in (("new-1", twins.cold), ("new-2", twins.forked))
+    )
+    assert cold.status == 0, cold.err
+    assert forked.out.replace(b"new-2", b"new-1") == cold.out

@@ -228,6 +228,10 @@ class _Shelf:
             for name, module in self._all.items()
             if "." not in name and (found := place(name, module)) is not None
         }
+        self._roots = frozenset(root for root, _ in self._tops.values())
+        # The path, what its new entries hold, and whom they make suspected. No object
+        # of ours: it is made in a program, which may look at all that there are.
+        self._suspected: tuple[list[str], list[Set[str]], Set[str]] | None = None
         self._brings = {name: self._closure(name, world.needs) for name in self._all}
         self._bound = self._take_out() - world.own_children
         self._left_nothing = False
@@ -295,19 +299,20 @@ class _Shelf:
         """Back into ``sys.modules``, if it is what an import would make now."""
         with self._lock:
             brings, modules = self._brings[name], self.modules
-            there, known, ahead = sys.modules, self._all, Ahead(self._known)
+            there, known = sys.modules, self._all
+            suspects = self._suspects()
             others = [
                 n
                 for n in brings
                 if (
-                    self._is_another(n, ahead)
+                    n in there or n in suspects
                     if n in modules
                     # It was brought back once, or has given way.
                     else there.get(n, _MISSING) is not known[n]
                 )
             ]
             if others:
-                self._give_way(others)
+                self._look_closer(others)
             if name not in modules:
                 return
             back = [n for n in brings if n in modules]
@@ -334,8 +339,45 @@ class _Shelf:
             package, child = self._package(name)
             globals_of(package).pop(child, None)
 
-    def _is_another(self, name: str, ahead: Ahead) -> bool:
-        """Whether an import of ``name`` now would not come to the preloaded one."""
+    def _suspects(self) -> Set[str]:
+        """Names among which are all that the path may have elsewhere, as it is now.
+
+        Which of them it has is for `Ahead` to say; of most programs there are none.
+        """
+        # What is no string the interpreter passes over, too.
+        path = [entry for entry in list[object](sys.path) if isinstance(entry, str)]
+        names: list[Set[str]] = []
+        # As a search, which goes no further than to where it finds, asks none behind.
+        last = max((n for n, e in enumerate(path) if e in self._roots), default=0)
+        for entry in path[:last]:
+            if entry not in self._known:
+                finder = Finder._path_importer_cache(entry)  # type: ignore[attr-defined]
+                if type(finder) is not FileFinder:
+                    return self._tops.keys()
+                names.append(_names_in(finder))
+        seen = self._suspected
+        # The same names are in the same set: a finder that reads anew makes another.
+        if (
+            seen is not None
+            and path == seen[0]
+            and list(map(id, names)) == list(map(id, seen[1]))
+        ):
+            return seen[2]
+        heads = {n.partition(".")[0] for held in names for n in held}
+        gone = self._roots.difference(path)
+        suspects = {n for n, (root, _) in self._tops.items() if root in gone}
+        suspects |= heads & self._tops.keys()
+        self._suspected = path, names, suspects
+        return suspects
+
+    def _look_closer(self, names: list[str]) -> None:
+        """Those that an import would not find as they are here give way."""
+        ahead = Ahead(self._known)
+        others = [n for n in names if n not in self.modules or self._another(n, ahead)]
+        if others:
+            self._give_way(others)
+
+    def _another(self, name: str, ahead: Ahead) -> bool:
         if name in sys.modules:
             return True
         found = self._tops.get(name)

@@ -48,6 +48,12 @@ def test_the_command_takes_shows_and_gives_back(
     assert place.files() == {}
 
 
+def test_only_the_id_is_required(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="125"):
+        main.main(["restrict"])
+    assert "are required: BUNDLE-ID (see" in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("log_is_installed")
 @pytest.mark.parametrize(
     ("words", "code"),

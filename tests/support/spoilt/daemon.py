@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``daemon.py BOARD [OPTION…]``: ``isolauncher daemon`` with a spoilt kernel."""
+"""``daemon.py BOARD [OPTION…]``: ``isolauncher daemon`` with a spoilt kernel.
+
+STAND_INS in the environment names a directory of devices (see ../devices.py).
+"""
 
 from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(HERE)))
@@ -14,7 +18,7 @@ import isolauncher  # noqa: E402
 
 isolauncher.__path__.append(os.path.dirname(HERE))
 
-from isolauncher import config, daemon, pool  # noqa: E402
+from isolauncher import config, daemon, devices, pool  # noqa: E402
 from isolauncher.cli import main  # noqa: E402
 from isolauncher.spoilt import less, plans  # noqa: E402
 from isolauncher.spoilt.board import Board  # noqa: E402
@@ -33,6 +37,11 @@ def serve(settings: config.Config) -> int:
     return real(settings, command=command, linux=made)
 
 
+if STAND_INS := os.environ.get("STAND_INS"):
+    sys.path.append(os.path.join(TOP, "tests"))
+    from support.devices import StandIns
+
+    devices.KINDS = StandIns(Path(STAND_INS)).kinds
 BOARD = sys.argv.pop(1)
 real = daemon.main
 daemon.main = serve  # type: ignore[assignment]

@@ -3,7 +3,8 @@
 
 The plan is whole, so everything that judges by it expects the step. `Board.left_out`
 names what is left out: a step's class, with one word more where only some of its kind
-or a part of it is meant (``Attach device``, ``Unshare net``).
+or a part of it is meant (``Attach device``, ``Unshare net``), or where it is done
+otherwise (``MakeDevices owner``).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from isolauncher import init, plan, verify
+from isolauncher.errors import VerifyError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from isolauncher.spoilt.board import Board
 
 UNVERIFIED = "unverified "
+TOO_EARLY, NEVER_RIGHT = "too early", "never right"
+"""The verifier finds a difference in what hands over: at its first look, or at each."""
 
 
 def leave_out_as_told(board: Board) -> None:
@@ -42,12 +46,35 @@ def _without(step: plan.Step, part: str) -> plan.Step | None:
         case plan.Unshare():
             spaces = tuple(n for n in step.namespaces if n != part)
             return replace(step, namespaces=spaces)
+        case plan.MountDevices(inodes=inodes) if part == "nodev":
+            return plan.MemoryFiles(
+                path="/dev", size=65536, inodes=inodes, mode=0o755, executable=False
+            )
+        case plan.MakeDevices() if part:
+            return _other_devices(step, part)
         case plan.Attach():
             return None if part in (step.kind, step.path) else step
         case plan.MemoryFiles() | plan.WriteFile() | plan.Symlink():
             return None if part in ("", step.path) else step
         case _:
             return None
+
+
+def _other_devices(step: plan.MakeDevices, part: str) -> plan.Step:
+    """What must not be: the first node another's, or one more than was planned."""
+    first, *rest = step.nodes
+    match part:
+        case "number":
+            return replace(step, nodes=(replace(first, minor=3), *rest))
+        case "mode":
+            return replace(step, nodes=(replace(first, mode=0o666), *rest))
+        case "owner":
+            # For everybody to open, or that alone would be seen.
+            nodes = tuple(replace(node, mode=0o666) for node in step.nodes)
+            return replace(step, owner=0, nodes=nodes)
+        case _:
+            more = replace(first, path=f"{first.path}-more")
+            return replace(step, nodes=(*step.nodes, more))
 
 
 def look_away_as_told(board: Board) -> None:
@@ -69,7 +96,13 @@ def look_away_as_told(board: Board) -> None:
     ready, room = verify.verify_ready, verify.verify_room
     begun = verify.verify_begun
 
+    looked_at: set[int] = set()
+
     def looked_again(whole: plan.Plan, sealed: verify.Sealed) -> None:
+        first = sealed.stem not in looked_at
+        looked_at.add(sealed.stem)
+        if board.left_out == NEVER_RIGHT or (first and board.left_out == TOO_EARLY):
+            raise VerifyError("not yet", code="verify-difference")
         if not board.left_out.startswith(UNVERIFIED):
             ready(whole, sealed)
 

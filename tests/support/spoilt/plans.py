@@ -99,6 +99,20 @@ BENDS = {
     "memory files nowhere": Bend(
         plan.MemoryFiles, _with(path="/nowhere"), (errno.ENOENT,)
     ),
+    "a /dev of no size": Bend(plan.MountDevices, _with(inodes=-1), (errno.EINVAL,)),
+    "a /dev that is full": Bend(
+        plan.MountDevices, _with(inodes=1), (errno.ENOSPC,), step="write-file"
+    ),
+    "a device nowhere": Bend(
+        plan.MakeDevices,
+        _with(nodes=(plan.DeviceNode(path="/no/x", major=1, minor=5, mode=0o600),)),
+        (errno.ENOENT,),
+    ),
+    "a device that is there": Bend(
+        plan.MakeDevices,
+        _with(nodes=(plan.DeviceNode(path="/dev/zero", major=1, minor=5, mode=0),)),
+        (errno.EEXIST,),
+    ),
     "a tree nowhere": Bend(plan.Attach, _with(path="/nowhere"), (errno.ENOENT,)),
     "a tree that leads out": Bend(
         plan.Attach, _with(path="/../proc"), (errno.ENOTDIR, errno.EINVAL, errno.ENOENT)
