@@ -817,7 +817,7 @@ def test_a_mistake_reads_as_the_house_style_says(shelf: Shelf) -> None:
     path = shelf.put("bad", 'version = 1\n[limits]\nprocesses = "many"\n')
     assert shelf.mistakes("bad")[0].text() == (
         f"{path}:3:13: limits.processes: 'many' is not a whole number\n"
-        "  (write a count such as 64, or leave the key out to keep the inherited one)"
+        "  (write a count such as 128, or leave the key out to keep the inherited one)"
         "  [policy-not-a-number]"
     )
 
