@@ -637,10 +637,10 @@ def test_two_bundles_of_one_policy_that_ask_for_different_limits_are_no_versions
         p.limits.processes: rooms._Asked(facts=of(p), count=2, at=0.0)
         for p in (policy, lowered)
     }
-    for number, same in ((64, policy), (20, lowered)):
+    for number, same in ((128, policy), (20, lowered)):
         assert asked[number].is_replaced_by(of(same))
         assert asked[number].is_replaced_by(of(edited))
-    assert not asked[64].is_replaced_by(of(lowered))
+    assert not asked[128].is_replaced_by(of(lowered))
     assert not asked[20].is_replaced_by(of(policy))
 
 
