@@ -53,7 +53,7 @@ TABLE = {
     "MemoryFiles /dev/shm": "files.tmp /dev/shm",
     "Attach device": "devices",
     "Attach directory": "files.read /usr",
-    "Attach /etc/services": "files.read /etc/services",
+    "Attach /etc/debian_version": "files.read /etc/debian_version",
     "Attach {write}": "files.write {write}",
     "Pivot": "root",
     "MountProc": REFUSED,
