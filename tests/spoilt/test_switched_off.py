@@ -196,6 +196,7 @@ def test_every_kind_of_step_is_in_the_table() -> None:
     assert not named & set(UNSEEN)
 
 
+@pytest.mark.timeout(240)
 def test_steps_that_are_switched_off_are_caught_and_their_claims_named(
     bench: Bench,
 ) -> None:
