@@ -267,11 +267,11 @@ class Daemon:
     async def spare_memory(self, set_name: str, *, waits: bool) -> None:
         """NotAllowed if a launch from that zygote would leave too little.
 
-        ``waits``: its room does, and has some of what it needs already.
+        ``waits``: its room did, and has some of what it needs already.
         """
         keep = self.config.memory.keep_free_mb
-        needs = memory.NEEDS_MB[set_name]
-        if not keep or memory.is_left(keep + needs - memory.ROOM_MB * waits):
+        needs = memory.NEEDS_MB[set_name] - memory.ROOM_MB * waits
+        if not keep or memory.is_left(keep + needs):
             return
         # What only waits goes first.
         self.rooms.give_up_memory("a launch has not enough memory")

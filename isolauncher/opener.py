@@ -744,18 +744,19 @@ def _nodes(want: Want) -> Iterator[Opened]:
     """The devices of that name, through no link; none is opened, which does things."""
     top, pattern = posixpath.split(want.path)
     directory = _straight(top)
-    names: list[str] = []
+    names, why = [], "there is none here"
     if directory >= 0:
-        with suppress(OSError):
-            reader = os.open(".", os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
-            names = sorted(fnmatch.filter(os.listdir(reader), pattern))
-            os.close(reader)
-    for name in names:
-        yield _node(f"{top}/{name}", directory, want)
-    if directory >= 0:
+        try:
+            names = sorted(
+                fnmatch.filter(os.listdir(f"/proc/self/fd/{directory}"), pattern)
+            )
+        except OSError as e:
+            why = f"the caller may not look: {e.strerror or e}"
+        for name in names:
+            yield _node(f"{top}/{name}", directory, want)
         os.close(directory)
     if not names:
-        yield Opened(path=want.path, kind="absent", why="there is none here")
+        yield Opened(path=want.path, kind="absent", why=why)
 
 
 def _node(path: str, directory: int, want: Want) -> Opened:

@@ -341,7 +341,10 @@ async def _both(
 
 
 def told_to_end(room: Room) -> StepError | None:
-    """By whom could not yet know whose sandbox it was."""
+    """Why it goes no further: somebody has stopped it, or its zygote has died.
+
+    Neither may have known yet whose sandbox it was.
+    """
     if room.dissolved:
         return StepError("it was stopped", step="launch", code="stopped")
     zygote = room.sandbox.zygote if room.sandbox is not None else None
