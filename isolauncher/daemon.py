@@ -432,7 +432,6 @@ class Daemon:
 
     async def connection(self, sock: socket.socket) -> None:
         """One peer, one question."""
-        received_us = kernel.monotonic_us()
         channel = Channel(sock)
         caller: Caller | None = None
         counted = False
@@ -441,7 +440,7 @@ class Daemon:
             self._admit(caller)
             self._count(caller, 1)
             counted = True
-            await self._answer(channel, caller, received_us)
+            await self._answer(channel, caller)
         except PolicyError as e:
             self._refuse(channel, caller, e)
         except IsolauncherError as e:
@@ -530,7 +529,7 @@ class Daemon:
                     channel.send(message)
             # Who has gone needs no answer.
 
-    async def _answer(self, channel: Channel, caller: Caller, received_us: int) -> None:
+    async def _answer(self, channel: Channel, caller: Caller) -> None:
         try:
             async with asyncio.timeout(self.config.limits.message_ms / 1000):
                 message = await channel.recv(max_fds=6)
@@ -538,6 +537,8 @@ class Daemon:
             raise RequestError(
                 "no message came in time", code="request-timeout"
             ) from None
+        # Not from the connection on: it may have stood for long before it asks.
+        received_us = kernel.monotonic_us()
         received = list(message.fds)
         try:
             _refuse_served(received)

@@ -33,6 +33,10 @@ from support.daemons import (
 )
 from support.powers import need
 
+from isolauncher import wire
+from isolauncher.bench import contenders
+from isolauncher.client import connect, prepare
+
 BOB = 12345
 ALICE = 12346
 TIERS = pytest.mark.parametrize("tier", ["fork", "exec"])
@@ -936,3 +940,18 @@ def test_nobody_serving_the_socket_is_status_125_and_a_hint(tmp_path: Path) -> N
     )
     assert (done.returncode, done.stdout) == (125, b"")
     assert b"isolauncher daemon" in done.stderr
+
+
+def test_a_launch_s_time_begins_with_its_request(daemon: Service) -> None:
+    """Not with the connection, which may have stood for long before."""
+    asked = prepare([daemon.script("quick.py", "")])
+    try:
+        with connect(str(daemon.socket)) as sock:
+            time.sleep(1)
+            wire.send(sock, asked.message, asked.fds)
+            report = contenders.end_of(sock)
+    finally:
+        asked.close()
+    timings = report["timings_us"]
+    assert isinstance(timings, dict)
+    assert timings["queue"] < 1_000_000
