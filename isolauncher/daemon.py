@@ -31,6 +31,7 @@ from . import (
     cleanup,
     consult,
     descriptors,
+    expected,
     foreign,
     furniture,
     host,
@@ -132,7 +133,10 @@ class Daemon:
         self.parents = self._cgroup_parents()
         self.pool = pool.Pool(log, command=command, died=self._zygote_died)
         self.rooms = rooms.Rooms(
-            self, most=config.rooms.ahead, per_caller=config.rooms.per_caller
+            self,
+            most=config.rooms.ahead,
+            per_caller=config.rooms.per_caller,
+            seal=expected.seal,
         )
         self.pressure = memory.Pressure(
             config.memory.stall_ms,
@@ -673,7 +677,7 @@ class Daemon:
             uid=activity.room.uid,
             pid=activity.pid,
             tier=activity.tier,
-            room="ahead" if activity.room.ahead else "on-demand",
+            room=_kept(activity.room),
             total_us=activity.timings.get("total"),
             program=activity.program[:1],
         )
@@ -894,6 +898,13 @@ def _refuse_served(fds: Iterable[int]) -> None:
             code="foreign-mount",
             hint="pass it through a pipe, or copy the program to a disk",
         )
+
+
+def _kept(room: rooms.Room) -> str:
+    """Of a room, for the log: how it came to be."""
+    if room.waiting is not None:
+        return "expected"
+    return "ahead" if room.ahead else "on-demand"
 
 
 def _may(caller: Caller, activity: Activity) -> bool:

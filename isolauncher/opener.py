@@ -188,6 +188,7 @@ class Opener:
 
     def open_again(self, program: int | None) -> None:
         """Have it open the program, and look whether all would be opened just so."""
+        self._same = None
         if program is not None:
             self._put({"wants": []}, [program])
         self._put({"wants": None}, [])

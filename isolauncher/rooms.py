@@ -45,6 +45,9 @@ from .sandbox import Sandbox
 
 if TYPE_CHECKING:
     from .daemon import Daemon
+    from .expected import Again, Expected, Waiting
+
+    Seal = Callable[[Daemon, "Room", Again], Coroutine[object, object, None]]
 
 IDLE_S = 300
 """How long a room waits. Its opener is a process of the caller's, seen by ``ps``."""
@@ -59,6 +62,9 @@ TWICE = 2
 """Who launched once may not come again: a room is made after this many launches."""
 
 REMEMBERED = 16
+
+WORDS = 2
+"""How many launches under the same policy are remembered word for word."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +94,8 @@ class Room:
     is the activity id the ledger has. ``sent`` says device and inode of each mount;
     ``checker`` can look at them once more; ``looked`` is what was found right of it
     while it waits; ``begun`` are the steps of the rest that the stem was told already.
+    ``waiting``: the launch that it was prepared for beyond that, and which alone it
+    serves; ``sealing`` where it is to be.
     """
 
     id: str
@@ -109,6 +117,8 @@ class Room:
     sent: dict[str, tuple[int, int]] = field(default_factory=dict)
     looked: verify.Looked | None = None
     begun: tuple[plan.Planned, ...] = ()
+    sealing: bool = False
+    waiting: Waiting | None = None
     skipped: list[plan.Skipped] = field(default_factory=list)
 
     def end(self) -> None:
@@ -441,11 +451,39 @@ async def dissolve(daemon: Daemon, room: Room) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Asked:
-    """Who has launched, how often, and when last (the loop's seconds)."""
+    """Who has launched, how often, and when last (the loop's seconds).
+
+    ``words`` are the latest that may come again, as they were put, and how often each
+    has; the last one first.
+    """
 
     facts: Facts
     count: int
     at: float
+    words: tuple[tuple[Again, int], ...] = ()
+
+    def usual(self) -> Again | None:
+        """The last that has come more than once."""
+        return next((again for again, count in self.words if count >= TWICE), None)
+
+    def heard(self, last: Again | None) -> tuple[tuple[Again, int], ...]:
+        """``words`` when ``last`` has come, too; what falls out of them is closed."""
+        if last is None:
+            return self.words
+        count, others = 1, []
+        for again, times in self.words:
+            if again.expected == last.expected:
+                count += times
+                again.close()
+            else:
+                others.append((again, times))
+        for again, _ in others[WORDS - 1 :]:
+            again.close()
+        return ((last, count), *others[: WORDS - 1])
+
+    def close(self) -> None:
+        for again, _ in self.words:
+            again.close()
 
     def is_replaced_by(self, newer: Facts) -> bool:
         """Of two versions of one policy only the newer is worth a room.
@@ -464,8 +502,11 @@ class _Asked:
 class Rooms:
     """Rooms of one daemon that nobody has asked for yet."""
 
-    def __init__(self, daemon: Daemon, *, most: int, per_caller: int) -> None:
+    def __init__(
+        self, daemon: Daemon, *, most: int, per_caller: int, seal: Seal
+    ) -> None:
         self._daemon = daemon
+        self._seal = seal
         self._most = most
         self._per_caller = per_caller
         self._ready: dict[str, Room] = {}
@@ -489,9 +530,17 @@ class Rooms:
             "ending": len(self._ending),
         }
 
-    def find(self, made_from: Facts) -> Room | None:
-        """One that was made from the same, or None; it stays where it is."""
-        return next((r for r in self._ready.values() if r.facts == made_from), None)
+    def find(self, made_from: Facts, expected: Expected | None = None) -> Room | None:
+        """One that was made from the same, or None; it stays where it is.
+
+        If there is one that waits for just this launch it is that, else one for any.
+        """
+        fit = [r for r in self._ready.values() if r.facts == made_from]
+        if expected is not None:
+            for room in fit:
+                if room.waiting is not None and room.waiting.expected == expected:
+                    return room
+        return next((r for r in fit if r.waiting is None), None)
 
     def has(self, room_id: str) -> bool:
         """Whether one of this name waits, is being made, or is not gone yet."""
@@ -500,11 +549,13 @@ class Rooms:
             rooms.append(self._making)
         return any(room.id == room_id for room in rooms)
 
-    async def take(self, made_from: Facts) -> Room | None:
-        """One that is still right, or None; what is not is gone by then."""
+    async def take(
+        self, made_from: Facts, expected: Expected | None = None
+    ) -> Room | None:
+        """As `find`, one that is still right; what is not is gone by then."""
         if self._drop_if_mounted() and self._ending:
             await asyncio.wait(self._ending)
-        room = self.find(made_from)
+        room = self.find(made_from, expected)
         if room is None or room.sandbox is None:
             return None
         self._take_out(room)
@@ -518,16 +569,23 @@ class Rooms:
             return None
         return room
 
-    def launched(self, made_from: Facts) -> None:
-        """Somebody has launched who may come again."""
-        count = 1
+    def launched(self, made_from: Facts, again: Again | None) -> None:
+        """Somebody has launched who may come again; ``again`` is ours from now on."""
+        count, before = 1, _Asked(facts=made_from, count=0, at=0)
         for asked in self._asked:
             if asked.is_replaced_by(made_from):
                 self._asked.remove(asked)
                 count += asked.count
+                if asked.facts == made_from:
+                    before = asked
+                else:
+                    asked.close()  # said under another version of the policy
                 break
         now = asyncio.get_running_loop().time()
-        self._asked.append(_Asked(facts=made_from, count=count, at=now))
+        words = before.heard(again)
+        self._asked.append(_Asked(facts=made_from, count=count, at=now, words=words))
+        for asked in self._asked[:-REMEMBERED]:
+            asked.close()
         del self._asked[:-REMEMBERED]
 
     def making(self) -> bool:
@@ -546,28 +604,35 @@ class Rooms:
                 "internal-error", error=f"{type(error).__name__}: {error}"
             )
 
-    def _deserved(self) -> list[Facts]:
-        """Whose rooms there should be: who came last, within what we may keep."""
+    def _deserved(self) -> list[tuple[Facts, Again | None]]:
+        """Which rooms there should be: who came last, within what we may keep.
+
+        For any launch first, then for the one that is expected.
+        """
         since = asyncio.get_running_loop().time() - IDLE_S
-        chosen: list[Facts] = []
+        chosen: list[tuple[Facts, Again | None]] = []
         for asked in reversed(self._asked):
             made_from = asked.facts
-            own = sum(other.caller == made_from.caller for other in chosen)
             # A uid that is kept is the program's, and which program comes is unknown.
-            if (
-                asked.count >= TWICE
-                and asked.at > since
-                and own < self._per_caller
-                and made_from.lease_key is None
-            ):
-                chosen.append(made_from)
+            if asked.count < TWICE or asked.at <= since or made_from.lease_key:
+                continue
+            wanted: list[Again | None] = [None]
+            if (usual := asked.usual()) is not None:
+                wanted.append(usual)
+            for again in wanted:
+                own = sum(f.caller == made_from.caller for f, _ in chosen)
+                if own < self._per_caller:
+                    chosen.append((made_from, again))
         return chosen[: self._most]
 
-    def _wanted(self) -> Facts | None:
-        """The facts of the room to make next."""
+    def _wanted(self) -> tuple[Facts, Again | None] | None:
+        """What the room to make next is for."""
         if self._daemon.closing.is_set() or self._memory_is_short():
             return None
-        return next((f for f in self._deserved() if self.find(f) is None), None)
+        return next((d for d in self._deserved() if not self._is_there(*d)), None)
+
+    def _is_there(self, made_from: Facts, again: Again | None) -> bool:
+        return any(_is_for(room, made_from, again) for room in self._ready.values())
 
     def _memory_is_short(self) -> bool:
         """Whether what runs has waited for it of late, or a launch has lacked it."""
@@ -582,33 +647,44 @@ class Rooms:
 
     def _forget(self, room: Room) -> None:
         """It ended, or never was: another only for who launches again, and again."""
-        self._asked = [a for a in self._asked if a.facts != room.facts]
+        kept: list[_Asked] = []
+        for asked in self._asked:
+            if asked.facts != room.facts:
+                kept.append(asked)
+                continue
+            asked.close()
+            if room.sealing:
+                # Perhaps for what was expected alone.
+                kept.append(replace(asked, words=()))
+        self._asked = kept
 
     async def _fill(self) -> None:
         while True:
-            made_from = self._wanted()
-            opening = made_from is not None and made_from.own_home
+            wanted = self._wanted()
+            opening = wanted is not None and wanted[0].own_home
             await asyncio.sleep(OPENING_S if opening else AFTER_S)
-            made_from = self._wanted()
-            if made_from is None or self._daemon.starting():
+            wanted = self._wanted()
+            if wanted is None or self._daemon.starting():
                 return  # the launch under way asks us again when it is done
             deserved = self._deserved()
             for room in list(self._ready.values()):
-                if room.facts not in deserved:
+                if not any(_is_for(room, *one) for one in deserved):
                     self._take_out(room)
                     self.dissolve(room)
             # Whoever's is not made is forgotten, and the next one's turn comes.
-            await self._make(made_from)
+            await self._make(*wanted)
 
-    async def _make(self, made_from: Facts) -> None:
+    async def _make(self, made_from: Facts, again: Again | None) -> None:
         self._drop_if_mounted()
-        room = self._making = Room(id=new_id())
+        room = self._making = Room(id=new_id(), sealing=again is not None)
         try:
             # A launch beside it comes first.
             descriptors.need(descriptors.CONNECTION + 2 * descriptors.LAUNCH)
             self._need_memory(made_from.set_name)
             async with asyncio.timeout(self._daemon.config.limits.launch_ms / 1000):
                 await prepare(self._daemon, room, made_from, None, ahead=True)
+                if again is not None:
+                    await self._seal(self._daemon, room, again)
         except (IsolauncherError, OSError) as e:
             # No launch suffers: the next one is told what stands in the way.
             told = e.message if isinstance(e, IsolauncherError) else e.strerror
@@ -714,7 +790,16 @@ class Rooms:
             self._filling.cancel()
             await asyncio.gather(self._filling, return_exceptions=True)
         await self.make_way("the daemon ends")
+        for asked in self._asked:
+            asked.close()
+        self._asked.clear()
         self._mounts.close()
+
+
+def _is_for(room: Room, made_from: Facts, again: Again | None) -> bool:
+    waits_for = room.waiting.expected if room.waiting is not None else None
+    wanted = again.expected if again is not None else None
+    return room.facts == made_from and waits_for == wanted
 
 
 def _is_of(room: Room, caller_uid: int | None) -> bool:

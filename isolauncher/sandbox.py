@@ -132,6 +132,15 @@ class Sandbox:
         """Until the stem is a cold start's twin; for who has not said "go" to it."""
         await _said(self._stem(), "ready")
 
+    def dress(self, streams: Mapping[str, int]) -> None:
+        """Give a stem that is ready its caller's streams, in the place of none."""
+        names = {"verb": "streams"}
+        tell(self._stem(), "streams", names, tuple(streams.values()))
+
+    async def dressed(self) -> None:
+        """Until it has them, and has handed over once more."""
+        await _said(self._stem(), "dressed")
+
     async def go(self) -> Running:
         """Let it run, and hear what began."""
         tell(self._stem(), "go", {"verb": "go"})

@@ -513,7 +513,11 @@ def _working_directory(sealed: Sealed) -> Iterator[str]:
         mount = foreign.mount_id(here)
     finally:
         os.close(here)
-    if f"\n{mount} " not in "\n" + _read(sealed.stem, "mountinfo"):
+    known = sealed.looked.mounts if sealed.looked is not None else ()
+    begins = f"{mount} "
+    if any(line.startswith(begins) for line in known):
+        return  # nobody can unmount it
+    if f"\n{begins}" not in "\n" + _read(sealed.stem, "mountinfo"):
         yield "its working directory is in none of its mounts"
 
 

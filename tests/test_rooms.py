@@ -487,7 +487,7 @@ def test_a_room_that_cannot_be_renamed_is_given_no_program() -> None:
     asked: list[int | None] = []
 
     class Given:
-        async def take(self, made_from: object) -> rooms.Room:
+        async def take(self, made_from: object, expected: None) -> rooms.Room:
             given = {"checker": self, "record": self, "sandbox": self}
             return rooms.Room(id="a", leased_as="a", ahead=True, **given)  # type: ignore[arg-type]
 
@@ -504,7 +504,7 @@ def test_a_room_that_cannot_be_renamed_is_given_no_program() -> None:
     daemon = SimpleNamespace(rooms=given)
     activity = activity_in(rooms.Room(id="one"))
     wanted = SimpleNamespace(bundle="a bundle", fds={"program": 7})
-    asyncio.run(road._take(daemon, activity, None, wanted))  # type: ignore[arg-type]
+    asyncio.run(road._take(daemon, activity, None, wanted, None))  # type: ignore[arg-type]
     with pytest.raises(IdentityError):
         asyncio.run(road._room(daemon, activity, None, 7))  # type: ignore[arg-type]
     assert asked == [7]

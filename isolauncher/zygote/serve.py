@@ -69,12 +69,15 @@ def main(
     gc.freeze()  # which no program finds, and no collection of its walks
     kernel.title(f"isolauncher: stem({name})")
 
-    def warm(until: int) -> None:
-        handover.begin(world)
+    def touch(until: int) -> None:
         rehearsal.touch(written, until)
 
+    def warm(until: int) -> None:
+        handover.begin(world)
+        touch(until)
+
     start, cwd = stem.prepare(waiting, warm)
-    return _hand_over(waiting.channel, start, cwd, world)
+    return _hand_over(waiting.channel, start, cwd, world, touch)
 
 
 def _take_channel() -> socket.socket:
@@ -215,22 +218,33 @@ def _serve(
 
 
 def _hand_over(
-    channel: socket.socket, start: plan.Start, cwd: str, world: World
+    channel: socket.socket,
+    start: plan.Start,
+    cwd: str,
+    world: World,
+    touch: Callable[[int], None],
 ) -> program.Prepared:
     """Sealed: become a cold start's twin, or another program; verified: "go"."""
     try:
         environment = dict(start.environment)
         kind, path, shown, why = _resolve(start, environment)
         arguments = start.argv[1:]
+
+        def look_again() -> None:
+            # Of its file the daemon knows that it is the same.
+            if stem.enter(start.cwd) != cwd or _shown(start, path) != shown:
+                raise stem.changed()
+
         if kind == "executable":
-            _execute(channel, path, [start.argv[0], *arguments], environment, why)
+            argv = [start.argv[0], *arguments]
+            _execute(channel, look_again, path, argv, environment, why)
         if why or start.tier == "exec":
             begin = [plan.PYTHON, "-m"]
             if kind == "python":
                 line = program.first_line(path)
                 begin = program.fresh_start(line, environment.get("PATH", ""))
             argv = [*begin, shown, *arguments]
-            _execute(channel, begin[0], argv, environment, why)
+            _execute(channel, look_again, begin[0], argv, environment, why)
         told = handover.Start(
             kind="module" if kind == "module" else "script",
             program=shown,
@@ -243,9 +257,20 @@ def _hand_over(
         except handover.Fresh as e:
             words = ["-m", shown] if kind == "module" else [shown]
             argv = [plan.PYTHON, *words, *arguments]
-            _execute(channel, plan.PYTHON, argv, environment, str(e))
+            _execute(channel, look_again, plan.PYTHON, argv, environment, str(e))
         prepared = program.prepare(told, world)
-        stem.await_go(channel, program=[shown, *arguments], tier="fork")
+
+        def again() -> None:
+            nonlocal prepared
+            look_again()
+            try:
+                handover.again(told, world)
+            except handover.Fresh:
+                raise stem.changed() from None
+            prepared = program.prepare(told, world)
+
+        said = [shown, *arguments]
+        stem.await_go(channel, again, program=said, tier="fork", warm=touch)
         channel.close()
     except BaseException as e:
         stem.give_up(channel, e)
@@ -263,27 +288,31 @@ def _resolve(
         shown = path
     else:
         path = start.path
-        shown = start.argv[0] if _same(start.argv[0], path) else path
+        shown = _shown(start, path)
     if program.classify(path) == "executable":
         return "executable", path, shown, ""
     why = "" if start.tier == "exec" else program.line_reason(program.first_line(path))
     return "python", path, shown, why or ""
 
 
-def _same(typed: str, path: str) -> bool:
-    """Whether what was typed leads to the program inside, too."""
+def _shown(start: plan.Start, path: str) -> str:
+    """As it was typed, where that leads to the program inside, too."""
+    typed = start.argv[0]
+    if start.program_kind != "file" or typed == path:
+        return typed
     try:
-        return os.path.samefile(typed, path)
+        return typed if os.path.samefile(typed, path) else path
     except OSError:
-        return False
+        return path
 
 
 def _execute(
     channel: socket.socket,
+    again: Callable[[], None],
     path: str,
     argv: list[str],
     environment: dict[str, str],
     why: str,
 ) -> NoReturn:
-    stem.await_go(channel, program=argv, tier="exec", why=why)
+    stem.await_go(channel, again, program=argv, tier="exec", why=why)
     stem.execute(channel, path, argv, environment, signals.for_exec)

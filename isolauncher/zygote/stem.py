@@ -8,6 +8,8 @@ Messages with the daemon, on a channel of its own:
                                                           it begins and then the rest
     → {"event": "sealed", "probes": {…}, "notes": […]}   every step is done
     → {"event": "ready"}                                  a cold start's twin, and waits
+    ← {"verb": "streams"} + [stdin, stdout, stderr]       of a launch that was expected
+    → {"event": "dressed"}                                it has them, and is one still
     ← {"verb": "go"}                                      verified from outside
     → {"event": "running", "program": […], "tier": …, "at_us": n}    what begins now
     → {"event": "failed", …}                              and it ends
@@ -85,14 +87,14 @@ def _prepare(stem: Stem, warm: Callable[[int], None]) -> tuple[plan.Start, str]:
         # What is to be started is where init attaches it.
         init.take(stem.baton)
     stem.baton.close()
-    cwd = _enter(rest.start.cwd)
+    cwd = enter(rest.start.cwd)
     # Not before: the daemon has heard of init by now and is awake. And what it looks
     # at is as it will be.
     _tell("sealed", stem.channel, c, probes=probes)
     return rest.start, cwd
 
 
-def _enter(cwd: str) -> str:
+def enter(cwd: str) -> str:
     """The caller's directory where it is in the view, else the root."""
     try:
         os.chdir(cwd)
@@ -120,13 +122,29 @@ def _landlock_probe(fd: int) -> int:
 
 
 def await_go(
-    channel: socket.socket, *, program: list[str], tier: str, why: str = ""
+    channel: socket.socket,
+    again: Callable[[], None],
+    *,
+    program: list[str],
+    tier: str,
+    why: str = "",
+    warm: Callable[[int], None] = lambda until: None,
 ) -> None:
-    """Wait for "go" and say what begins; the reading ends the launch's time."""
+    """Wait for "go" and say what begins; the reading ends the launch's time.
+
+    ``again``: called when time has passed since the hand-over, and streams have come.
+    ``warm``: as of `prepare`.
+    """
     message = wire.try_recv(channel)
     if message is None:
         wire.send(channel, {"event": "ready"})
-        message = wire.recv(channel)
+        warm(channel.fileno())
+        message = wire.recv(channel, max_fds=len(_STREAMS))
+        if message.fields == {"verb": "streams"}:
+            _dress(message.fds)
+            again()
+            wire.send(channel, {"event": "dressed"})
+            message = wire.recv(channel)
     # The daemon's end is the launch's end.
     if message.fields != {"verb": "go"}:
         raise StepError(
@@ -135,6 +153,22 @@ def await_go(
     began = {"program": program, "tier": tier, "why": why}
     at_us = kernel.monotonic_us()
     wire.send(channel, {"event": "running", **began, "at_us": at_us})
+
+
+def changed() -> StepError:
+    """What a launch that was expected would find is not what it was prepared with."""
+    return StepError(
+        "what it was made from has changed", step="streams", code="room-stale"
+    )
+
+
+_STREAMS = ("stdin", "stdout", "stderr")
+
+
+def _dress(fds: tuple[int, ...]) -> None:
+    for number, fd in enumerate(fds):
+        os.dup2(fd, number)
+        os.close(fd)
 
 
 def give_up(channel: socket.socket, error: BaseException) -> NoReturn:

@@ -6,7 +6,8 @@ which hazards of preloading it answers (their ids are those of ``docs/preload.md
 `settle` runs in the zygote, once, and renews what is the same for all children: a page
 written there is shared, one written in a child is copied, which is what a hand-over
 costs. `run` runs in each child and does what only the child can: ``apply``; what of it
-needs no request may have been done before, by `begin`.
+needs no request may have been done before, by `begin`, and what a file system may have
+changed between hand-over and program is done once more, by `again`.
 What a program cannot see is not touched. What depends on the child but is made by a
 module's import is renewed when the program imports it: ``RENEW``, by `shelf`.
 
@@ -211,9 +212,24 @@ def run(start: Start, world: World) -> None:
     """
     if not world.module_count:
         raise ValueError("the zygote has not settled")
+    _walk("apply", start, world)
+
+
+def again(start: Start, world: World) -> None:
+    """Renew what has been found in the file system, or on a stream, since `run`.
+
+    In a child that nobody but us has run in meanwhile. Raises what `run` does.
+    """
+    _walk("again", start, world)
+
+
+def _walk(name: str, start: Start, world: World) -> None:
     for module in ORDER:
+        step = getattr(module, name, None)
+        if step is None:
+            continue
         try:
-            module.apply(start, world)
+            step(start, world)
         except Fresh:
             raise
         except Exception as error:

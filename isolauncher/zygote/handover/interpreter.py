@@ -14,7 +14,7 @@ import importlib
 import os
 import sys
 import threading
-from importlib.machinery import PathFinder
+from importlib.machinery import FileFinder, PathFinder
 
 from isolauncher.zygote.handover import Start, World
 
@@ -57,18 +57,36 @@ def apply(start: Start, world: World) -> None:
     threading.main_thread()._set_native_id()  # type: ignore[attr-defined]
 
 
+def again(start: Start, world: World) -> None:
+    _set_path(start, world)
+    # Each looks by itself whether its directory has changed.
+    if any(
+        os.path.isdir(entry) != isinstance(finder, FileFinder)
+        for entry, finder in sys.path_importer_cache.items()
+    ):
+        _look_anew()
+
+
 def _search_path(start: Start, world: World) -> None:
     import site
 
-    base, index = world.pristine.path, world.site_index
-    sys.path = [*base[:index], *(p for p in base[index:] if os.path.exists(p))]
     site.USER_BASE = site.USER_SITE = None
     site.getusersitepackages()
+    _set_path(start, world)
+    # Made by the zygote, whose view of the directories was another one.
+    _look_anew()
+
+
+def _set_path(start: Start, world: World) -> None:
+    base, index = world.pristine.path, world.site_index
+    sys.path = [*base[:index], *(p for p in base[index:] if os.path.exists(p))]
     if start.kind == "script":
         sys.path.insert(0, os.path.dirname(os.path.realpath(start.program)))
     else:
         sys.path.insert(0, os.getcwd())
-    # Made by the zygote, whose view of the directories was another one.
+
+
+def _look_anew() -> None:
     importers = sys.path_importer_cache
     for entry in tuple(importers):
         finder = importers[entry]

@@ -23,6 +23,10 @@ def apply(start: Start, world: World) -> None:
     time.tzset()
 
 
+def again(start: Start, world: World) -> None:
+    time.tzset()  # what the name of a zone leads to
+
+
 def _gettext(module: Any) -> None:
     module._translations.clear()
     module._localedirs.clear()

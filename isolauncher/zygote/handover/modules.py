@@ -40,6 +40,10 @@ def apply(start: Start, world: World) -> None:
         _take_out(world)
 
 
+def again(start: Start, world: World) -> None:
+    _refuse_others(world)
+
+
 def _take_out(world: World) -> None:
     gone = world.hidden
     if len(sys.modules) != world.module_count:

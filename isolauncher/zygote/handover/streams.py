@@ -58,3 +58,6 @@ def apply(start: Start, world: World) -> None:
     sys.stderr = sys.__stderr__ = _open(  # type: ignore[assignment,misc]
         2, "<stderr>", "backslashreplace"
     )
+
+
+again = apply

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Launches that are expected: as any other, for the same words and file alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from support.daemons import ROOMS_AHEAD, Finished, Service
+from support.powers import need, sandboxes
+
+from isolauncher import expected
+
+CAROL = 12347
+TELLS = """
+import json, os, sys
+print(json.dumps({
+    "argv": sys.argv, "cwd": os.getcwd(), "variable": os.environ.get("TOLD"),
+    "umask": os.umask(0), "stdin": sys.stdin.read(),
+    "streams": [s.isatty() for s in (sys.stdin, sys.stdout, sys.stderr)],
+    "descriptors": sorted(map(int, os.listdir("/proc/self/fd")))[:-1],
+    "shown": open("/proc/self/cmdline").read().split("\\0")[1:-1],
+    "modules": len(sys.modules), "path": sys.path, "version": 1,
+}))
+print("said", file=sys.stderr)
+"""
+POLICY = """
+version = 1
+[match]
+callers = ["*"]
+[environment]
+keep = ["...", "TOLD"]
+[files]
+read = ["...", "{shown}"]
+"""
+
+
+@pytest.fixture(scope="module")
+def shown() -> Iterator[Path]:
+    """A directory outside /tmp, which a sandbox has one of its own of."""
+    with tempfile.TemporaryDirectory(prefix="isolauncher-", dir="/var/tmp") as place:
+        os.chmod(place, 0o755)  # noqa: S103
+        yield Path(place)
+
+
+@pytest.fixture(scope="module")
+def daemon(services: Callable[[str], Service], shown: Path) -> Service:
+    need(sandboxes())
+    where = services(ROOMS_AHEAD)
+    where.policy("told", POLICY.format(shown=shown))
+    return where
+
+
+@pytest.fixture
+def script(daemon: Service, request: pytest.FixtureRequest) -> str:
+    return daemon.script(f"{request.node.name.partition('[')[0]}.py", TELLS)
+
+
+def launch(where: Service, script: str, *words: str, **more: object) -> Finished:
+    done = where.run("--policy", "told", "--", script, *words, **more)
+    assert done.status == 0, done
+    return done
+
+
+def told(done: Finished) -> dict[str, object]:
+    return json.loads(done.out)  # type: ignore[no-any-return]
+
+
+def room(where: Service) -> str:
+    """Of the last launch: expected, ahead or on-demand."""
+    lines = [li for li in where.log.splitlines() if "isolauncher: launched" in li]
+    return lines[-1].partition('room="')[2].partition('"')[0]
+
+
+def expecting(where: Service, script: str, *words: str, **more: object) -> Finished:
+    """Launch until the next one is expected; what the last one told."""
+    for _ in range(2):
+        done = launch(where, script, *words, **more)
+        where.at_rest()
+    return done
+
+
+def test_the_third_time_only_streams_are_missing(daemon: Service, script: str) -> None:
+    rooms = []
+    seen = []
+    for word in (b"one", b"two", b"three", b"four"):
+        done = launch(daemon, script, "a", input=word)
+        seen.append(told(done))
+        rooms.append(room(daemon))
+        assert seen[-1]["stdin"] == word.decode()
+        assert done.err == b"said\n"
+        daemon.at_rest()
+    assert rooms == ["on-demand", "on-demand", "expected", "expected"]
+    assert [{**s, "stdin": ""} for s in seen[1:]] == [{**seen[0], "stdin": ""}] * 3
+
+
+def test_other_words_are_not_what_was_expected(daemon: Service, script: str) -> None:
+    first = told(expecting(daemon, script, "a"))
+    done = told(launch(daemon, script, "b"))
+    assert room(daemon) == "ahead"
+    assert done["argv"] == [script, "b"]
+    assert done["shown"] == [script, "b"]
+    daemon.at_rest()
+    assert told(launch(daemon, script, "a")) == first
+    assert room(daemon) == "expected"  # it has waited meanwhile
+
+
+@pytest.mark.parametrize("what", ["variable", "umask", "cwd"])
+def test_nor_is_another_environment_mask_or_directory(
+    daemon: Service, script: str, what: str
+) -> None:
+    first = told(expecting(daemon, script))
+    words = {
+        "variable": {"environment": {"TOLD": "other"}},
+        "umask": {"prepare": lambda: os.umask(0o077)},
+        "cwd": {"cwd": "/usr"},
+    }[what]
+    other = told(launch(daemon, script, **words))
+    assert room(daemon) == "ahead"
+    assert other[what] != first[what]
+
+
+def _edit(script: Path) -> None:
+    script.write_text(TELLS.replace('"version": 1', '"version": 2'))
+
+
+def _replace(script: Path) -> None:
+    new = script.with_name("new.py")
+    _edit(new)
+    new.rename(script)
+
+
+@pytest.mark.parametrize("change", [_edit, _replace])
+def test_a_program_that_was_changed_runs_as_it_is(
+    daemon: Service, script: str, change: Callable[[Path], None]
+) -> None:
+    expecting(daemon, script)
+    change(Path(script))
+    done = told(launch(daemon, script))
+    assert done["version"] == 2
+    assert room(daemon) == "ahead"
+
+
+def test_a_directory_made_anew_is_the_one_it_runs_in(
+    daemon: Service, shown: Path
+) -> None:
+    place = shown / "here"
+    place.mkdir()
+    lists = daemon.script("lists.py", "import os\nprint(os.listdir('.'))\n")
+    expecting(daemon, lists, cwd=str(place))
+    place.rmdir()
+    place.mkdir()
+    (place / "new").touch()
+    assert launch(daemon, lists, cwd=str(place)).out == b"['new']\n"
+    assert room(daemon) == "expected"
+
+
+def test_it_serves_nobody_else(daemon: Service, script: str) -> None:
+    expecting(daemon, script, uid=CAROL)
+    launch(daemon, script)
+    assert room(daemon) != "expected"
+    launch(daemon, script, uid=CAROL)
+    assert room(daemon) == "expected"
+
+
+def test_one_with_an_id_of_its_own_is_served_by_another(
+    daemon: Service, script: str
+) -> None:
+    expecting(daemon, script)
+    done = daemon.run("--policy", "told", "--id", "mine", "--", script)
+    assert done.status == 0
+    assert room(daemon) == "ahead"
+
+
+def test_one_that_was_killed_while_it_waited_is_not_missed(
+    daemon: Service, script: str
+) -> None:
+    expecting(daemon, script)
+    waiting = list(_stems(daemon))
+    assert waiting
+    for pid in waiting:
+        os.kill(pid, signal.SIGKILL)
+    time.sleep(0.1)
+    assert told(launch(daemon, script))["version"] == 1
+    assert room(daemon) == "ahead"
+
+
+def _stems(where: Service) -> Iterator[int]:
+    """Waiting ones, by the script that they show."""
+    for record in (where.run_dir / "activities").iterdir():
+        events = [json.loads(line) for line in record.read_text().splitlines()]
+        if not any(e["event"] in ("go", "exited") for e in events):
+            yield from (e["pid"] for e in events if e["event"] == "forked")
+
+
+def test_what_waits_is_confined_already(daemon: Service, script: str) -> None:
+    expecting(daemon, script)
+    (pid,) = _stems(daemon)
+    status = Path(f"/proc/{pid}/status").read_text()
+    assert "\nSeccomp:\t2\n" in status
+    assert "\nNoNewPrivs:\t1\n" in status
+    shown = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    assert shown[1:-1] == [script]
+    held = {os.readlink(f"/proc/{pid}/fd/{n}") for n in (0, 1, 2)}
+    assert held == {"/dev/null"}
+
+
+def test_a_disk_that_can_be_taken_away_is_not_held(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A mount that a descriptor is open in cannot be unmounted."""
+    file = tmp_path / "file"
+    file.touch()
+    fd = os.open(file, os.O_PATH)
+    try:
+        elsewhere = SimpleNamespace(st_dev=-1)
+        monkeypatch.setattr(expected.kernel, "file_system", lambda fd: 0xEF53)
+        monkeypatch.setattr(expected.os, "stat", lambda path: elsewhere)
+        assert not expected._stays(fd)
+        elsewhere.st_dev = os.fstat(fd).st_dev
+        assert expected._stays(fd)
+    finally:
+        os.close(fd)
