@@ -7,8 +7,9 @@ and does no more; each message, with three descriptors for the standard streams,
 a child of its own, which does the rest that a zygote does: ``start`` (the fields of
 `Start`), ``plant`` (code run before it settles: what it spoils the hand-over must
 mend), ``without`` (modules of the hand-over left out), ``children`` (how many, one
-after the other), ``stop`` (end where a launch would wait for its "go"). The answer is
-the last child's status.
+after the other), ``first`` (a `Start` that was handed over to before), ``warm`` (and
+warmed then), ``before`` (code that a warmed child runs while it waits), ``stop`` (end
+where a launch would wait for its "go"). The answer is the last child's status.
 """
 
 import sys
@@ -26,7 +27,14 @@ sys.path[0] = TOP
 from isolauncher.zygote import noting  # noqa: E402
 
 noting.begin()
-from isolauncher.zygote import handover, preload, program, sets, unseen  # noqa: E402
+from isolauncher.zygote import (  # noqa: E402
+    handover,
+    preload,
+    program,
+    sets,
+    unseen,
+    warm,
+)
 
 unseen.close_image(sys.argv[0])
 
@@ -66,6 +74,10 @@ def zygote():
         channel.send(b"%d" % os.waitstatus_to_exitcode(status))
 
 
+def as_start(fields):
+    return handover.Start(**{**fields, "arguments": tuple(fields["arguments"])})
+
+
 def settled(told, report, fds):
     import gc
     import os
@@ -84,8 +96,7 @@ def settled(told, report, fds):
     world = handover.settle(report.world)
     gc.collect()
     gc.freeze()
-    fields = told["start"]
-    start = handover.Start(**{**fields, "arguments": tuple(fields["arguments"])})
+    start = as_start(told["start"])
     handover.streams.before_fork()
     for _ in range(told.get("children", 1)):
         pid = os.fork()
@@ -93,6 +104,13 @@ def settled(told, report, fds):
             for number, fd in enumerate(fds):
                 os.dup2(fd, number)
                 os.close(fd)
+            if told.get("first"):
+                first = as_start(told["first"])
+                handover.run(first, world)
+                if told.get("warm"):
+                    lacks = warm.warm(first, world)
+                    known = {"lacks": lacks, "gtk": handover.gtk}
+                    exec(told.get("before", ""), known)  # noqa: S102
             handover.run(start, world)
             prepared = program.prepare(start, world)
             if told.get("stop"):

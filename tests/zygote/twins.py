@@ -65,7 +65,8 @@ def cold(
 class Zygote:
     """What has imported its list, and does the rest in a child for each program."""
 
-    def __init__(self, told: dict[str, Any]) -> None:
+    def __init__(self, told: dict[str, Any], **person: Any) -> None:
+        """``person``: for Popen, whose it is to be."""
         self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.channel.settimeout(PATIENCE_S)
         with theirs:
@@ -75,6 +76,7 @@ class Zygote:
                 cwd="/",
                 stdin=theirs,
                 stdout=subprocess.DEVNULL,
+                **person,
             )
 
     def run(self, told: dict[str, Any], stdin: bytes | None) -> Ended:
@@ -159,6 +161,19 @@ def forked(
     }
     wanted = json.dumps({"preload": preload, "path": path or []})
     return zygote(wanted).run(told, stdin)
+
+
+def start(
+    *argv: str, environment: dict[str, str] = ENVIRONMENT, cwd: str = "/"
+) -> dict[str, Any]:
+    """The fields of a `Start` of a script."""
+    return {
+        "kind": "script",
+        "program": argv[0],
+        "arguments": argv[1:],
+        "environment": environment,
+        "cwd": cwd,
+    }
 
 
 def both(*argv: str, **how: Any) -> tuple[Ended, Ended]:

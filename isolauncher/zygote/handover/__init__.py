@@ -8,6 +8,7 @@ written there is shared, one written in a child is copied, which is what a hand-
 costs. `run` runs in each child and does what only the child can: ``apply``; what of it
 needs no request may have been done before, by `begin`, and what a file system may have
 changed between hand-over and program is done once more, by `again`.
+`run` may come again, for another `Start`: what the first has set the second sets anew.
 What a program cannot see is not touched. What depends on the child but is made by a
 module's import is renewed when the program imports it: ``RENEW``, by `shelf`.
 

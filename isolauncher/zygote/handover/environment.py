@@ -16,11 +16,13 @@ from typing import Any
 
 from isolauncher.zygote.handover import Start, World
 
+_clearenv = ctypes.CDLL(None).clearenv
+
 
 def settle(world: World) -> World:
     # A library may have put variables into C's array that Python has not heard of, as
     # readline does; they would be in the array of every child, and of its children.
-    ctypes.CDLL(None).clearenv()
+    _clearenv()
     for name, value in os.environb.items():
         os.putenv(name, value)
     return world
@@ -30,6 +32,7 @@ def apply(start: Start, world: World) -> None:
     # Through os.environ, so that Python's mapping and C's array agree, in the order in
     # which an exec would have laid them out.
     os.environ.clear()
+    _clearenv()
     for name, value in start.environment.items():
         os.environ[name] = value
     os.chdir(start.cwd)

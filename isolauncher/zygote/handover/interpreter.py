@@ -59,6 +59,10 @@ def apply(start: Start, world: World) -> None:
 
 def again(start: Start, world: World) -> None:
     _set_path(start, world)
+    _look_where_changed()
+
+
+def _look_where_changed() -> None:
     # Each looks by itself whether its directory has changed.
     if any(
         os.path.isdir(entry) != isinstance(finder, FileFinder)
@@ -67,14 +71,22 @@ def again(start: Start, world: World) -> None:
         _look_anew()
 
 
+_is_own_view = False
+
+
 def _search_path(start: Start, world: World) -> None:
     import site
 
+    global _is_own_view
     site.USER_BASE = site.USER_SITE = None
     site.getusersitepackages()
     _set_path(start, world)
+    if _is_own_view:
+        _look_where_changed()
+        return
     # Made by the zygote, whose view of the directories was another one.
     _look_anew()
+    _is_own_view = True
 
 
 def _set_path(start: Start, world: World) -> None:

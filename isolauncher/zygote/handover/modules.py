@@ -12,10 +12,10 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from isolauncher.zygote.handover import Fresh, Start, World
-from isolauncher.zygote.handover.shelf import comes_first, place
+from isolauncher.zygote.handover.shelf import comes_first, names_in, place
 from isolauncher.zygote.noting import globals_of
 
 
@@ -103,8 +103,10 @@ def _refuse_others(world: World) -> None:
 
 def _names_in(directory: str, world: World) -> set[str]:
     """Names of ours that ``directory`` may have too."""
+    entries: Iterable[str]
     try:
-        entries = os.listdir(directory)
+        # Of a stem that was warmed it has been listed, see `shelf.look_ahead`.
+        entries = names_in(directory) or os.listdir(directory)
     except OSError:
         # A zip file tells its names only one by one; what cannot be listed may still
         # be searched, so every name is tried there too.

@@ -32,7 +32,8 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from contextlib import contextmanager
 from importlib.machinery import (
     BuiltinImporter,
     ExtensionFileLoader,
@@ -86,6 +87,44 @@ def begin(world: World) -> None:
 
 def apply(start: Start, world: World) -> None:
     begin(world)
+
+
+@contextmanager
+def lent() -> Iterator[None]:
+    """While it lasts all that is shelved is in ``sys.modules``, and nothing is renewed.
+
+    For code of the system's that a waiting stem runs (`warm`). Afterwards there is what
+    was there before, in its order.
+    """
+    if _shelf is None:
+        yield
+        return
+    was = dict(sys.modules)
+    _shelf.lend()
+    try:
+        yield
+    finally:
+        _shelf.leave_nothing()
+        if list(sys.modules) != list(was):
+            sys.modules.clear()
+            sys.modules.update(was)
+
+
+def look_ahead() -> None:
+    """Have listed what the path has ahead of what is shelved, as it is now.
+
+    Whoever asks again looks whether the directory is the same.
+    """
+    if _shelf is not None:
+        _shelf._suspects()
+
+
+def names_in(directory: str) -> Set[str]:
+    """What is in it, if the path's own finder there has listed it, as of now."""
+    finder = sys.path_importer_cache.get(directory)
+    if type(finder) is not FileFinder or not finder._path_cache:  # type: ignore[attr-defined]
+        return frozenset()
+    return _names_in(finder)
 
 
 def place(name: str, module: object) -> tuple[str, str] | None:
@@ -326,6 +365,14 @@ class _Shelf:
             for n in busy:
                 for renew in self._renewals.get(n, ()):
                     renew(known[n])
+
+    def lend(self) -> None:
+        """Before there is a program; `leave_nothing` takes it back."""
+        self._left_nothing = False
+        for name in self._bound:
+            package, child = self._package(name)
+            globals_of(package)[child] = self._all[name]
+        sys.modules.update(self.modules)  # type: ignore[arg-type]
 
     def leave_nothing(self) -> None:
         """Of what is on the shelf, or was taken from it before there was a program."""

@@ -1,0 +1,322 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A stem that handed over twice, and was warmed in between, is a cold start's twin."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.desktop import Desktop, desktop, missing
+from support.powers import installed, need
+from support.sugar import schemas
+
+from isolauncher import twin
+from isolauncher.zygote import sets
+
+from . import twins
+from .test_twin import ENVIRONMENTS, WITNESS, differences, flat
+
+DESKTOP = str(Path(__file__).resolve().parent / "twin" / "desktop.py")
+FIRST = {"LANG": "C.UTF-8", "HOME": "/nowhere", "GONE": "1", "PATH": "/bin"}
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_two_handovers_are_as_one(name: str) -> None:
+    environment = {**twins.ENVIRONMENT, **ENVIRONMENTS[name]}
+    first = twins.start("/usr/bin/another", "x", environment=FIRST, cwd="/tmp")
+    how: dict[str, Any] = {"environment": environment, "cwd": "/usr", "stdin": b"x\r\n"}
+    cold = twins.cold(WITNESS, "a", "ü", **how)
+    forked = twins.forked(WITNESS, "a", "ü", first=first, **how)
+    assert differences(cold.json(), forked.json()) == {}
+
+
+# With a display --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def made() -> Iterator[Desktop]:
+    need(missing(), installed("sugar3.activity.activity"))
+    with schemas(), desktop() as made:
+        colours = ("org.sugarlabs.user", "color", "#AC32FF,#9A5200")
+        made.run("gsettings", "set", *colours)
+        yield made
+
+
+@pytest.fixture(scope="module")
+def zygote(made: Desktop) -> Iterator[twins.Zygote]:
+    """The person's own, with the set sugar3."""
+    started = twins.Zygote({"preload": [*sets.SUGAR3]}, **made.person())
+    yield started
+    started.end()
+
+
+def environment_of(made: Desktop, **more: str) -> dict[str, str]:
+    return {**made.environment, "NO_AT_BRIDGE": "1", **more}
+
+
+def cold(made: Desktop, *words: str, environment: dict[str, str]) -> twins.Ended:
+    done = subprocess.run(
+        [twins.PYTHON, *words],
+        env=environment,
+        cwd="/",
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        timeout=twins.PATIENCE_S,
+        **made.person(),
+    )
+    return twins.Ended(done.returncode, done.stdout, done.stderr)
+
+
+def warmed(
+    zygote: twins.Zygote,
+    *words: str,
+    environment: dict[str, str],
+    known: dict[str, str] | None = None,
+    **told: Any,
+) -> twins.Ended:
+    """``known``: of the environment, when there was no request yet."""
+    first = twins.start(words[0], environment=environment if known is None else known)
+    start = twins.start(*words, environment=environment)
+    asked = {"start": start, "first": first, "warm": True, **told}
+    return zygote.run(asked, None)
+
+
+def written(made: Desktop, name: str, source: str) -> str:
+    """A program that the person can read."""
+    script = made.top / name
+    script.write_text(source)
+    return str(script)
+
+
+IMPORTS = """\
+import sugar3.activity.activityinstance
+from sugar3.activity import activity, widgets
+from sugar3.graphics import alert, colorbutton, icon, objectchooser, palette, tray
+print(sorted(k for k in vars(icon._IconBuffer)))
+"""
+
+
+def test_every_value_is_what_it_is_without_having_been_warmed(
+    made: Desktop, zygote: twins.Zygote
+) -> None:
+    script = written(made, "values.py", "")
+    Path(script).write_text(twin.script(IMPORTS, script))
+    environment = environment_of(made)
+    start = twins.start(script, environment=environment)
+    plain = zygote.run({"start": start}, None)
+    again = zygote.run({"start": start}, None)
+    other = warmed(zygote, script, environment=environment)
+    assert other.err == plain.err == b""
+    states = []
+    for ended in (plain, again, other):
+        out, state = twin.heard(ended.out.decode())
+        states.append({"out": out, **(state or {})})
+    assert len(states[0]) > 100
+    found = [f for f in twin.unlike(*states) if not twin.is_allowed(f[0])]
+    assert not found, "\n".join(map(str, found))
+
+
+PLACES: dict[str, dict[str, str]] = {
+    "plain": {},
+    "large": {"SUGAR_SCALING": "150", "GDK_SCALE": "2"},
+    "language": {"LANGUAGE": "es:de", "LC_ALL": "C.utf8"},
+    "zone": {"TZ": "Asia/Kathmandu"},
+    "theme": {"GTK_THEME": "HighContrast"},
+    "directories": {"XDG_DATA_HOME": "/x", "XDG_CACHE_HOME": "/y"},
+}
+# What only the request brings, and a program could ask for.
+LATER = {
+    "SUGAR_BUNDLE_PATH": "/usr/share/sugar/activities/Calculate.activity",
+    "SUGAR_BUNDLE_ID": "org.laptop.Calculate",
+    "SUGAR_ACTIVITY_ROOT": "/tmp",
+    "TMPDIR": "/var/tmp",
+    "PATH": "/usr/share/sugar/activities/Calculate.activity/bin:/usr/bin:/bin",
+}
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_a_warmed_programs_desktop_is_a_cold_ones(
+    made: Desktop, zygote: twins.Zygote, name: str
+) -> None:
+    known = environment_of(made, **PLACES[name])
+    environment = {**known, **LATER}
+    alone = cold(made, DESKTOP, environment=environment)
+    other = warmed(
+        zygote, DESKTOP, environment=environment, known=known, before="assert not lacks"
+    )
+    one, two = (flat(ended.json()) for ended in (alone, other))
+    one.pop("random"), two.pop("random")
+    differing = {
+        n: (one.get(n), two.get(n)) for n in {**one, **two} if one.get(n) != two.get(n)
+    }
+    assert differing == {}
+    assert other.err == alone.err
+
+
+EARLY = """\
+import os
+from pathlib import Path
+
+def there():
+    maps = Path("/proc/self/maps").read_text()
+    links = [os.readlink(f"/proc/self/fd/{n}") for n in "3456789" if
+        os.path.exists(f"/proc/self/fd/{n}")]
+    return [
+        "/var/cache/fontconfig/" in maps,
+        "/icon-theme.cache" in maps,
+        sum(link.startswith("socket:") for link in links),
+    ]
+
+before = there()
+import gi
+gi.require_version("Gtk", "3.0")
+from gi.repository import Gtk
+print(before, there()[2] - before[2], len(os.listdir("/proc/self/task")))
+"""
+
+
+def test_fonts_icons_and_the_display_are_there_before_the_program(
+    made: Desktop, zygote: twins.Zygote
+) -> None:
+    """By what is mapped and connected, not by the time that it takes."""
+    script = written(made, "early.py", EARLY)
+    environment = environment_of(made)
+    plain = zygote.run({"start": twins.start(script, environment=environment)}, None)
+    assert plain.out.decode() == "[False, False, 0] 1 1\n"
+    other = warmed(zygote, script, environment=environment)
+    assert other.out.decode() == "[True, True, 1] 0 1\n"
+
+
+def files_below(top: Path) -> list[str]:
+    return sorted(str(path) for path in top.rglob("*"))
+
+
+def test_nothing_is_written_and_nobody_is_asked(
+    made: Desktop, zygote: twins.Zygote
+) -> None:
+    """While it waits: no file, no bus, no window that is shown, no word."""
+    from Xlib import X
+
+    script = written(made, "nothing.py", "")
+    before = files_below(made.top)
+    known = {
+        **environment_of(made),
+        "DBUS_SESSION_BUS_ADDRESS": f"unix:path={made.top}/not-yet",
+        "GSETTINGS_BACKEND": "keyfile",
+    }
+    with made.watch() as watch:
+        waits = "import os; assert not lacks; os._exit(7)"
+        ended = warmed(zygote, script, environment=known, before=waits)
+        told = [
+            watch._display.next_event() for _ in range(watch._display.pending_events())
+        ]
+    assert told, "it was not warmed"
+    assert X.MapNotify not in [event.type for event in told]
+    assert ended == twins.Ended(7, b"", b"")
+    assert files_below(made.top) == before
+
+
+STATE = """\
+import os
+kinds = sorted(
+    os.readlink(f"/proc/self/fd/{n}").partition(":")[0]
+    for n in os.listdir("/proc/self/fd")
+    if int(n) > 5 and os.path.exists(f"/proc/self/fd/{n}"))
+print(kinds, len(os.listdir("/proc/self/task")), flush=True)
+os._exit(7)
+"""
+
+
+def test_it_waits_with_one_thread_a_display_and_an_event_descriptor(
+    made: Desktop, zygote: twins.Zygote
+) -> None:
+    script = written(made, "state.py", "")
+    ended = warmed(zygote, script, environment=environment_of(made), before=STATE)
+    assert ended.out.decode() == "['anon_inode', 'socket'] 1\n"
+
+
+def test_without_a_display_it_is_a_plain_stem(
+    made: Desktop, zygote: twins.Zygote
+) -> None:
+    script = written(
+        made, "plain.py", "print(len(__import__('os').listdir('/proc/self/fd')))"
+    )
+    for display in ("", "elsewhere:0", ":4711"):
+        environment = environment_of(made, DISPLAY=display)
+        plain = zygote.run(
+            {"start": twins.start(script, environment=environment)}, None
+        )
+        other = warmed(
+            zygote,
+            script,
+            environment=environment,
+            before="assert lacks == 'no display', lacks",
+        )
+        assert other == plain
+
+
+OTHERS: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
+    "an option of GTK's": (("--class=x",), {}),
+    "another variable": ((), {"GTK_THEME": "HighContrast"}),
+    "a variable less": ((), {"LANG": ""}),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_it_was_not_warmed_for_gets_a_fresh_interpreter(
+    made: Desktop, zygote: twins.Zygote, name: str
+) -> None:
+    words, more = OTHERS[name]
+    script = written(made, "other.py", "print('ran')")
+    known = environment_of(made)
+    ended = warmed(zygote, script, *words, environment={**known, **more}, known=known)
+    assert ended.out == b""
+    assert b"handover.Fresh: it was prepared " in ended.err
+
+
+def test_fonts_that_came_since_are_seen(made: Desktop, zygote: twins.Zygote) -> None:
+    script = written(made, "fonts.py", "print('ran')")
+    changed = "gtk._early[0].stamps['/usr/share/fonts'] = 'older'"
+    ended = warmed(zygote, script, environment=environment_of(made), before=changed)
+    assert b"Fresh: since it was prepared /usr/share/fonts has changed" in ended.err
+
+
+BRIDGED = """\
+import os, sys, time
+import gi
+gi.require_version("Gtk", "3.0")
+from gi.repository import Gtk
+import dbus
+from dbus.bus import BusConnection
+
+window = Gtk.Window(title="bridged")
+window.show()
+bus = BusConnection(dbus.SessionBus().call_blocking(
+    "org.a11y.Bus", "/org/a11y/bus", "org.a11y.Bus", "GetAddress", None, ()))
+DAEMON = "org.freedesktop.DBus"
+def pids():
+    for name, _ in bus.call_blocking("org.a11y.atspi.Registry",
+            "/org/a11y/atspi/accessible/root", "org.a11y.atspi.Accessible",
+            "GetChildren", None, ()):
+        yield bus.call_blocking(DAEMON, "/", DAEMON, "GetConnectionUnixProcessID",
+            "s", (name,))
+until = time.monotonic() + 15
+while os.getpid() not in list(pids()) and time.monotonic() < until:
+    Gtk.main_iteration_do(False)
+print(os.getpid() in list(pids()))
+"""
+
+
+def test_the_accessibility_bridge_comes_up_with_the_program(
+    made: Desktop, zygote: twins.Zygote
+) -> None:
+    """By what the registry says, which has heard of nobody while it waited."""
+    script = written(made, "bridged.py", BRIDGED)
+    environment = {**made.environment, "LC_ALL": "C.UTF-8"}
+    alone = cold(made, script, environment=environment)
+    other = warmed(zygote, script, environment=environment, before="assert not lacks")
+    assert (other.out, other.err) == (alone.out, alone.err)
+    assert other.out == b"True\n"
