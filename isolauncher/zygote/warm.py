@@ -57,9 +57,9 @@ def warm(start: Start, world: World, until: int = -1) -> str:
     a cold start's twin any more, and has to end. Where a display does not answer it
     ends by SIGALRM after `PATIENCE_S`.
     """
+    shelf.look_ahead()
     if not _has_display(start):
         return "no display"
-    shelf.look_ahead()
     before = set(os.listdir("/proc/self/fd"))
     signal.alarm(PATIENCE_S)
     with _unheard() as said:

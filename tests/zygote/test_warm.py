@@ -259,7 +259,7 @@ def test_without_a_display_it_is_a_plain_stem(
 
 
 OTHERS: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
-    "an option of GTK's": (("--class=x",), {}),
+    "an option of GTK's": (("-b", "org.x", "--class=x"), {}),
     "another variable": ((), {"GTK_THEME": "HighContrast"}),
     "a variable less": ((), {"LANG": ""}),
 }
@@ -277,11 +277,59 @@ def test_what_it_was_not_warmed_for_gets_a_fresh_interpreter(
     assert b"handover.Fresh: it was prepared " in ended.err
 
 
-def test_fonts_that_came_since_are_seen(made: Desktop, zygote: twins.Zygote) -> None:
-    script = written(made, "fonts.py", "print('ran')")
-    changed = "gtk._early[0].stamps['/usr/share/fonts'] = 'older'"
-    ended = warmed(zygote, script, environment=environment_of(made), before=changed)
-    assert b"Fresh: since it was prepared /usr/share/fonts has changed" in ended.err
+CHANGES = {
+    "/usr/share/fonts has changed": (
+        "gtk._early[0].stamps['/usr/share/fonts'] = 'older'"
+    ),
+    "the display it was prepared with has gone": (
+        "import socket; socket.socket(fileno=gtk._early[0].display).shutdown(2)"
+    ),
+}
+
+
+@pytest.mark.parametrize("why", CHANGES)
+def test_what_has_changed_while_it_waited_is_seen(
+    made: Desktop, zygote: twins.Zygote, why: str
+) -> None:
+    script = written(made, "changes.py", "print('ran')")
+    ended = warmed(
+        zygote, script, environment=environment_of(made), before=CHANGES[why]
+    )
+    assert ended.out == b""
+    assert why.encode() in ended.err
+    assert b"handover.Fresh: " in ended.err
+
+
+def test_a_module_that_came_while_it_waited_is_the_programs(
+    made: Desktop, zygote: twins.Zygote
+) -> None:
+    """The path was listed before; a preloaded name is there now, and comes first."""
+    place = made.home / "programs"
+    script = place / "p.py"
+    made.run("mkdir", str(place))
+    made.run("/usr/bin/python3", "-c", f"open({str(script)!r}, 'w').write({OWN!r})")
+    ended = warmed(
+        zygote,
+        str(script),
+        environment=environment_of(made),
+        before=f"open({str(place)!r} + '/queue.py', 'w').write('MINE = 1')",
+    )
+    assert (ended.out, ended.err) == (b"1\n", b"")
+
+
+OWN = "import queue; print(queue.MINE)"
+
+
+def test_a_stem_to_which_gtk_said_something_is_not_used(
+    made: Desktop, zygote: twins.Zygote
+) -> None:
+    """A program would have said it, and later."""
+    script = written(made, "said.py", "print('ran')")
+    environment = environment_of(made, GTK_MODULES="no-such-module")
+    ended = warmed(zygote, script, environment=environment)
+    assert ended.out == b""
+    assert b"no-such-module" in ended.err
+    assert b"[warm-spoilt]" in ended.err
 
 
 BRIDGED = """\
