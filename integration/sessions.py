@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,8 +37,7 @@ def daemon(top: Path) -> Iterator[Path]:
     for directory in (run, state):
         directory.mkdir(mode=0o755)
     words = ("--socket", str(run / "socket"), "--state-dir", str(state))
-    reader, writer = os.pipe()
-    with open(reader) as said, open(log, "w") as kept:
+    with open(log, "w+") as said:
         process = subprocess.Popen(
             # Not even a session that is killed leaves it behind.
             (
@@ -46,17 +46,14 @@ def daemon(top: Path) -> Iterator[Path]:
             ),
             env={"PATH": "/usr/bin:/bin", "ISOLAUNCHER_LOG": "stderr"},
             stdin=subprocess.DEVNULL,
-            stderr=writer,
+            stderr=said,
             start_new_session=True,
         )
-        os.close(writer)
         try:
-            for line in said:
-                kept.write(line)
-                if "sets-ready" in line:
-                    break
-            else:
-                raise SystemExit(f"the daemon did not start:\n{log.read_text()}")
+            while "sets-ready" not in log.read_text():
+                if process.poll() is not None:
+                    raise SystemExit(f"the daemon did not start:\n{log.read_text()}")
+                time.sleep(0.01)
             yield run / "socket"
         finally:
             try:

@@ -31,7 +31,6 @@ from . import (
     cleanup,
     consult,
     descriptors,
-    expected,
     foreign,
     furniture,
     host,
@@ -133,10 +132,7 @@ class Daemon:
         self.parents = self._cgroup_parents()
         self.pool = pool.Pool(log, command=command, died=self._zygote_died)
         self.rooms = rooms.Rooms(
-            self,
-            most=config.rooms.ahead,
-            per_caller=config.rooms.per_caller,
-            seal=expected.seal,
+            self, most=config.rooms.ahead, per_caller=config.rooms.per_caller
         )
         self.pressure = memory.Pressure(
             config.memory.stall_ms,
@@ -904,6 +900,8 @@ def _kept(room: rooms.Room) -> str:
     """Of a room, for the log: how it came to be."""
     if room.waiting is not None:
         return "expected"
+    if room.living:
+        return "lodged"
     return "ahead" if room.ahead else "on-demand"
 
 

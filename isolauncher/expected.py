@@ -77,11 +77,17 @@ class Again:
     ``program`` is an O_PATH descriptor of ours, for `close` to close.
     """
 
-    expected: Expected
+    serves: Expected
     wanted: Wanted
     tier: Literal["fork", "exec"]
     skipped: tuple[plan.Skipped, ...]
     program: int
+    times: int = 2
+    beside: bool = True
+
+    async def prepare(self, daemon: Daemon, room: rooms.Room) -> None:
+        """Have it go on to where only streams and "go" are missing."""
+        await _seal(daemon, room, self)
 
     def close(self) -> None:
         if self.program >= 0:
@@ -102,7 +108,7 @@ def again(
     if program >= 0 and not _stays(program):
         return None
     return Again(
-        expected=expected,
+        serves=expected,
         wanted=replace(wanted, fds={}),
         tier=tier,
         skipped=tuple(skipped),
@@ -121,17 +127,12 @@ def _stays(fd: int) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
-    """What a room waits for, and all that is right of it meanwhile."""
+    """A sealed room, and all that is right of it meanwhile."""
 
-    expected: Expected
     sealed: road.Sealed
 
 
-async def seal(daemon: Daemon, room: rooms.Room, launch: Again) -> None:
-    """Have a room go on to where only streams and "go" are missing.
-
-    Whatever is raised, the room is the caller's to `dissolve`.
-    """
+async def _seal(daemon: Daemon, room: rooms.Room, launch: Again) -> None:
     checker, sandbox = room.checker, room.sandbox
     assert checker is not None  # noqa: S101 (for the type checker)
     assert sandbox is not None  # noqa: S101
@@ -165,7 +166,7 @@ async def seal(daemon: Daemon, room: rooms.Room, launch: Again) -> None:
         rooms.close_program(program)
     assert room.record is not None  # noqa: S101
     room.record.append("forked", daemon.pids(activity))
-    room.waiting = Waiting(expected=launch.expected, sealed=sealed)
+    room.waiting = Waiting(sealed=sealed)
 
 
 def _changed() -> StepError:

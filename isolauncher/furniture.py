@@ -15,7 +15,7 @@ import posixpath
 import secrets
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from . import opener, plan, view
 from .bundle import Bundle
@@ -122,63 +122,98 @@ def furnish(
     visible: plan.View,
     root: int,
     policy: Policy,
+    lodged: bool = False,
 ) -> Furnished:
     """Make mounts of what came; ``root`` is a descriptor of the room's root.
 
-    Every descriptor has been looked at by an opener of the caller's (`wanted`).
+    ``lodged``: the room has what is of the session already (`of_session`). Every
+    descriptor has been looked at by an opener of the caller's (`wanted`).
     """
-    variables = {"HOME": at.home, "XDG_RUNTIME_DIR": at.runtime}
+    inside = variables(asked, fds, at, policy)
     trees: list[plan.Tree] = []
-    files: list[plan.Made] = []
     shown = _bundle(mounts, bundle.path, fds["bundle"], visible, root, caller)
     if shown is not None:
         trees.append(shown)
     for name in DIRECTORIES:
         if name in fds:
             trees.append(_own_directory(mounts, name, fds[name], at, caller))
+    for name, variable in _BUSES.items():
+        if name in fds:
+            path = inside[variable].removeprefix("unix:path=")
+            trees.append(_socket(mounts, name, fds[name], path))
+    furniture = plan.Furniture(
+        trees=tuple(sorted(trees, key=lambda tree: tree.path)),
+        own=(at.home, at.runtime),
+    )
+    if not lodged:
+        session = of_session(
+            mounts, asked=asked, fds=fds, at=at, visible=visible, variables=inside
+        )
+        together = (*furniture.trees, *session.trees)
+        furniture = replace(
+            furniture,
+            trees=tuple(sorted(together, key=lambda tree: tree.path)),
+            files=tuple(f for f in session.files if not plan.below(f.path, together)),
+        )
+    return Furnished(furniture=furniture, variables=inside)
+
+
+_BUSES = {"bus": "DBUS_SESSION_BUS_ADDRESS", "accessibility": "AT_SPI_BUS_ADDRESS"}
+
+
+def of_session(
+    mounts: view.Mounts,
+    *,
+    asked: Furnish,
+    fds: Mapping[str, int],
+    at: Place,
+    visible: plan.View,
+    variables: Mapping[str, str],
+) -> plan.Furniture:
+    """What is the same for each activity of a session: the display, and settings."""
+    trees: tuple[plan.Tree, ...] = ()
+    files: list[plan.Made] = []
+    if asked.display is not None:
+        number = variables["DISPLAY"][1:].partition(".")[0]
+        path = f"/tmp/.X11-unix/X{number}"  # noqa: S108 (where Xlib looks)
+        trees = (_socket(mounts, "display", fds["display"], path),)
+        if asked.cookie is not None:
+            files.append(plan.Made(path=variables["XAUTHORITY"], data=asked.cookie))
+    for name, data in asked.files.items():
+        path = f"{at.home}/{name}"
+        # Else shown already, and perhaps the person's own.
+        if not plan.below(path, visible.trees):
+            files.append(plan.Made(path=path, data=data))
+    return plan.Furniture(trees=trees, files=tuple(files), own=(at.home, at.runtime))
+
+
+def variables(
+    asked: Furnish, fds: Mapping[str, int], at: Place, policy: Policy
+) -> dict[str, str]:
+    """What the environment says of all this."""
+    found = {"HOME": at.home, "XDG_RUNTIME_DIR": at.runtime}
     if "tmp" in fds:
-        variables["TMPDIR"] = at.directory("tmp")
+        found["TMPDIR"] = at.directory("tmp")
     if "bus" in fds:
-        path = f"{at.runtime}/bus"
-        trees.append(_socket(mounts, "bus", fds["bus"], path))
-        variables["DBUS_SESSION_BUS_ADDRESS"] = f"unix:path={path}"
+        found["DBUS_SESSION_BUS_ADDRESS"] = f"unix:path={at.runtime}/bus"
         if policy.bus.input_method:
             # IBus's own bus is not here; its module asks the portal's name then.
-            variables["IBUS_USE_PORTAL"] = "1"
+            found["IBUS_USE_PORTAL"] = "1"
     if "accessibility" in fds:
-        path = f"{at.runtime}/at-spi-bus"
-        trees.append(_socket(mounts, "accessibility", fds["accessibility"], path))
-        variables["AT_SPI_BUS_ADDRESS"] = f"unix:path={path}"
+        found["AT_SPI_BUS_ADDRESS"] = f"unix:path={at.runtime}/at-spi-bus"
     else:
         # Nothing is there that GTK could look for.
-        variables["NO_AT_BRIDGE"] = "1"
+        found["NO_AT_BRIDGE"] = "1"
     if asked.display is not None:
         number, dot, screen = asked.display[1:].partition(".")
         if policy.network == "host":
             number = _nobodys_number()
-        path = f"/tmp/.X11-unix/X{number}"  # noqa: S108 (where Xlib looks)
-        trees.append(_socket(mounts, "display", fds["display"], path))
-        variables["DISPLAY"] = f":{number}{dot}{screen}"
+        found["DISPLAY"] = f":{number}{dot}{screen}"
         if asked.cookie is not None:
-            path = f"{at.runtime}/Xauthority"
-            files.append(plan.Made(path=path, data=asked.cookie))
-            variables["XAUTHORITY"] = path
-    for name, data in asked.files.items():
-        path = f"{at.home}/{name}"
-        if plan.below(path, (*visible.trees, *trees)):
-            # Shown already, and perhaps the person's own.
-            continue
-        files.append(plan.Made(path=path, data=data))
+            found["XAUTHORITY"] = f"{at.runtime}/Xauthority"
     if SETTINGS in asked.files:
-        variables["GSETTINGS_BACKEND"] = "keyfile"
-    return Furnished(
-        furniture=plan.Furniture(
-            trees=tuple(sorted(trees, key=lambda tree: tree.path)),
-            files=tuple(files),
-            own=(at.home, at.runtime),
-        ),
-        variables=variables,
-    )
+        found["GSETTINGS_BACKEND"] = "keyfile"
+    return found
 
 
 def _nobodys_number() -> str:
@@ -284,7 +319,9 @@ __all__ = [
     "Place",
     "furnish",
     "granted",
+    "of_session",
     "place",
     "refuse_ungranted",
+    "variables",
     "wanted",
 ]

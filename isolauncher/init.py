@@ -14,6 +14,7 @@ Messages to the daemon, on the channel that came with the fork:
     {"event": "init"} + [pidfd of init]      here I am
     {"event": "stem"} + [pidfd of the stem]  forked
     {"event": "room", "notes": […]}          init's part of the room is done
+    {"event": "lodged", "notes": […]}        so is what a session has brought to it
     {"event": "left", "notes": […]}          all init's steps are done
     {"event": "failed", …}                   a step failed; nothing of the activity ran
     {"event": "exited", "status": n}         waitpid(2)'s status of the stem
@@ -305,6 +306,14 @@ def _accompany(
         if room.ahead:
             rehearse()
         rest, more = receive(channel, plan.Rest)
+        while not rest.last:
+            # What a session brings to a room that waits in it.
+            before, c.descriptors = c.descriptors, c.descriptors | more
+            walk_alone("init", rest.steps, c)
+            c.descriptors = before
+            wire.close_all(more.values())
+            _tell("lodged", channel, c)
+            rest, more = receive(channel, plan.Rest)
         record = more["record"]
         c.descriptors |= more
         # Whoever waits at the other end of the second learns that all this has ended.

@@ -20,6 +20,7 @@ from . import (
     filters,
     foreign,
     kernel,
+    lodging,
     opener,
     plan,
     pool,
@@ -93,7 +94,7 @@ async def launch(
         set_name=set_name,
         lease_key=wanted.lease_key,
     )
-    asked = expected.of(wanted)
+    asked = lodging.of(wanted) if wanted.bundle else expected.of(wanted)
     # A room's own id, where the caller has no other in mind: its lease has it already.
     likely = daemon.rooms.find(made_from, asked)
     activity_id = wanted.id or (likely.id if likely else rooms.new_id())
@@ -142,7 +143,12 @@ async def launch(
         await daemon.abandon(activity)
         raise
     else:
-        daemon.rooms.launched(made_from, expected.again(wanted, tier, skipped))
+        daemon.rooms.launched(
+            made_from,
+            lodging.again(wanted)
+            if wanted.bundle
+            else expected.again(wanted, tier, skipped),
+        )
     finally:
         rooms.close_program(program)
         daemon.rooms.consider()
@@ -155,7 +161,7 @@ async def _take(
     activity: Activity,
     made_from: rooms.Facts,
     wanted: Wanted,
-    asked: expected.Expected | None,
+    asked: object,
 ) -> None:
     """Give the activity a room that was prepared ahead, if there is one.
 

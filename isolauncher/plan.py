@@ -786,13 +786,15 @@ class Room:
 class Rest:
     """The part of a plan that one request makes, for the room it is walked in.
 
-    ``start`` is what the stem begins in the end; None where the part is init's, or
-    where more is to come.
+    ``start`` is what the stem begins in the end; None where the part is init's.
+    ``last`` is False where more is to come; ``start`` is then what the stem shall live
+    in the session for until it does, if anything.
     """
 
     id: str
     steps: tuple[Planned, ...]
     start: Start | None
+    last: bool = True
 
     def part_of(self, actor: Actor, begun: tuple[Planned, ...] = ()) -> Rest:
         """What one of them is told; init needs not know what the activity is told.
@@ -927,13 +929,15 @@ class Frame:
     """What every rest must know of the room that it is for.
 
     ``uid`` is the activity's, ``trees`` are shown already, ``known`` directories that
-    are there, ``ruled`` the Landlock rules, if there are any.
+    are there, ``ruled`` the Landlock rules, if there are any; ``lodged`` are those of
+    the trees for which no rule has been made.
     """
 
     uid: int
     trees: tuple[Tree, ...]
     known: frozenset[str]
     ruled: LandlockRules | None
+    lodged: tuple[Tree, ...] = ()
 
 
 def frame(within: Room, view: View) -> Frame:
@@ -992,21 +996,8 @@ def rest(
 
     Init and the stem do theirs at the same time.
     """
-    init: list[Step] = []
-    trees, uid, known = furniture.trees, frame.uid, frame.known
-    places = list(
-        _places(trees, above=frame.trees, known=known, own=furniture.own, uid=uid)
-    )
-    init += places
-    known |= {p.path for p in places if isinstance(p, Directory)}
-    for file in furniture.files:
-        for parent in _parents(file.path):
-            if parent not in known and not below(parent, frame.trees):
-                known |= {parent}
-                owner = uid if _is_below(parent, furniture.own) else 0
-                init.append(Directory(path=parent, mode=0o755, owner=owner))
-        init.append(WriteFile(path=file.path, data=file.data, mode=0o600, owner=uid))
-    init += (_attach(tree) for tree in trees)
+    init, _ = _bring(frame, furniture)
+    trees = furniture.trees
     # Nothing is attached after this, and nothing else needs init's powers.
     init += [SealRoot(), LeavePrivileges(uid=init_uid)]
     stem: list[Step] = []
@@ -1014,14 +1005,14 @@ def rest(
         files = frame.ruled.files
         # A program's file; a bundle brings more than the stem may have open. And what
         # cannot be id-mapped may be copied: then it is another file.
-        at_once = len(trees) == 1 and trees[0].owned_by is None
+        at_once = not frame.lodged and len(trees) == 1 and trees[0].owned_by is None
         rules = tuple(
             LandlockRule(
                 path=t.path,
                 rights=_rights(t) & files,
                 descriptor=t.descriptor if at_once else "",
             )
-            for t in trees
+            for t in (*frame.lodged, *trees)
         )
         stem.append(Landlock(rules=rules))
     stem.append(CloseDescriptors())
@@ -1031,6 +1022,39 @@ def rest(
         *(Planned(actor="stem", step=s) for s in stem),
     )
     return Rest(id=activity_id, steps=steps, start=start)
+
+
+def lodge(frame: Frame, furniture: Furniture) -> tuple[tuple[Planned, ...], Frame]:
+    """Init's steps for what a session brings to a room that waits in it.
+
+    And the frame for whatever comes after them.
+    """
+    steps, known = _bring(frame, furniture)
+    lodged = furniture.trees
+    after = dataclasses.replace(
+        frame, trees=(*frame.trees, *lodged), known=known, lodged=lodged
+    )
+    return tuple(Planned(actor="init", step=s) for s in steps), after
+
+
+def _bring(frame: Frame, furniture: Furniture) -> tuple[list[Step], frozenset[str]]:
+    """Its places, files and mounts, for init to make; which directories are there."""
+    steps: list[Step] = []
+    trees, uid, known = furniture.trees, frame.uid, frame.known
+    places = list(
+        _places(trees, above=frame.trees, known=known, own=furniture.own, uid=uid)
+    )
+    steps += places
+    known |= {p.path for p in places if isinstance(p, Directory)}
+    for file in furniture.files:
+        for parent in _parents(file.path):
+            if parent not in known and not below(parent, frame.trees):
+                known |= {parent}
+                owner = uid if _is_below(parent, furniture.own) else 0
+                steps.append(Directory(path=parent, mode=0o755, owner=owner))
+        steps.append(WriteFile(path=file.path, data=file.data, mode=0o600, owner=uid))
+    steps += (_attach(tree) for tree in trees)
+    return steps, known
 
 
 def _cgroup(

@@ -102,6 +102,7 @@ async def seal(
         probes={},
         notes=tuple(activity.skipped),
         looked=room.looked,
+        living=room.living,
     )
     whole = plan.Plan(room=room.planned, rest=rest)
     differs: VerifyError | None = None
@@ -256,6 +257,7 @@ def _rest(
                 visible=room.visible,
                 root=root,
                 policy=policy,
+                lodged=bool(room.living),
             )
             brought = furnished.furniture
             variables |= furnished.variables

@@ -20,10 +20,10 @@ import os
 import pwd
 import secrets
 import select
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from . import (
     cgroups,
@@ -45,9 +45,7 @@ from .sandbox import Sandbox
 
 if TYPE_CHECKING:
     from .daemon import Daemon
-    from .expected import Again, Expected, Waiting
-
-    Seal = Callable[[Daemon, "Room", Again], Coroutine[object, object, None]]
+    from .expected import Waiting
 
 IDLE_S = 300
 """How long a room waits. Its opener is a process of the caller's, seen by ``ps``."""
@@ -94,8 +92,9 @@ class Room:
     is the activity id the ledger has. ``sent`` says device and inode of each mount;
     ``checker`` can look at them once more; ``looked`` is what was found right of it
     while it waits; ``begun`` are the steps of the rest that the stem was told already.
-    ``waiting``: the launch that it was prepared for beyond that, and which alone it
-    serves; ``sealing`` where it is to be.
+    ``serves``: the only launches that it is for, None: any. ``waiting``: the one that
+    it is sealed for. ``living``: what the stem has open for the session that it lives
+    in, by number, as /proc/PID/fd names it.
     """
 
     id: str
@@ -117,8 +116,9 @@ class Room:
     sent: dict[str, tuple[int, int]] = field(default_factory=dict)
     looked: verify.Looked | None = None
     begun: tuple[plan.Planned, ...] = ()
-    sealing: bool = False
+    serves: object = None
     waiting: Waiting | None = None
+    living: Mapping[int, str] = field(default_factory=dict)
     skipped: list[plan.Skipped] = field(default_factory=list)
 
     def end(self) -> None:
@@ -449,22 +449,47 @@ async def dissolve(daemon: Daemon, room: Room) -> None:
             room.record.close()
 
 
+class Again(Protocol):
+    """A launch that may come again, and how to be ready for it."""
+
+    @property
+    def serves(self) -> object:
+        """What a room that is prepared for it serves, to be compared."""
+
+    @property
+    def times(self) -> int:
+        """How many of its kind there must have been."""
+
+    @property
+    def beside(self) -> bool:
+        """Whether a room for any other launch is wanted beside it."""
+
+    async def prepare(self, daemon: Daemon, room: Room) -> None:
+        """Have a room that is ready go on; it is dissolved if this raises."""
+
+    def close(self) -> None: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Asked:
     """Who has launched, how often, and when last (the loop's seconds).
 
     ``words`` are the latest that may come again, as they were put, and how often each
-    has; the last one first.
+    has; the last one first. ``others``: the very last launch was none of these.
     """
 
     facts: Facts
     count: int
     at: float
     words: tuple[tuple[Again, int], ...] = ()
+    others: bool = False
 
-    def usual(self) -> Again | None:
-        """The last that has come more than once."""
-        return next((again for again, count in self.words if count >= TWICE), None)
+    def deserves(self) -> list[Again | None]:
+        """What to have a room for; None: for any launch."""
+        usual = next((a for a, count in self.words if count >= a.times), None)
+        if usual is None:
+            return [None] if self.count >= TWICE else []
+        return [usual] if not usual.beside and not self.others else [None, usual]
 
     def heard(self, last: Again | None) -> tuple[tuple[Again, int], ...]:
         """``words`` when ``last`` has come, too; what falls out of them is closed."""
@@ -472,7 +497,7 @@ class _Asked:
             return self.words
         count, others = 1, []
         for again, times in self.words:
-            if again.expected == last.expected:
+            if again.serves == last.serves:
                 count += times
                 again.close()
             else:
@@ -502,11 +527,8 @@ class _Asked:
 class Rooms:
     """Rooms of one daemon that nobody has asked for yet."""
 
-    def __init__(
-        self, daemon: Daemon, *, most: int, per_caller: int, seal: Seal
-    ) -> None:
+    def __init__(self, daemon: Daemon, *, most: int, per_caller: int) -> None:
         self._daemon = daemon
-        self._seal = seal
         self._most = most
         self._per_caller = per_caller
         self._ready: dict[str, Room] = {}
@@ -530,17 +552,15 @@ class Rooms:
             "ending": len(self._ending),
         }
 
-    def find(self, made_from: Facts, expected: Expected | None = None) -> Room | None:
+    def find(self, made_from: Facts, asked: object = None) -> Room | None:
         """One that was made from the same, or None; it stays where it is.
 
-        If there is one that waits for just this launch it is that, else one for any.
+        If there is one for just such a launch (`Room.serves`) it is that, else one for
+        any.
         """
         fit = [r for r in self._ready.values() if r.facts == made_from]
-        if expected is not None:
-            for room in fit:
-                if room.waiting is not None and room.waiting.expected == expected:
-                    return room
-        return next((r for r in fit if r.waiting is None), None)
+        just = (r for r in fit if r.serves is not None and r.serves == asked)
+        return next(just, None) or next((r for r in fit if r.serves is None), None)
 
     def has(self, room_id: str) -> bool:
         """Whether one of this name waits, is being made, or is not gone yet."""
@@ -549,13 +569,11 @@ class Rooms:
             rooms.append(self._making)
         return any(room.id == room_id for room in rooms)
 
-    async def take(
-        self, made_from: Facts, expected: Expected | None = None
-    ) -> Room | None:
+    async def take(self, made_from: Facts, asked: object = None) -> Room | None:
         """As `find`, one that is still right; what is not is gone by then."""
         if self._drop_if_mounted() and self._ending:
             await asyncio.wait(self._ending)
-        room = self.find(made_from, expected)
+        room = self.find(made_from, asked)
         if room is None or room.sandbox is None:
             return None
         self._take_out(room)
@@ -583,7 +601,11 @@ class Rooms:
                 break
         now = asyncio.get_running_loop().time()
         words = before.heard(again)
-        self._asked.append(_Asked(facts=made_from, count=count, at=now, words=words))
+        self._asked.append(
+            _Asked(
+                facts=made_from, count=count, at=now, words=words, others=again is None
+            )
+        )
         for asked in self._asked[:-REMEMBERED]:
             asked.close()
         del self._asked[:-REMEMBERED]
@@ -614,12 +636,9 @@ class Rooms:
         for asked in reversed(self._asked):
             made_from = asked.facts
             # A uid that is kept is the program's, and which program comes is unknown.
-            if asked.count < TWICE or asked.at <= since or made_from.lease_key:
+            if asked.at <= since or made_from.lease_key:
                 continue
-            wanted: list[Again | None] = [None]
-            if (usual := asked.usual()) is not None:
-                wanted.append(usual)
-            for again in wanted:
+            for again in asked.deserves():
                 own = sum(f.caller == made_from.caller for f, _ in chosen)
                 if own < self._per_caller:
                     chosen.append((made_from, again))
@@ -653,7 +672,7 @@ class Rooms:
                 kept.append(asked)
                 continue
             asked.close()
-            if room.sealing:
+            if room.serves is not None:
                 # Perhaps for what was expected alone.
                 kept.append(replace(asked, words=()))
         self._asked = kept
@@ -676,7 +695,9 @@ class Rooms:
 
     async def _make(self, made_from: Facts, again: Again | None) -> None:
         self._drop_if_mounted()
-        room = self._making = Room(id=new_id(), sealing=again is not None)
+        room = self._making = Room(id=new_id())
+        if again is not None:
+            room.serves = again.serves
         try:
             # A launch beside it comes first.
             descriptors.need(descriptors.CONNECTION + 2 * descriptors.LAUNCH)
@@ -684,7 +705,7 @@ class Rooms:
             async with asyncio.timeout(self._daemon.config.limits.launch_ms / 1000):
                 await prepare(self._daemon, room, made_from, None, ahead=True)
                 if again is not None:
-                    await self._seal(self._daemon, room, again)
+                    await again.prepare(self._daemon, room)
         except (IsolauncherError, OSError) as e:
             # No launch suffers: the next one is told what stands in the way.
             told = e.message if isinstance(e, IsolauncherError) else e.strerror
@@ -716,7 +737,7 @@ class Rooms:
         """Until it has waited long enough, or has ended of itself."""
         assert room.sandbox is not None  # noqa: S101 (for the type checker)
         with suppress(TimeoutError):
-            await asyncio.wait_for(room.sandbox.ended(), IDLE_S)
+            await asyncio.wait_for(room.sandbox.spoilt(), IDLE_S)
         if self._ready.pop(room.id, None) is not None:
             del self._waits[room.id]
             self._forget(room)
@@ -797,9 +818,8 @@ class Rooms:
 
 
 def _is_for(room: Room, made_from: Facts, again: Again | None) -> bool:
-    waits_for = room.waiting.expected if room.waiting is not None else None
-    wanted = again.expected if again is not None else None
-    return room.facts == made_from and waits_for == wanted
+    wanted = again.serves if again is not None else None
+    return room.facts == made_from and room.serves == wanted
 
 
 def _is_of(room: Room, caller_uid: int | None) -> bool:

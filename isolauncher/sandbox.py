@@ -98,8 +98,32 @@ class Sandbox:
     ) -> None:
         """Have the stem do its first steps of a rest that is still being planned."""
         _hand(
-            self._stem(), plan.Rest(id=activity_id, steps=steps, start=None), for_stem
+            self._stem(),
+            plan.Rest(id=activity_id, steps=steps, start=None, last=False),
+            for_stem,
         )
+
+    async def lodge(
+        self,
+        room_id: str,
+        steps: tuple[plan.Planned, ...],
+        start: plan.Start,
+        for_init: Mapping[str, int],
+    ) -> tuple[list[plan.Skipped], str, list[int]]:
+        """Have it wait in a session: what had to be let pass, what the stem lacks.
+
+        And the numbers of the descriptors that the stem has for it.
+        """
+        part = plan.Rest(id=room_id, steps=steps, start=None, last=False)
+        _hand(self.channel, part, for_init)
+        lodged = await _said(self.channel, "lodged")
+        part = plan.Rest(id=room_id, steps=(), start=start, last=False)
+        _hand(self._stem(), part, {})
+        living = (await _said(self._stem(), "living")).fields
+        held = living.get("descriptors")
+        if not isinstance(held, list) or not all(isinstance(n, int) for n in held):
+            raise StepError("not an answer", step="lodge", code="unexpected-message")
+        return list(_notes(lodged.fields)), str(living.get("lacks")), held
 
     async def sealed(
         self, left: Callable[[list[plan.Skipped]], None]
@@ -229,6 +253,10 @@ class Sandbox:
             if fd >= 0:
                 poll.register(fd, select.POLLIN)
         return bool(poll.poll(0))
+
+    async def spoilt(self) -> None:
+        """Until its init has ended, or its stem."""
+        await readable(*(fd for fd in (self.init, self.stem) if fd >= 0))
 
     async def ended(self) -> None:
         if self.init >= 0:

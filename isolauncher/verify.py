@@ -21,7 +21,7 @@ import re
 import signal
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from typing import TypeVar
 
@@ -67,7 +67,7 @@ class Sealed:
 
     ``sent`` says device and inode of what the daemon sent, by the plan's names;
     ``probes`` are the stem's answers: errno by name, and its securebits. ``looked`` is
-    what `verify_room` found while the room waited.
+    what `verify_room` found while the room waited; ``living`` is `rooms.Room`'s.
     """
 
     init: int
@@ -76,6 +76,7 @@ class Sealed:
     probes: Mapping[str, int]
     notes: tuple[plan.Skipped, ...]
     looked: Looked | None = None
+    living: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,7 +231,7 @@ _NO_CAPABILITIES = {
 }
 
 
-def _mask(*numbers: signal.Signals) -> str:
+def _mask(*numbers: int) -> str:
     return f"{sum(1 << (number - 1) for number in numbers):016x}"
 
 
@@ -239,6 +240,9 @@ _PYTHONS = {
     "SigIgn": _mask(signal.SIGPIPE, signal.SIGXFSZ),
     "SigCgt": _mask(signal.SIGINT),
 }
+# The C library's own, from a process's first thread on, for its setuid(3).
+_SETXID = 33
+_AND_HAD_THREADS = {**_PYTHONS, "SigCgt": _mask(signal.SIGINT, _SETXID)}
 
 
 def _process(steps: list[plan.Step], sealed: Sealed) -> Iterator[str]:
@@ -257,8 +261,9 @@ def _process(steps: list[plan.Step], sealed: Sealed) -> Iterator[str]:
         "SigCgt": _NO_CAPABILITY,
     }
     found = _read(sealed.stem, "status")
-    if all(_value(found, name) == mask for name, mask in _PYTHONS.items()):
-        expected |= _PYTHONS
+    for known in (_PYTHONS, *((_AND_HAD_THREADS,) if sealed.living else ())):
+        if all(_value(found, name) == mask for name, mask in known.items()):
+            expected |= known
     yield from _compare("", found, expected | _NO_CAPABILITIES)
     # One filter more than the daemon's own would mean that something else sealed it.
     filters = _value(found, "Seccomp_filters")
@@ -537,7 +542,7 @@ def _right_thing(step: plan.Attach, root: int, sealed: Sealed) -> Iterator[str]:
 
 def _descriptors(sealed: Sealed) -> Iterator[str]:
     found = {int(n) for n in os.listdir(f"/proc/{sealed.stem}/fd")}
-    extra = sorted(found - {0, 1, 2})
+    extra = sorted(found - {0, 1, 2} - sealed.living.keys())
     if len(extra) != 1 or not {0, 1, 2} <= found:
         yield f"descriptors are {sorted(found)}"
         return
@@ -548,6 +553,12 @@ def _descriptors(sealed: Sealed) -> Iterator[str]:
     kind = os.readlink(f"/proc/{sealed.stem}/fd/{extra[0]}")
     if not kind.startswith("socket:"):
         yield f"descriptor {extra[0]} is {kind}"
+    for number, was in sealed.living.items():
+        if (
+            number not in found
+            or os.readlink(f"/proc/{sealed.stem}/fd/{number}") != was
+        ):
+            yield f"descriptor {number} is not the {was} that it lived with"
 
 
 def _kept_by_init(sealed: Sealed) -> Iterator[str]:

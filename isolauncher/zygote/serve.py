@@ -37,6 +37,7 @@ from isolauncher.zygote import (
     stem,
     traces,
     unseen,
+    warm,
 )
 from isolauncher.zygote.handover import Pristine, World, signals, streams
 
@@ -72,11 +73,14 @@ def main(
     def touch(until: int) -> None:
         rehearsal.touch(written, until)
 
-    def warm(until: int) -> None:
+    def begin(until: int) -> None:
         handover.begin(world)
         touch(until)
 
-    start, cwd = stem.prepare(waiting, warm)
+    def live(start: plan.Start, until: int) -> str:
+        return _live(start, world, until)
+
+    start, cwd = stem.prepare(waiting, begin, live)
     return _hand_over(waiting.channel, start, cwd, world, touch)
 
 
@@ -215,6 +219,23 @@ def _serve(
 
 
 # -------------------------------------------------------------------- in the stem
+
+
+def _live(start: plan.Start, world: World, until: int) -> str:
+    """Be a start like this one as far as that goes without its words."""
+    environment = dict(start.environment)
+    kind, _, shown, why = _resolve(start, environment)
+    if kind != "python" or why or start.tier == "exec":
+        return why or "it is no program of Python's"
+    told = handover.Start(
+        kind="script",
+        program=shown,
+        arguments=(),
+        environment=environment,
+        cwd=stem.enter(start.cwd),
+    )
+    handover.run(told, world)
+    return warm.warm(told, world, until)
 
 
 def _hand_over(

@@ -4,6 +4,8 @@
 Messages with the daemon, on a channel of its own:
 
     → {"event": "room", "notes": […]}                    the room's steps are done
+    ← {"descriptors": [], "plan": "…"}                    where to wait: in a session
+    → {"event": "living", "lacks": "", "descriptors": […]}   and what it has for that
     ← {"descriptors": […], "plan": "…"} + [stdin, …]     the rest of the plan, or how
                                                           it begins and then the rest
     → {"event": "sealed", "probes": {…}, "notes": […]}   every step is done
@@ -24,6 +26,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import socket
 from collections.abc import Callable
 from typing import NoReturn
@@ -34,21 +37,29 @@ from ..errors import ProgramNotExecutable, ProgramNotFound, StepError
 from ..init import Gone, Stem
 from .program import first_line
 
+Live = Callable[[plan.Start, int], str]
+"""Do what a start like this one would do first; returns what of it was not done."""
 
-def prepare(stem: Stem, warm: Callable[[int], None]) -> tuple[plan.Start, str]:
+
+def prepare(
+    stem: Stem, warm: Callable[[int], None], live: Live
+) -> tuple[plan.Start, str]:
     """Walk the stem's steps, the room's and the rest's; returns when all is in force.
 
     What is to be started, and the directory we are in. ``warm`` is called in between,
-    with the descriptor that is readable when there is no more time for it.
+    with the descriptor that is readable when there is no more time for it; ``live``
+    where it is to wait in a session.
     On any failure tells the daemon and ends the process: there is no way on.
     """
     try:
-        return _prepare(stem, warm)
+        return _prepare(stem, warm, live)
     except BaseException as e:
         give_up(stem.channel, e)
 
 
-def _prepare(stem: Stem, warm: Callable[[int], None]) -> tuple[plan.Start, str]:
+def _prepare(
+    stem: Stem, warm: Callable[[int], None], live: Live
+) -> tuple[plan.Start, str]:
     outside = stem.descriptors.get("landlock-probe", -1)
     keep = {0, 1, 2, stem.channel.fileno(), stem.baton.fileno()}
     if outside >= 0:
@@ -61,12 +72,16 @@ def _prepare(stem: Stem, warm: Callable[[int], None]) -> tuple[plan.Start, str]:
         init.rehearse()
     rest, c.descriptors = init.receive(stem.channel, plan.Rest)
     steps = stem.room.steps + rest.steps
-    while rest.start is None:
-        # Only how it begins: the daemon is still at work on the rest.
+    while not rest.last:
+        # How it begins, while the daemon is still at work on the rest; or where to
+        # wait for it.
         init.walk_alone("stem", rest.steps, c)
+        if rest.start is not None:
+            c.keep |= _live(stem, rest.start, live)
         rest, more = init.receive(stem.channel, plan.Rest)
         steps += rest.steps
         c.descriptors |= more
+    assert rest.start is not None  # noqa: S101 (for the type checker)
     bound = (p.step for p in rest.steps if isinstance(p.step, plan.Landlock))
     waits = not all(step.rules_are_sent for step in bound)
     if waits:
@@ -108,6 +123,34 @@ def _tell(event: str, channel: socket.socket, c: Context, **more: object) -> Non
     notes = [plan.pack(n) for n in c.notes]
     wire.send(channel, {"event": event, "notes": notes, **more})
     c.notes.clear()
+
+
+def _live(stem: Stem, start: plan.Start, live: Live) -> frozenset[int]:
+    """Wait where the session's display is; the descriptors that this takes.
+
+    It ends with the display: what has been prepared for that one is of no use then.
+    """
+    channel = stem.channel
+    before = _open()
+    lacks = live(start, channel.fileno())
+    kept = _open() - before
+    told = {"event": "living", "lacks": lacks, "descriptors": sorted(kept)}
+    wire.send(channel, told)
+    poll = select.poll()
+    poll.register(channel, select.POLLIN)
+    for fd in kept:
+        poll.register(fd, select.POLLRDHUP)
+    if not any(fd == channel.fileno() for fd, _ in poll.poll()):
+        raise StepError("its display has gone", step="display", code="display-gone")
+    return kept
+
+
+def _open() -> frozenset[int]:
+    fd = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return frozenset(map(int, os.listdir(fd))) - {fd}
+    finally:
+        os.close(fd)
 
 
 def _landlock_probe(fd: int) -> int:

@@ -33,6 +33,7 @@ LATER = frozenset(
     {
         *("SUGAR_BUNDLE_PATH", "SUGAR_BUNDLE_ID", "SUGAR_ACTIVITY_ROOT"),
         *("SUGAR_LOCALEDIR", "PATH", "PWD", "TMPDIR"),
+        *("GST_REGISTRY", "MPLCONFIGDIR"),
     }
 )
 """Variables that only a request brings, and that GDK and GTK do not read when they are
