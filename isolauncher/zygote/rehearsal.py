@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Finds out which pages a hand-over writes to, so that a waiting stem has its own.
+"""Finds out which pages a start touches, so that a waiting stem has them.
 
 A forked child shares the zygote's memory until it writes: then the kernel interrupts
-it and copies the page. A hand-over and the start of a program write to hundreds, always
-the same ones. So the zygote has a child that nobody waits for hand over to a small
-program, compares the pages the child had of its own before and after (bit 56 of
-/proc/PID/pagemap: admin-guide/mm/pagemap.rst), and a stem in a room has those copied
-while it waits (MADV_POPULATE_WRITE, madvise(2), Linux 5.14). No content changes, none
-is copied that would not have been, and whatever fails only costs time later.
+it and copies the page. A page of a file, of a library's code for one, is in nobody's
+page table after a fork, and the kernel interrupts at the first look, too. A hand-over
+and the start of a program touch hundreds, always the same ones. So the zygote has a
+child that nobody waits for hand over to a small program, compares what the child had
+before and after (/proc/PID/pagemap: admin-guide/mm/pagemap.rst), and a stem in a room
+has that done while it waits (MADV_POPULATE_WRITE and _READ, madvise(2), Linux 5.14). No
+content changes, none is copied that would not have been, and whatever fails only costs
+time later.
 """
 
 from __future__ import annotations
@@ -19,11 +21,12 @@ import signal
 from array import array
 from collections.abc import Callable, Mapping
 
-Pages = tuple[tuple[int, int], ...]
-"""(address, length in bytes) of each run of pages."""
+Pages = tuple[tuple[int, int, int], ...]
+"""(address, length in bytes, what madvise(2) is told) of each run of pages."""
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-_MADV_POPULATE_WRITE = 23
+READ, WRITE = 22, 23
+"""MADV_POPULATE_READ, MADV_POPULATE_WRITE"""
 _PRESENT, _SHARED_FILE, _EXCLUSIVE = 1 << 63, 1 << 61, 1 << 56
 _PATIENCE_S = 10
 _AT_ONCE = 8
@@ -52,8 +55,8 @@ def pages(rehearse: Callable[[], object], nobody: int) -> Pages:
             data += block
     finally:
         os.close(reader)
-    words = array("Q", bytes(data[: len(data) // 16 * 16]))
-    return tuple(zip(words[::2], words[1::2], strict=True))
+    words = array("Q", bytes(data[: len(data) // 24 * 24]))
+    return tuple(zip(words[::3], words[1::3], words[2::3], strict=True))
 
 
 def touch(known: Pages, until: int = -1) -> None:
@@ -64,10 +67,10 @@ def touch(known: Pages, until: int = -1) -> None:
     poll = select.poll()
     if until >= 0:
         poll.register(until, select.POLLIN)
-    for number, (address, length) in enumerate(known):
+    for number, (address, length, advice) in enumerate(known):
         if not number % _AT_ONCE and until >= 0 and poll.poll(0):
             return
-        _madvise(address, length, _MADV_POPULATE_WRITE)
+        _madvise(address, length, advice)
 
 
 def _watch(rehearse: Callable[[], object], nobody: int, writer: int) -> None:
@@ -91,12 +94,12 @@ def _watch(rehearse: Callable[[], object], nobody: int, writer: int) -> None:
 
 
 def _private() -> list[tuple[int, int]]:
-    """Writable private mappings: (start, end)."""
+    """Readable private mappings: (start, end)."""
     found = []
     with open("/proc/self/maps", encoding="utf-8", errors="replace") as f:
         for line in f:
             place, mode, *_ = line.split(" ", 2)
-            if mode == "rw-p":
+            if mode in ("rw-p", "r--p", "r-xp"):
                 start, _, end = place.partition("-")
                 found.append((int(start, 16), int(end, 16)))
     return found
@@ -110,19 +113,25 @@ def _look(pagemap: int, start: int, end: int) -> array[int]:
 def _runs(
     before: Mapping[int, array[int]], after: Mapping[int, array[int]]
 ) -> list[int]:
-    """Address and length of what was shared before and is not any more, in turns."""
+    """Address, length and advice of what has become the child's, in turns."""
     found: list[int] = []
-    end = -1
+    end, last = -1, 0
     for start, old in before.items():
         for number, (was, now) in enumerate(zip(old, after[start], strict=False)):
-            if not was & _PRESENT or _own(was) or not _own(now):
+            if was == now or not now & _PRESENT:
+                continue
+            if _own(now) and not _own(was):
+                advice = WRITE
+            elif not was & _PRESENT:
+                advice = READ
+            else:
                 continue
             address = start + number * _PAGE
-            if address == end:
-                found[-1] += _PAGE
+            if address == end and advice == last:
+                found[-2] += _PAGE
             else:
-                found += (address, _PAGE)
-            end = address + _PAGE
+                found += (address, _PAGE, advice)
+            end, last = address + _PAGE, advice
     return found
 
 

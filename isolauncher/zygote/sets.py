@@ -257,12 +257,22 @@ LASTING = frozenset(_GTK3 + _SUGAR3)
 """What cannot be imported twice in a process, with all that it brings along."""
 
 TYPICAL: dict[str, str] = {
-    "python": "argparse, asyncio, csv, datetime, decimal, email, hashlib, http.client, "
-    "json, logging, pathlib, random, re, ssl, subprocess, tempfile, urllib.request",
-    "gtk3": "json, logging, gi.repository.Gtk",
-    "sugar3": "json, logging, sugar3.activity.activity, sugar3.activity.widgets",
+    "python": """\
+import argparse, asyncio, csv, datetime, decimal, email, hashlib, http.client, json
+import logging, pathlib, random, re, ssl, subprocess, tempfile, urllib.request
+""",
+    "gtk3": """\
+import json, logging, gi
+gi.require_versions({"Gtk": "3.0", "Gdk": "3.0", "Pango": "1.0", "Rsvg": "2.0"})
+from gi.repository import GLib, GObject, Gio, GdkPixbuf, Pango, PangoCairo, Gdk, Gtk
+import cairo, dbus, dbus.mainloop.glib, gi.repository.Rsvg
+""",
+    "sugar3": """\
+import json, logging
+import sugar3.activity.activity, sugar3.activity.widgets
+""",
 }
-"""What programs of each set import at least; a waiting one has its memory ready."""
+"""How programs of each set begin at least; a waiting one has its memory ready."""
 
 NEEDS: dict[str, tuple[str, str]] = {
     "gtk3": ("gi.repository.Gtk", "python3-gi and gir1.2-gtk-3.0"),

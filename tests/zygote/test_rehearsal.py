@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which pages a child writes to is found out, and they can be had ahead."""
+"""Which pages a child touches is found out, and they can be had ahead."""
 
 from __future__ import annotations
 
+import ast
 import ctypes
 import mmap
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from isolauncher.zygote import rehearsal
+from isolauncher.zygote import rehearsal, sets
 
 PAGE = mmap.PAGESIZE
 COUNT = 64
@@ -34,12 +36,25 @@ def memory() -> Iterator[tuple[mmap.mmap, int]]:
     made.close()
 
 
-def within(pages: rehearsal.Pages, start: int) -> set[int]:
+@pytest.fixture
+def file_pages(tmp_path: Path) -> Iterator[tuple[mmap.mmap, int]]:
+    """Pages of a file in the page cache that nobody has looked at through the map."""
+    path = tmp_path / "library"
+    path.write_bytes(b"x" * (COUNT * PAGE))
+    with path.open("r+b") as file:
+        made = mmap.mmap(file.fileno(), 0, mmap.MAP_PRIVATE)
+    view = ctypes.c_char.from_buffer(made)
+    yield made, ctypes.addressof(view)
+    del view
+    made.close()
+
+
+def within(pages: rehearsal.Pages, start: int, advice: int) -> set[int]:
     """Indices of the fixture's pages."""
     found = set()
-    for address, length in pages:
+    for address, length, what in pages:
         for place in range(address, address + length, PAGE):
-            if start <= place < start + COUNT * PAGE:
+            if start <= place < start + COUNT * PAGE and what == advice:
                 found.add((place - start) // PAGE)
     return found
 
@@ -54,8 +69,25 @@ def test_the_pages_that_are_written_to_are_found_and_no_others(
             made[number * PAGE] = 1
         _ = made[50 * PAGE]
 
-    assert within(rehearsal.pages(write, NOBODY), start) == {3, 4, 5, 40}
+    found = rehearsal.pages(write, NOBODY)
+    assert within(found, start, rehearsal.WRITE) == {3, 4, 5, 40}
+    assert within(found, start, rehearsal.READ) == set()
     assert made[3 * PAGE] == ord("x")
+
+
+def test_the_pages_of_a_file_that_are_read_are_found_too(
+    file_pages: tuple[mmap.mmap, int],
+) -> None:
+    made, start = file_pages
+
+    def look() -> None:
+        _ = made[7 * PAGE]
+        made[40 * PAGE] = 1
+
+    found = rehearsal.pages(look, NOBODY)
+    # What lies around a page comes with it (fault_around_bytes).
+    assert 7 in within(found, start, rehearsal.READ)
+    assert within(found, start, rehearsal.WRITE) == {40}
 
 
 def test_a_rehearsal_that_fails_or_ends_itself_tells_nothing() -> None:
@@ -100,7 +132,7 @@ def test_pages_that_were_touched_are_not_copied_again(
     child = os.fork()
     if child == 0:
         try:
-            rehearsal.touch(((start, 8 * PAGE),))
+            rehearsal.touch(((start, 8 * PAGE, rehearsal.WRITE),))
             pagemap = os.open("/proc/self/pagemap", os.O_RDONLY)
             look = rehearsal._look(pagemap, start, start + COUNT * PAGE)
             own = [n for n, entry in enumerate(look) if rehearsal._own(entry)]
@@ -114,10 +146,38 @@ def test_pages_that_were_touched_are_not_copied_again(
     assert made[0] == ord("x")
 
 
+def test_a_file_s_pages_that_were_touched_interrupt_nobody(
+    file_pages: tuple[mmap.mmap, int],
+) -> None:
+    made, start = file_pages
+    rehearsal.touch(((start, COUNT * PAGE, rehearsal.READ),))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for number in range(COUNT):
+        _ = made[number * PAGE]
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    # At most the interpreter's own; it would be one for each sixteen pages.
+    assert after - before < COUNT // 16
+
+
+@pytest.mark.parametrize("name", sets.TYPICAL)
+def test_how_programs_begin_is_of_the_set(name: str) -> None:
+    asked = set()
+    for node in ast.walk(ast.parse(sets.TYPICAL[name])):
+        if isinstance(node, ast.Import):
+            asked |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            asked |= {f"{node.module}.{alias.name}" for alias in node.names}
+    assert asked
+    assert asked <= set(sets.SETS[name])
+
+
 def test_to_touch_what_is_not_there_does_no_harm() -> None:
     script = (
         "from isolauncher.zygote import rehearsal\n"
-        "rehearsal.touch(((4096, 4096), (1 << 46, 1 << 20), (12345, 1)))\n"
+        "for advice in (rehearsal.READ, rehearsal.WRITE, 99):\n"
+        "    places = (4096, 4096), (1 << 46, 1 << 20), (12345, 1)\n"
+        "    rehearsal.touch(tuple((*p, advice) for p in places))\n"
         "print('lives')\n"
     )
     done = subprocess.run(
