@@ -20,7 +20,7 @@ from typing import Any
 from isolauncher.zygote import describe, fresh, handover, preload, program
 from isolauncher.zygote.audit import Told
 from isolauncher.zygote.blame import can_look_for
-from isolauncher.zygote.handover import stdlib_caches, sugar
+from isolauncher.zygote.handover import sugar
 from isolauncher.zygote.hazards import CACHES, Finding, stable
 from isolauncher.zygote.variables import is_read_at_start
 
@@ -386,8 +386,7 @@ def _renewers() -> dict[str, set[str]]:
     """For each module that the hand-over renews: which of its modules do."""
     found: dict[str, set[str]] = {}
     for module in handover.ORDER:
-        for name in getattr(module, "RENEW", {}):
+        names = (*getattr(module, "RENEW", ()), *getattr(module, "RENEWED", ()))
+        for name in names:
             found.setdefault(name, set()).add(module.__name__.rpartition(".")[2])
-    for name in stdlib_caches.RENEWED:
-        found.setdefault(name, set()).add("stdlib_caches")
     return found

@@ -96,6 +96,20 @@ ROWS = {
         "import gettext; gettext.dgettext = lambda domain, text: text.upper()\n"
         "import optparse; print([w for _, w in optparse._builtin_cvt.values()])",
     ),
+    "H14-words-of-optparse-searched-otherwise": Row(
+        "locale_time",
+        "import gettext\n"
+        "def find(domain, *more, **how): print(domain, more, how); return []\n"
+        "gettext.find = find; import optparse",
+    ),
+    "H14-words-of-optparse-in-a-catalogue": Row(
+        "locale_time",
+        CATALOGUE.replace("sugar-toolkit-gtk3", "messages")
+        .replace("Seconds ago", "integer")
+        .replace('os.environ["HOME"]', "os.getcwd()")
+        + "import optparse; print([w for _, w in optparse._builtin_cvt.values()])",
+        environment={"LANGUAGE": "es"},
+    ),
     "H12-temporary-directory": Row(
         "randomness",
         "import tempfile; print(tempfile.gettempdir())",

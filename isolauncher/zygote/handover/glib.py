@@ -9,20 +9,46 @@ them has a remedy here but that nobody asks before the fork (`quiet`, and the ch
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
+from collections.abc import Callable
 from typing import Any
 
 from isolauncher.zygote.handover import Start, World
 
+RENEWED = ("gi.repository.GLib",)
+
+_glib: Any = None
+_is_seeded = False
+
+
+def settle(world: World) -> World:
+    global _glib
+    _glib = sys.modules.get("gi.repository.GLib")
+    if _glib is not None:
+        # The generator is made, of which each child has its own stream.
+        _glib.random_set_seed(0)
+    return world
+
+
+def begin(world: World) -> None:
+    # Whether the program imports it or not: libraries draw from it, too. If nobody has
+    # drawn yet in a cold start it is seeded at the first draw, which is not to be seen.
+    global _is_seeded
+    if _glib is not None and not _is_seeded:
+        _glib.random_set_seed(int.from_bytes(os.urandom(4)))
+        _is_seeded = True
+
 
 def apply(start: Start, world: World) -> None:
-    """Only once it is imported, see ``RENEW``."""
+    begin(world)
 
 
-def _random(glib: Any) -> None:
-    # If nobody has drawn yet it would be seeded at the first draw; whether somebody
-    # has is not to be seen.
-    glib.random_set_seed(int.from_bytes(os.urandom(4)))
+def look_up(function: Callable[..., object]) -> None:
+    """Have PyGObject find a C function and learn how it is called, and not call it.
 
-
-RENEW = {"gi.repository.GLib": _random}
+    That comes before it sees that it was given more than the one argument it takes.
+    """
+    with contextlib.suppress(TypeError):
+        function(None, None)

@@ -4,7 +4,8 @@
 Hazards: H4. PyGObject's overrides initialise both libraries when they are imported.
 The zygote had a stand-in for that (`quiet`), so that for the C libraries it has not
 happened yet: display, settings, theme, locale, program class and ``argv`` are as in a
-cold start.
+cold start. It is for the import alone, however long a child waits before: it makes
+directories and looks for displays, which a program may have changed by then.
 
 In a stem that was warmed (`warm`) the libraries have been initialised before there was
 a request, by `initialise`. Nothing of that can be undone or done again, so it counts
@@ -28,6 +29,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from isolauncher.zygote.handover import Fresh, Start, World
+from isolauncher.zygote.handover.glib import look_up
 
 LATER = frozenset(
     {
@@ -144,6 +146,14 @@ def _sockets() -> list[int]:
             if os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
                 found.append(int(name))
     return found
+
+
+def settle(world: World) -> World:
+    for name, namespace in (("gi.overrides.Gdk", "Gdk"), ("gi.overrides.Gtk", "Gtk")):
+        overrides = sys.modules.get(name)
+        if overrides is not None:
+            look_up(getattr(overrides, namespace).init_check)
+    return world
 
 
 def apply(start: Start, world: World) -> None:

@@ -9,10 +9,27 @@ locale that would have decided otherwise never come here (`program.needs_exec`).
 from __future__ import annotations
 
 import _locale
+import contextlib
+import os
+import sys
 import time
+from operator import is_ as _is
 from typing import Any
 
 from isolauncher.zygote.handover import Start, World
+
+
+def settle(world: World) -> World:
+    """Load the locale that is a dozen files; what the C library has it keeps.
+
+    Others are in its archive, one file. Which is in force stays as it was.
+    """
+    now = _locale.setlocale(_locale.LC_ALL)
+    with contextlib.suppress(_locale.Error):  # type: ignore[attr-defined]
+        _locale.setlocale(_locale.LC_ALL, "C.UTF-8")
+    _locale.setlocale(_locale.LC_ALL, now)
+    _searches[:] = _searching()
+    return world
 
 
 def apply(start: Start, world: World) -> None:
@@ -40,10 +57,33 @@ def _strptime(module: Any) -> None:
 
 
 def _optparse(module: Any) -> None:
-    # The words that its body translates.
+    # The words that its body translates. Each would be sought in all catalogues that
+    # there may be: once is enough to know that there is none, but for who asks
+    # somebody else.
+    translate = module._
+    if _searches and all(map(_is, _searches, _searching())) and not _catalogues():
+        translate = str
     for kind, word in _OPTPARSE.items():
         convert, _ = module._builtin_cvt[kind]
-        module._builtin_cvt[kind] = convert, module._(word)
+        module._builtin_cvt[kind] = convert, translate(word)
+
+
+def _catalogues() -> list[str]:
+    module: Any = sys.modules["gettext"]
+    domain = module._current_domain
+    found: list[str] = module.find(domain, module._localedirs.get(domain), all=True)
+    return found
+
+
+_searches: list[object] = []
+_SEARCH = ("gettext", "dgettext", "translation", "find", "_expand_lang")
+
+
+def _searching() -> list[object]:
+    """Who finds the translation of a word, as a program may replace them."""
+    module = sys.modules.get("gettext")
+    own = [getattr(module, name, None) for name in _SEARCH]
+    return [*own, os.path.exists] if module is not None else []
 
 
 _OPTPARSE = {
