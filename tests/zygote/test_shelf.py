@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from isolauncher.zygote.handover import shelf
+from isolauncher.zygote.handover import Pristine, World, shelf
 
 KNOWN = frozenset(sys.path)
 FOUND = shelf.place("json", json)
@@ -78,3 +78,23 @@ def test_what_is_not_on_the_path_any_more_is_another(
     monkeypatch.setattr(sys, "path", [])
     assert FOUND is not None
     assert shelf.Ahead(KNOWN).has("json", FOUND)
+
+
+def test_of_the_practice_nothing_is_left() -> None:
+    pristine = Pristine.capture(tuple(sys.modules), tuple(sys.path), ())
+    world = World(
+        pristine=pristine,
+        visible=frozenset(),
+        needs={},
+        exits=(),
+        meta_path=(),
+        path_hooks=(),
+        warning_filters=(),
+    )
+
+    def state() -> tuple[object, ...]:
+        return list(sys.modules), list(sys.path), list(sys.path_importer_cache)
+
+    before = state()
+    shelf._practise(world)
+    assert state() == before

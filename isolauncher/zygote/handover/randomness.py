@@ -2,8 +2,8 @@
 """What siblings must not share: random streams, keys, unique names.
 
 Hazards: H7 (generators outside the standard library), H8 (the standard library's
-own: reseeded at fork by their makers, and here again, since a child may be forked
-long before it is used), H11 (multiprocessing's key), H12 (temporary names).
+own: reseeded at each fork by their makers, and so there is nothing left to do at an
+import), H11 (multiprocessing's key), H12 (temporary names).
 Shared on purpose, and said so in the report: the hash seed (H9) and the address
 layout (H10), which only a fresh interpreter can change.
 """
@@ -48,7 +48,6 @@ def _synchronize(module: Any) -> None:
 
 
 RENEW = {
-    "random": _random,
     "numpy.random": _random,
     "uuid": _uuid,
     "tempfile": _tempfile,

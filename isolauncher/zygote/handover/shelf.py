@@ -39,9 +39,13 @@ from importlib.machinery import (
     ExtensionFileLoader,
     FileFinder,
     FrozenImporter,
+    ModuleSpec,
 )
 from importlib.machinery import PathFinder as Finder
+from itertools import repeat
+from operator import is_
 from posix import getcwd, stat  # importlib's own: a program may replace those of os
+from types import ModuleType
 from typing import Any
 
 from isolauncher.zygote import forever, unseen
@@ -64,6 +68,7 @@ def settle(world: World) -> World:
     # Which list of filters it last had the interpreter keeps, and goes by it when
     # `warnings` is not there to be asked. Not one that only lasted for a while.
     warnings.warn("ignored", ImportWarning, stacklevel=2)
+    _practise(world)
     _shelf = shelf = _Shelf(world, _gathered("RENEW"), _gathered("AHEAD"))
     real = bootstrap._find_and_load
     modules, there = shelf.modules, sys.modules
@@ -78,6 +83,38 @@ def settle(world: World) -> World:
     # A child that ends would take apart what it has never used.
     forever.keep(tuple(modules.values()))
     return dataclasses.replace(world, shelf=modules)
+
+
+def _practise(world: World) -> None:
+    """Bring back modules that are nobody's.
+
+    The interpreter notes in code that runs how best to run it (PEP 659). What it has
+    noted here no child has to note, and to copy the page for, again.
+    """
+    top = "isolauncher nobody's"
+    names = [top, *(f"{top}.{n}" for n in range(_OFTEN))]
+    for name in names:
+        sys.modules[name] = module = ModuleType(name)
+        module.__spec__ = ModuleSpec(name, None)
+        if name != top:
+            setattr(sys.modules[top], name.rpartition(".")[2], module)
+    needs = {name: tuple(names[1:n]) for n, name in enumerate(names)}
+    of_nobody = dataclasses.replace(
+        world, shelved=frozenset(names), needs=needs, exits=(), own_children=frozenset()
+    )
+    shelf = _Shelf(of_nobody, {name: [lambda module: None] for name in names[::2]}, {})
+    sys.path.insert(0, "/")
+    try:
+        for name in names:
+            shelf.bring(name)
+    finally:
+        sys.path.remove("/")
+        sys.path_importer_cache.pop("/", None)
+        for name in names:
+            sys.modules.pop(name, None)
+
+
+_OFTEN = 40
 
 
 def begin(world: World) -> None:
@@ -233,6 +270,15 @@ def _names_in(finder: Any) -> Set[str]:
     return names
 
 
+def _names_of(entry: str) -> Set[str] | None:
+    """What an entry of the path holds; None where only a search could tell.
+
+    The same names are in the same set: a finder that reads anew makes another.
+    """
+    finder = Finder._path_importer_cache(entry)  # type: ignore[attr-defined]
+    return _names_in(finder) if type(finder) is FileFinder else None
+
+
 def _gathered(attribute: str) -> dict[str, list[Renewal]]:
     """What the modules of the hand-over do about a name that comes back."""
     # Not at the top: the package imports this module.
@@ -268,9 +314,11 @@ class _Shelf:
             if "." not in name and (found := place(name, module)) is not None
         }
         self._roots = frozenset(root for root, _ in self._tops.values())
-        # The path, what its new entries hold, and whom they make suspected. No object
+        # The path, what each new entry holds, and whom they make suspected. No object
         # of ours: it is made in a program, which may look at all that there are.
-        self._suspected: tuple[list[str], list[Set[str]], Set[str]] | None = None
+        self._suspected: (
+            tuple[list[object], list[tuple[str, Set[str]]], Set[str]] | None
+        ) = None
         self._brings = {name: self._closure(name, world.needs) for name in self._all}
         self._bound = self._take_out() - world.own_children
         self._left_nothing = False
@@ -280,10 +328,15 @@ class _Shelf:
             self._exits.setdefault(module, []).append(one)
         self._finders = world.finders
         self._filters = world.filters
-        # With them nothing has to be done but to put them back.
-        busy = {*ahead, *renewals, *self._bound, *self._exits}
-        busy |= {*self._finders, *self._filters}
-        self._plain = frozenset(self._all.keys() - busy)
+        # Others have only to be put back.
+        self._more = {
+            name: (*self._bound_to(name), self._renewals.get(name, ()))
+            for name in (
+                *{*self._bound, *ahead, *renewals},
+                *{*self._exits, *self._finders, *self._filters},
+            )
+            if name in self._all
+        }
         # Two threads may import: the second must not go on before all is renewed.
         self._lock = threading.RLock()
 
@@ -334,37 +387,72 @@ class _Shelf:
         there = self._all if parent in self._all else sys.modules
         return there.get(parent), child
 
+    def _bound_to(self, name: str) -> tuple[object, str]:
+        """Its package and its name there, if that is all there is to do with it."""
+        package, child = self._all.get(name.rpartition(".")[0]), name.rpartition(".")[2]
+        others = (self._ahead, self._exits, self._finders, self._filters)
+        if package is None or name not in self._bound or any(name in o for o in others):
+            return None, ""
+        return package, child
+
     def bring(self, name: str) -> None:
         """Back into ``sys.modules``, if it is what an import would make now."""
         with self._lock:
-            brings, modules = self._brings[name], self.modules
-            there, known = sys.modules, self._all
-            suspects = self._suspects()
-            others = [
-                n
-                for n in brings
-                if (
-                    n in there or n in suspects
-                    if n in modules
-                    # It was brought back once, or has given way.
-                    else there.get(n, _MISSING) is not known[n]
-                )
-            ]
-            if others:
-                self._look_closer(others)
+            brings, modules, there = self._brings[name], self.modules, sys.modules
+            back = [n for n in brings if n in modules]
+            if not self._is_as_left(brings, back):
+                others = self._others(brings)
+                if others:
+                    self._look_closer(others)
+                back = [n for n in brings if n in modules]
             if name not in modules:
                 return
-            back = [n for n in brings if n in modules]
-            busy = []
+            more, busy = self._more, []
+            self._left_nothing = False
             for n in back:
-                if n in self._plain:
+                if n not in more:
                     there[n] = modules.pop(n)  # type: ignore[assignment]
+                    continue
+                package, child, renewals = more[n]
+                if child:
+                    there[n] = module = modules.pop(n)  # type: ignore[assignment]
+                    setattr(package, child, module)
                 else:
                     self._put_back(n)
-                    busy.append(n)
-            for n in busy:
-                for renew in self._renewals.get(n, ()):
-                    renew(known[n])
+                if renewals:
+                    busy.append((n, renewals))
+            for n, renewals in busy:
+                for renew in renewals:
+                    renew(self._all[n])
+
+    def _is_as_left(self, brings: _Names, back: list[str]) -> bool:
+        """Whether nothing speaks against it, as with most; in few steps.
+
+        Of the names ``back`` is on the shelf, and the program has none of that; the
+        rest was brought back, and is still what it was.
+        """
+        there = sys.modules
+        if not (self._suspects().isdisjoint(back) and there.keys().isdisjoint(back)):
+            return False
+        if len(back) == len(brings):
+            return True
+        gone = [n for n in brings if n not in self.modules]
+        now = map(there.get, gone, repeat(_MISSING))
+        return all(map(is_, now, map(self._all.get, gone)))
+
+    def _others(self, brings: _Names) -> list[str]:
+        """Those of which something else may be there, or come first."""
+        suspects, modules = self._suspects(), self.modules
+        return [
+            n
+            for n in brings
+            if (
+                n in sys.modules or n in suspects
+                if n in modules
+                # It was brought back once, or has given way.
+                else sys.modules.get(n, _MISSING) is not self._all[n]
+            )
+        ]
 
     def lend(self) -> None:
         """Before there is a program; `leave_nothing` takes it back."""
@@ -391,30 +479,31 @@ class _Shelf:
 
         Which of them it has is for `Ahead` to say; of most programs there are none.
         """
-        # What is no string the interpreter passes over, too.
-        path = [entry for entry in list[object](sys.path) if isinstance(entry, str)]
-        names: list[Set[str]] = []
-        # As a search, which goes no further than to where it finds, asks none behind.
-        last = max((n for n, e in enumerate(path) if e in self._roots), default=0)
-        for entry in path[:last]:
-            if entry not in self._known:
-                finder = Finder._path_importer_cache(entry)  # type: ignore[attr-defined]
-                if type(finder) is not FileFinder:
-                    return self._tops.keys()
-                names.append(_names_in(finder))
-        seen = self._suspected
-        # The same names are in the same set: a finder that reads anew makes another.
+        path, seen = list[object](sys.path), self._suspected
         if (
             seen is not None
-            and path == seen[0]
-            and list(map(id, names)) == list(map(id, seen[1]))
+            and len(path) == len(seen[0])
+            and all(map(is_, path, seen[0]))
+            and all(_names_of(entry) is held for entry, held in seen[1])
         ):
             return seen[2]
-        heads = {n.partition(".")[0] for held in names for n in held}
-        gone = self._roots.difference(path)
+        # What is no string the interpreter passes over, too. A search, which goes no
+        # further than to where it finds, asks none behind the last.
+        known = self._known
+        strings = [e for e in path if isinstance(e, str)]
+        last = max((n for n, e in enumerate(strings) if e in self._roots), default=0)
+        holds: list[tuple[str, Set[str]]] = []
+        for entry in strings[:last]:
+            if entry not in known:
+                names = _names_of(entry)
+                if names is None:
+                    return self._tops.keys()
+                holds.append((entry, names))
+        heads = {n.partition(".")[0] for _, held in holds for n in held}
+        gone = self._roots.difference(strings)
         suspects = {n for n, (root, _) in self._tops.items() if root in gone}
         suspects |= heads & self._tops.keys()
-        self._suspected = path, names, suspects
+        self._suspected = path, holds, suspects
         return suspects
 
     def _look_closer(self, names: list[str]) -> None:
@@ -454,7 +543,6 @@ class _Shelf:
         module = self.modules.pop(name)
         sys.modules[name] = module  # type: ignore[assignment]
         if name in self._bound:
-            self._left_nothing = False
             package, child = self._package(name)
             setattr(package, child, module)
         sys.meta_path.extend(self._finders.get(name, ()))  # type: ignore[arg-type]

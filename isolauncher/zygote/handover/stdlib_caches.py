@@ -268,11 +268,14 @@ def _upwards(name: str) -> Iterator[str]:
 
 def _know_loggers(module: Any) -> None:
     # Perhaps not in sys.modules: a package need not import it to have its name.
-    (logging,) = _kept_logging
-    known = {ref() for ref in logging._handlerList}
     for logger in _kept_loggers.get(module.__name__, ()):
         _know(logger)
-    for handler in _kept_handlers.get(module.__name__, ()):
+    handlers = _kept_handlers.get(module.__name__)
+    if not handlers:
+        return
+    (logging,) = _kept_logging
+    known = {ref() for ref in logging._handlerList}
+    for handler in handlers:
         if handler not in known:
             logging._addHandlerRef(handler)
 
