@@ -67,7 +67,7 @@ def main(
         print(f"isolauncher zygote: {type(e).__name__}: {e}", file=sys.stderr)
         os._exit(1)
     waiting = _serve(channel, own_namespace, expected, linux)
-    forever.keep(waiting)  # the room's plan
+    forever.keep((waiting, written, cold))  # when this returns, a program begins
     gc.freeze()  # which no program finds, and no collection of its walks
     kernel.title(f"isolauncher: stem({name})")
 
