@@ -10,6 +10,7 @@ doing, not imitated here.
 
 from __future__ import annotations
 
+import _warnings
 import builtins
 import ctypes
 import importlib
@@ -22,7 +23,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.machinery import BuiltinImporter, PathFinder, SourceFileLoader
-from types import FunctionType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Literal
 
 from isolauncher.errors import ProgramNotExecutable, ProgramNotFound
@@ -257,13 +258,17 @@ _gc_untrack.restype = _gc_track.restype = None
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """A program that has been read. ``source`` None: `runpy` will find it."""
+    """A program that has been read. ``source`` None: `runpy` will find it.
+
+    ``code`` is it compiled, if the compiler had nothing to say of it.
+    """
 
     start: Start
     world: World
     filename: str
     source: bytes | None
     module: str | None
+    code: CodeType | None = None
 
 
 def prepare(start: Start, world: World) -> Prepared:
@@ -299,8 +304,34 @@ def prepare(start: Start, world: World) -> Prepared:
             start=start, world=world, filename="", source=None, module="__main__"
         )
     return Prepared(
-        start=start, world=world, filename=filename, source=source, module=None
+        start=start,
+        world=world,
+        filename=filename,
+        source=source,
+        module=None,
+        code=_silently_compiled(source, filename),
     )
+
+
+def _silently_compiled(source: bytes, filename: str) -> CodeType | None:
+    """None if there is an error or a warning, which is the program's own to tell.
+
+    Compiled before "go", in whatever time there is until it comes; nothing of it runs.
+    """
+    _warnings.filters.insert(0, ("error", None, Warning, None, 0))
+    _warnings._filters_mutated()  # type: ignore[attr-defined]
+    try:
+        return _compiled(source, filename)
+    except Exception:
+        return None
+    finally:
+        del _warnings.filters[0]
+        _warnings._filters_mutated()  # type: ignore[attr-defined]
+
+
+def _compiled(source: bytes, filename: str) -> CodeType:
+    text = _as_from_file(source, filename)
+    return compile(text, filename, "exec", dont_inherit=True)
 
 
 def _have_runpy() -> None:
@@ -320,7 +351,7 @@ def load(prepared: Prepared) -> Callable[[], object]:
     interpreter runs, whose globals become the program's. A syntax error in the
     program is raised from here, as the program's.
     """
-    interpreter.add_user_site(prepared.world)
+    customised = interpreter.add_user_site(prepared.world)
     if prepared.source is None:
         namespace = _fresh_main(sys.modules["__main__"])
         _have_runpy()
@@ -337,9 +368,10 @@ def load(prepared: Prepared) -> Callable[[], object]:
     namespace["__file__"] = filename
     namespace["__cached__"] = None
     namespace["__loader__"] = SourceFileLoader("__main__", filename)
-    code = compile(
-        _as_from_file(prepared.source, filename), filename, "exec", dont_inherit=True
-    )
+    code = prepared.code
+    if code is None or customised:
+        # Whoever has been there may hear of it (sys.addaudithook).
+        code = _compiled(prepared.source, filename)
     main = FunctionType(code, namespace)
     # Functions on the stack and modules taken out still use it.
     forever.keep(prepared.world)
@@ -398,5 +430,5 @@ def _fresh_main(module: ModuleType) -> dict[str, object]:
 
 
 # What they raise is the program's own mistake, and has no place of ours in it.
-for _function in (load, _as_from_file, _have_runpy):
+for _function in (load, _compiled, _as_from_file, _have_runpy):
     unseen.hide(_function)

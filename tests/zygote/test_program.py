@@ -65,6 +65,10 @@ ENDINGS = {
     "warning": b"import warnings\n"
     b"def f(): warnings.warn('look', stacklevel=2)\nf()\n"
     b"warnings.warn('far', stacklevel=5)\nwarnings.warn('d', DeprecationWarning)",
+    "compiler-warns": b"print(1 is 1)\nimport sys; print(len(sys.warnoptions))\n"
+    b"import _warnings, warnings; print(warnings.filters is _warnings.filters)\n"
+    b"print(*warnings.filters, sep='\\n')\n",
+    "compiler-warns-of-an-escape": b"print('\\d')\n",
     "logging-caller": b"import logging\n"
     b"logging.basicConfig(format='%(pathname)s %(lineno)d"
     b" %(funcName)s %(processName)s %(threadName)s')\nlogging.error('x')",
@@ -122,6 +126,25 @@ def test_a_script_ends_as_in_a_cold_start(name: str, tmp_path: Path) -> None:
 def test_a_module_ends_as_in_a_cold_start(name: str, tmp_path: Path) -> None:
     (tmp_path / "program.py").write_bytes(ENDINGS[name])
     same(*twins.both("-m", "program", "x", cwd=str(tmp_path)))
+
+
+def test_who_comes_before_the_program_hears_it_compiled(tmp_path: Path) -> None:
+    site = tmp_path / ".local/lib/python3.11/site-packages"
+    site.mkdir(parents=True)
+    (site / "usercustomize.py").write_text(
+        "import sys\n"
+        "def hear(event, args):\n"
+        "    if event == 'compile' and str(args[1]).endswith('program.py'):\n"
+        "        print(event, args[1])\n"
+        "sys.addaudithook(hear)\n"
+        "import warnings; warnings.simplefilter('error')\n"
+    )
+    for text in (b"print(1)\n", ENDINGS["compiler-warns"]):
+        script = tmp_path / "program.py"
+        script.write_bytes(text)
+        environment = {**twins.ENVIRONMENT, "HOME": str(tmp_path)}
+        cold, forked = twins.both(str(script), environment=environment)
+        same(cold, forked)
 
 
 def test_a_module_that_is_not_there_is_told_as_in_a_cold_start(tmp_path: Path) -> None:

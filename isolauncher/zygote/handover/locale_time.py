@@ -29,6 +29,10 @@ def settle(world: World) -> World:
         _locale.setlocale(_locale.LC_ALL, "C.UTF-8")
     _locale.setlocale(_locale.LC_ALL, now)
     _searches[:] = _searching()
+    if _searches:
+        # Practised, see `shelf`.
+        for _ in range(_OFTEN):
+            sys.modules["gettext"].find("", "/nonexistent", ("xx_XX.UTF-8",), all=True)
     return world
 
 
@@ -75,6 +79,7 @@ def _catalogues() -> list[str]:
     return found
 
 
+_OFTEN = 20
 _searches: list[object] = []
 _SEARCH = ("gettext", "dgettext", "translation", "find", "_expand_lang")
 

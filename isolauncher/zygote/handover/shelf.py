@@ -74,8 +74,8 @@ def settle(world: World) -> World:
     modules, there = shelf.modules, sys.modules
 
     def _find_and_load(name: str, import_: object) -> object:
-        if name in modules and name not in there:
-            shelf.bring(name)
+        if name in modules and name not in there and shelf.bring(name):
+            return there[name]
         return real(name, import_)
 
     unseen.hide(_find_and_load)
@@ -395,8 +395,11 @@ class _Shelf:
             return None, ""
         return package, child
 
-    def bring(self, name: str) -> None:
-        """Back into ``sys.modules``, if it is what an import would make now."""
+    def bring(self, name: str) -> bool:
+        """Back into ``sys.modules``, if it is what an import would make now.
+
+        False if it is not, or was there already.
+        """
         with self._lock:
             brings, modules, there = self._brings[name], self.modules, sys.modules
             back = [n for n in brings if n in modules]
@@ -406,7 +409,7 @@ class _Shelf:
                     self._look_closer(others)
                 back = [n for n in brings if n in modules]
             if name not in modules:
-                return
+                return False
             more, busy = self._more, []
             self._left_nothing = False
             for n in back:
@@ -424,6 +427,7 @@ class _Shelf:
             for n, renewals in busy:
                 for renew in renewals:
                     renew(self._all[n])
+            return True
 
     def _is_as_left(self, brings: _Names, back: list[str]) -> bool:
         """Whether nothing speaks against it, as with most; in few steps.
