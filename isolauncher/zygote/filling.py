@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Uses up the free places between the zygote's objects, so that no child does.
 
-The interpreter puts a small object into whatever pool of its size has a place left, and
-else takes a free pool (Objects/obmalloc.c); the C library cuts what is larger from
-whatever piece of its heap is free (malloc(3)). What an import frees leaves such places
-on every page; a child that takes one copies the page. So before the first fork each is
-filled, with values that stay: memory that was lying idle anyway. A child's own objects
-then come together, on pages of their own.
+The interpreter puts a small object into whatever pool of its size has a place left
+(Objects/obmalloc.c), and the C library, which has the larger ones and the libraries',
+into whatever hole is large enough (malloc/malloc.c). What an import frees leaves such
+places on every page; a child that takes one copies the page. So before the first fork
+all are filled, with values that stay: memory that was lying idle anyway. A child's own
+objects then come together, on pages of their own.
 """
 
 from __future__ import annotations
@@ -19,25 +19,23 @@ from isolauncher.zygote import forever
 _LARGEST = 512
 """Bytes; what is larger is the C library's to place."""
 _STEP = 16
-_PAGE = 4096
 _POOL = 16384
+_HEADER = 48
+"""Bytes of a pool that are not for objects."""
 _MOST = 4 << 20
 """Bytes of one size; more would mean that pools are not what they were."""
 _BYTES = bytes.__basicsize__
 _IN_A_ROW = 8
 """Pools one behind the other, and not left over in several arenas."""
 
-_PIECES = (*(1 << n for n in range(20, 11, -1)), *range(2048, 16, -_STEP))
-"""Bytes, from the largest: what is left of a piece is for a smaller one."""
-
 
 def fill() -> None:
-    fill_heap()
     kept: list[object] = []
     for size in range(_STEP, _LARGEST + 1, _STEP):
         _fill(size, _maker(size), kept)
     _fill_pools(kept)
     forever.keep(kept)
+    fill_holes()
 
 
 def _maker(size: int) -> Callable[[], object]:
@@ -49,13 +47,20 @@ def _maker(size: int) -> Callable[[], object]:
 
 
 def _fill(size: int, make: Callable[[], object], kept: list[object]) -> None:
-    """Until as many as a pool has places for come together: it was a fresh one."""
-    count = _POOL // size
-    for _ in range(_MOST // _POOL):
-        made = [make() for _ in range(count)]
-        kept += made
-        if len({id(one) // _PAGE for one in made}) <= _POOL // _PAGE + 2:
+    """Until a pool has nothing but ours: a fresh one, so none else had a place left.
+
+    One after the other, lest what is needed for more at once takes places of its own.
+    """
+    # Of the size of the numbers that tell which pool it is: one or two are in it.
+    places = (_POOL - _HEADER) // size - (2 if size == 32 else 0)
+    pool, run = 0, 0
+    for _ in range(_MOST // size):
+        kept.append(make())
+        at = id(kept[-1]) // _POOL
+        run = run + 1 if at == pool else 1
+        if run == places:
             return
+        pool = at
 
 
 def _fill_pools(kept: list[object]) -> None:
@@ -72,28 +77,46 @@ def _fill_pools(kept: list[object]) -> None:
             return
 
 
-class _MallInfo(ctypes.Structure):
-    """struct mallinfo2, of mallinfo(3); the last is the size of what is on top."""
-
-    _fields_ = (("_others", ctypes.c_size_t * 9), ("keepcost", ctypes.c_size_t))
+# ------------------------------------------------------------------- the C library's
 
 
-def fill_heap() -> None:
-    """All pieces of the C library's heap that are free, but for the one on top."""
+class _Info(ctypes.Structure):
+    """struct mallinfo2, mallinfo(3); ``keepcost`` is what is free at the top."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks "
+        "fordblks keepcost".split()
+    )
+
+
+_HOLES = (*(1 << n for n in range(22, 9, -1)), *range(1016, 0, -_STEP))
+"""Bytes: of a hole the largest of these that it has room for, then of what is left.
+
+The small ones are those that the C library has lists of, a list for each.
+"""
+_MOST_HOLES = 100_000
+
+
+def fill_holes() -> None:
+    """Those of malloc(3); none where it is another than glibc's of 2.33 or later."""
     libc = ctypes.CDLL(None)
-    if not hasattr(libc, "mallinfo2"):
-        return  # before glibc 2.33, which has it
-    libc.mallinfo2.restype = _MallInfo
-    libc.malloc.restype = libc.sbrk.restype = ctypes.c_void_p
-    libc.malloc.argtypes = (ctypes.c_size_t,)
+    info = getattr(libc, "mallinfo2", None)
+    if info is None:
+        return
+    info.restype = _Info
+    libc.sbrk.restype = libc.malloc.restype = ctypes.c_void_p
     libc.sbrk.argtypes = (ctypes.c_ssize_t,)
+    libc.malloc.argtypes = (ctypes.c_size_t,)
     libc.free.argtypes = (ctypes.c_void_p,)
-    top = libc.sbrk(0) - libc.mallinfo2().keepcost
-    malloc, free = libc.malloc, libc.free
-    for size in _PIECES:
-        for _ in range(_MOST // _STEP):
-            piece = malloc(size)
-            if piece is None or piece >= top:
-                # From the top, or the kernel.
-                free(piece)
+    libc.free.restype = None
+    # From here on all is free, and given out only where no hole will do.
+    top = libc.sbrk(0) - info().keepcost
+    left = _MOST_HOLES
+    for size in _HOLES:
+        while left:
+            place = libc.malloc(size)
+            if not place or place >= top:
+                libc.free(place)
                 break
+            left -= 1

@@ -3,19 +3,34 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import mmap
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
+from support.powers import need
 
 from isolauncher.zygote import filling
+
+TOP = Path(__file__).resolve().parents[2]
 
 
 def pages(objects: Iterable[object]) -> set[int]:
     return {id(one) // mmap.PAGESIZE for one in objects}
+
+
+@pytest.fixture(autouse=True)
+def no_collection() -> Iterator[None]:
+    """One that came in between would make new places."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @pytest.mark.parametrize("size", [16, 64, 256, 512])
@@ -37,32 +52,42 @@ def test_no_pool_is_left_in_an_arena_that_is_in_use() -> None:
     assert max(map(id, new)) - min(map(id, new)) < 8 * filling._POOL
 
 
-def test_the_c_library_cuts_from_the_top_of_its_heap() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", HEAP],
-        cwd=Path(__file__).resolve().parents[2],
-        capture_output=True,
-        check=False,
-    )
-    assert (done.stdout, done.stderr) == (b"True\nFalse\n", b"")
-
-
-HEAP = """
+HOLES = """
 import ctypes
 from isolauncher.zygote import filling
+
 libc = ctypes.CDLL(None)
-libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, (ctypes.c_size_t,)
+libc.malloc.restype = ctypes.c_void_p
 libc.free.argtypes = (ctypes.c_void_p,)
-sizes = [*range(600, 20000, 200)] * 4
-old = [libc.malloc(size) for size in sizes]
-for piece in old[::2]:
-    libc.free(piece)
-
-def between():
-    new = [libc.malloc(size) for size in (600, 1000, 5000, 10000)]
-    return any(min(old) < piece < max(old) for piece in new)
-
-print(between())
-filling.fill_heap()
-print(between())
+sizes = [*range(24, 2_000, 40), 5_000, 20_000, 90_000]
+old = [libc.malloc(size) for size in sizes for _ in range(20)]
+for place in old[::2]:
+    libc.free(place)
+assert {libc.malloc(size) for size in sizes} & set(old)
+filling.fill_holes()
+assert min(libc.malloc(size) for size in sizes) > max(old)
 """
+
+
+def test_filled_holes_take_nothing_of_the_c_library_s() -> None:
+    need(None if hasattr(ctypes.CDLL(None), "mallinfo2") else "not this C library")
+    # In a process of its own, whose memory is in one piece.
+    done = subprocess.run(
+        [sys.executable, "-c", HOLES], cwd=TOP, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def test_a_pool_that_is_all_but_empty_is_not_taken_for_a_fresh_one() -> None:
+    make: Callable[[], object] = filling._maker(464)
+    old = defaultdict(list)
+    for made in [make() for _ in range(2_000)]:
+        old[id(made) // filling._POOL].append(made)
+    *others, last = [held for held in old.values() if len(held) == 35]
+    for held in others:
+        del held[:2]
+    # It is the next to be given out of, before the others.
+    del last[1:], made
+    filling.fill()
+    new = [make() for _ in range(100)]
+    assert not pages(new) & pages(one for held in others for one in held)
