@@ -703,9 +703,18 @@ class Linux:
         return ProbeAnswer(errno=ctypes.get_errno() if result < 0 else 0)
 
     def loopback_up(self) -> None:
-        from . import netlink
+        loopback()()
 
-        netlink.loopback_up()
+
+@functools.cache
+def loopback() -> Callable[[], None]:
+    """What brings it up; the import is large, and made by the first who asks.
+
+    A zygote asks: init is to import nothing.
+    """
+    from .netlink import loopback_up
+
+    return loopback_up
 
 
 _AREAS: list[object] = []

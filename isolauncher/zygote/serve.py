@@ -23,7 +23,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import NoReturn
 
-from isolauncher import init, kernel, netlink, plan, wire
+from isolauncher import init, kernel, plan, wire
 from isolauncher.errors import IsolauncherError
 from isolauncher.zygote import (
     filling,
@@ -44,6 +44,8 @@ from isolauncher.zygote.handover import Pristine, World, signals, streams
 
 NOBODY = 65534
 BARE = "bare"
+_FD = 4
+"""Bytes of one descriptor in a message (unix(7))."""
 Cold = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
 KernelMaker = Callable[[], kernel.Kernel]
 
@@ -61,6 +63,7 @@ def main(
         own_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         expected = (0, 1, 2, channel.fileno(), own_namespace)
         world = _preload(name, frozenset(left_out), cold, expected, channel)
+        _settle(world, expected)
         written = () if name == BARE else _rehearse(world, name)
         linux = make_kernel()
     except Exception as e:
@@ -103,7 +106,7 @@ def _preload(
 ) -> World:
     """Import the set with nobody's rights, and tell the daemon what came of it."""
     # Drawn before the path goes: pyroute2 may be where only our own code looks.
-    _ = netlink
+    kernel.loopback()
     pristine = Pristine.capture(*cold)
     sys.path[:] = list(cold[1])
     names = [] if name == BARE else [n for n in sets.SETS[name] if n not in left_out]
@@ -139,11 +142,16 @@ def _preload(
     if unfit:
         # What an import did cannot be undone in this process.
         os._exit(3)
+    return world
+
+
+def _settle(world: World, expected: tuple[int, ...]) -> None:
+    """Leave memory as children are to share it, after all that is only for once."""
+    handover.begin(world)
     gc.collect()
     filling.fill()
     gc.freeze()
     state.prove_fit(expected)
-    return world
 
 
 def _rehearse(world: World, name: str) -> rehearsal.Pages:
@@ -187,7 +195,7 @@ def _serve(
 ) -> init.Stem:
     """Fork an init for every descriptor that comes; returns in a stem."""
     while True:
-        data, fds, _, _ = socket.recv_fds(channel, 16, 1, socket.MSG_CMSG_CLOEXEC)
+        data, fds = _asked(channel)
         if not data or len(fds) != 1:
             os._exit(0)
         try:
@@ -210,6 +218,13 @@ def _serve(
         linux.setns(own_namespace, kernel.CLONE_NEWPID)
         os.close(fds[0])
         channel.send(b"%d" % pid)
+
+
+def _asked(channel: socket.socket) -> tuple[bytes, list[int]]:
+    """A message and its descriptor. (socket.recv_fds imports a module each time.)"""
+    space = socket.CMSG_SPACE(_FD)
+    data, rights, _, _ = channel.recvmsg(16, space, socket.MSG_CMSG_CLOEXEC)
+    return data, [int.from_bytes(fd, sys.byteorder) for _, _, fd in rights]
 
 
 # -------------------------------------------------------------------- in the stem

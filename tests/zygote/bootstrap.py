@@ -50,11 +50,10 @@ def zygote():
     told = json.loads(sys.argv[1])
     pristine = handover.Pristine.capture(*COLD)
     names = told.get("preload")
+    names = sets.PYTHON if names is None else names
     sys.path[1:1] = told.get("path", [])
     report = preload.preload(
-        sets.PYTHON if names is None else names,
-        pristine=pristine,
-        expected_fds=(0, 1, 2, channel.fileno()),
+        names, pristine=pristine, expected_fds=(0, 1, 2, channel.fileno())
     )
     if report.unfit:
         raise SystemExit(f"unfit: {report.unfit}")
@@ -88,12 +87,14 @@ def settled(told, report, fds):
     for module in handover.ORDER:
         if module.__name__.rpartition(".")[2] in without:
             module.apply = lambda start, world: None
-            if hasattr(module, "RENEW"):
-                del module.RENEW
+            for more in ("begin", "RENEW"):
+                if hasattr(module, more):
+                    delattr(module, more)
             # This one's only counts, and without its count there is no hand-over.
             if hasattr(module, "settle") and module is not handover.modules:
                 del module.settle
     world = handover.settle(report.world)
+    handover.begin(world)
     gc.collect()
     gc.freeze()
     start = as_start(told["start"])

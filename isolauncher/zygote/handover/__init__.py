@@ -133,7 +133,7 @@ class World:
     # What `settle` has found out, for `interpreter`, `modules` and `shelf`.
     site_index: int = 0
     tops: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    hidden: tuple[str, ...] = ()
+    hidden: frozenset[str] = frozenset()
     orphans: tuple[tuple[str, str], ...] = ()
     module_count: int = 0
     shelf: Mapping[str, object] = field(default_factory=dict)
@@ -199,7 +199,12 @@ def settle(world: World) -> World:
 
 
 def begin(world: World) -> None:
-    """What needs no request: in a child that waits for one. `run` finds it done."""
+    """What needs no request: in the zygote, once nothing is imported by name any more.
+
+    Each name and each module that leaves ``sys.modules`` is written to, and lies on a
+    page of its own. A child that waits does it for what has come back since; `run`
+    finds it done.
+    """
     for module in ORDER:
         early = getattr(module, "begin", None)
         if early is not None:

@@ -20,13 +20,13 @@ from isolauncher.zygote.noting import globals_of
 
 
 def settle(world: World) -> World:
-    hidden = tuple(n for n in sys.modules if n not in world.visible)
+    hidden = frozenset(sys.modules) - world.visible
     return dataclasses.replace(
         world,
         tops=_tops(world),
         hidden=hidden,
         orphans=tuple(_orphans(hidden, world)),
-        module_count=len(sys.modules),
+        module_count=len(sys.modules) - len(hidden),
     )
 
 
@@ -36,8 +36,7 @@ def begin(world: World) -> None:
 
 def apply(start: Start, world: World) -> None:
     _refuse_others(world)
-    if len(sys.modules) != world.module_count - len(world.hidden):
-        _take_out(world)
+    _take_out(world)
 
 
 def again(start: Start, world: World) -> None:
@@ -45,11 +44,10 @@ def again(start: Start, world: World) -> None:
 
 
 def _take_out(world: World) -> None:
-    gone = world.hidden
-    if len(sys.modules) != world.module_count:
-        # We have imported something since.
-        gone = tuple(n for n in sys.modules if _is_ours(n) or n in world.hidden)
-    for name in gone:
+    if len(sys.modules) == world.module_count:
+        # All done in the zygote, and nothing of ours has been imported since.
+        return
+    for name in [n for n in sys.modules if _is_ours(n) or n in world.hidden]:
         world.kept.append(sys.modules.pop(name))
     for package, child in world.orphans:
         globals_of(_of(package, world)).pop(child, None)
@@ -59,7 +57,7 @@ def _of(name: str, world: World) -> object:
     return world.shelf[name] if name in world.shelf else sys.modules[name]
 
 
-def _orphans(hidden: tuple[str, ...], world: World) -> Iterator[tuple[str, str]]:
+def _orphans(hidden: frozenset[str], world: World) -> Iterator[tuple[str, str]]:
     """Of packages that a program may see, children that only we have imported."""
     for name in hidden:
         package, _, child = name.rpartition(".")

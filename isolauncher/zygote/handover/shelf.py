@@ -321,7 +321,8 @@ class _Shelf:
         ) = None
         self._brings = {name: self._closure(name, world.needs) for name in self._all}
         self._bound = self._take_out() - world.own_children
-        self._left_nothing = False
+        # Those of them that their packages have just now.
+        self._there = set(self._bound)
         self._exits: dict[str, list[Any]] = {}
         for one in world.exits:
             module = str(getattr(one[0], "__module__", None))
@@ -411,7 +412,6 @@ class _Shelf:
             if name not in modules:
                 return False
             more, busy = self._more, []
-            self._left_nothing = False
             for n in back:
                 if n not in more:
                     there[n] = modules.pop(n)  # type: ignore[assignment]
@@ -420,6 +420,7 @@ class _Shelf:
                 if child:
                     there[n] = module = modules.pop(n)  # type: ignore[assignment]
                     setattr(package, child, module)
+                    self._there.add(n)
                 else:
                     self._put_back(n)
                 if renewals:
@@ -460,23 +461,21 @@ class _Shelf:
 
     def lend(self) -> None:
         """Before there is a program; `leave_nothing` takes it back."""
-        self._left_nothing = False
         for name in self._bound:
             package, child = self._package(name)
             globals_of(package)[child] = self._all[name]
+        self._there |= self._bound
         sys.modules.update(self.modules)  # type: ignore[arg-type]
 
     def leave_nothing(self) -> None:
         """Of what is on the shelf, or was taken from it before there was a program."""
         for name in [n for n in sys.modules if n in self._all]:
             self.modules[name] = sys.modules.pop(name)
-        if self._left_nothing:
-            return
-        self._left_nothing = True
-        for name in self._bound:
+        for name in self._there:
             # Else ``from package import child`` would find it without asking.
             package, child = self._package(name)
             globals_of(package).pop(child, None)
+        self._there.clear()
 
     def _suspects(self) -> Set[str]:
         """Names among which are all that the path may have elsewhere, as it is now.
@@ -547,6 +546,7 @@ class _Shelf:
         module = self.modules.pop(name)
         sys.modules[name] = module  # type: ignore[assignment]
         if name in self._bound:
+            self._there.add(name)
             package, child = self._package(name)
             setattr(package, child, module)
         sys.meta_path.extend(self._finders.get(name, ()))  # type: ignore[arg-type]
