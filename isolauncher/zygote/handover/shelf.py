@@ -48,7 +48,7 @@ from posix import getcwd, stat  # importlib's own: a program may replace those o
 from types import ModuleType
 from typing import Any
 
-from isolauncher.zygote import forever, unseen
+from isolauncher.zygote import filling, forever, unseen
 from isolauncher.zygote.handover import Start, World
 from isolauncher.zygote.noting import bootstrap, globals_of
 
@@ -69,6 +69,8 @@ def settle(world: World) -> World:
     # `warnings` is not there to be asked. Not one that only lasted for a while.
     warnings.warn("ignored", ImportWarning, stacklevel=2)
     _practise(world)
+    # What a program writes to of the shelf's own is to lie together.
+    filling.fill()
     _shelf = shelf = _Shelf(world, _gathered("RENEW"), _gathered("AHEAD"))
     real = bootstrap._find_and_load
     modules, there = shelf.modules, sys.modules
@@ -291,6 +293,11 @@ def _gathered(attribute: str) -> dict[str, list[Renewal]]:
     return found
 
 
+def _another(name: str) -> str:
+    """An equal one."""
+    return "".join([*name])
+
+
 class _Shelf:
     def __init__(
         self,
@@ -298,8 +305,10 @@ class _Shelf:
         renewals: Mapping[str, list[Renewal]],
         ahead: Mapping[str, list[Renewal]],
     ) -> None:
+        # Names of their own, made one after the other: they come to lie together. A
+        # module that comes back has its name written to, by counting who refers to it.
         self._all: dict[str, object] = {
-            name: module
+            _another(name): module
             for name, module in sys.modules.items()
             if name in world.shelved
         }
@@ -313,13 +322,20 @@ class _Shelf:
             for name, module in self._all.items()
             if "." not in name and (found := place(name, module)) is not None
         }
-        self._roots = frozenset(root for root, _ in self._tops.values())
+        # By the entry of the path, so that nobody has to look through all of them.
+        self._at: dict[str, set[str]] = {}
+        for name, (root, _) in self._tops.items():
+            self._at.setdefault(root, set()).add(name)
         # The path, what each new entry holds, and whom they make suspected. No object
         # of ours: it is made in a program, which may look at all that there are.
         self._suspected: (
             tuple[list[object], list[tuple[str, Set[str]]], Set[str]] | None
         ) = None
-        self._brings = {name: self._closure(name, world.needs) for name in self._all}
+        own = {name: name for name in self._all}
+        self._brings = {
+            name: tuple(own[one] for one in self._closure(name, world.needs))
+            for name in self._all
+        }
         self._bound = self._take_out() - world.own_children
         # Those of them that their packages have just now.
         self._there = set(self._bound)
@@ -494,7 +510,7 @@ class _Shelf:
         # further than to where it finds, asks none behind the last.
         known = self._known
         strings = [e for e in path if isinstance(e, str)]
-        last = max((n for n, e in enumerate(strings) if e in self._roots), default=0)
+        last = max((n for n, e in enumerate(strings) if e in self._at), default=0)
         holds: list[tuple[str, Set[str]]] = []
         for entry in strings[:last]:
             if entry not in known:
@@ -503,9 +519,9 @@ class _Shelf:
                     return self._tops.keys()
                 holds.append((entry, names))
         heads = {n.partition(".")[0] for _, held in holds for n in held}
-        gone = self._roots.difference(strings)
-        suspects = {n for n, (root, _) in self._tops.items() if root in gone}
-        suspects |= heads & self._tops.keys()
+        suspects = heads & self._tops.keys()
+        for root in self._at.keys() - strings:
+            suspects |= self._at[root]
         self._suspected = path, holds, suspects
         return suspects
 
