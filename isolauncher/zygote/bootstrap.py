@@ -20,9 +20,10 @@ if not sys.argv[0].startswith("/proc/self/fd/"):
 
 COLD = (tuple(sys.modules), tuple(sys.path[1:]), tuple(sys.path_importer_cache))
 sys.path[0] = sys.argv[1]
-from isolauncher.zygote import noting  # noqa: E402
+from isolauncher.zygote import gathering, noting  # noqa: E402
 
 noting.begin()
+gathering.begin()
 from isolauncher.zygote import program, serve  # noqa: E402
 
 program.load(serve.main(COLD, sys.argv))()

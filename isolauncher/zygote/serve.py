@@ -29,6 +29,7 @@ from isolauncher.zygote import (
     filling,
     fingerprint,
     forever,
+    gathering,
     handover,
     preload,
     program,
@@ -110,8 +111,15 @@ def _preload(
     pristine = Pristine.capture(*cold)
     sys.path[:] = list(cold[1])
     names = [] if name == BARE else [n for n in sets.SETS[name] if n not in left_out]
+    # Not into places that are free among what was imported until now.
+    filling.fill()
+    forever.keep(gathering.names(names))
     with kernel.nobody(NOBODY):
         report = preload.preload(names, pristine=pristine, expected_fds=expected)
+        gathering.end()
+        gc.collect()
+        filling.fill()
+        gathering.specs(map(sys.modules.get, report.world.shelved))
         world = handover.settle(report.world)
         unfit = {e.name: "; ".join(e.faults) for e in report.unfit}
         init.practise()

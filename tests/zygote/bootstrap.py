@@ -24,9 +24,10 @@ if not sys.argv[0].startswith("/proc/self/fd/"):
 
 COLD = (tuple(sys.modules), tuple(sys.path[1:]), tuple(sys.path_importer_cache))
 sys.path[0] = TOP
-from isolauncher.zygote import noting  # noqa: E402
+from isolauncher.zygote import gathering, noting  # noqa: E402
 
 noting.begin()
+gathering.begin()
 from isolauncher.zygote import (  # noqa: E402
     handover,
     preload,
@@ -52,9 +53,13 @@ def zygote():
     names = told.get("preload")
     names = sets.PYTHON if names is None else names
     sys.path[1:1] = told.get("path", [])
+    kept = gathering.names(names)
     report = preload.preload(
         names, pristine=pristine, expected_fds=(0, 1, 2, channel.fileno())
     )
+    del kept
+    gathering.end()
+    gathering.specs(map(sys.modules.get, report.world.shelved))
     if report.unfit:
         raise SystemExit(f"unfit: {report.unfit}")
     while True:
