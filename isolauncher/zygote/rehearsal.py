@@ -19,24 +19,27 @@ import os
 import select
 import signal
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
-Pages = tuple[tuple[int, int, int], ...]
-"""(address, length in bytes, what madvise(2) is told) of each run of pages."""
+Pages = Sequence[int]
+"""Address, length in bytes, and what madvise(2) is told, of each run of pages.
+
+An array: it has no objects in it, which a child would write to by looking at them.
+"""
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 READ, WRITE = 22, 23
 """MADV_POPULATE_READ, MADV_POPULATE_WRITE"""
 _PRESENT, _SHARED_FILE, _EXCLUSIVE = 1 << 63, 1 << 61, 1 << 56
 _PATIENCE_S = 10
-_AT_ONCE = 8
+_AT_ONCE = 16
 
 _madvise = ctypes.CDLL(None).madvise
 _madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 def pages(rehearse: Callable[[], object], nobody: int) -> Pages:
-    """What ``rehearse`` writes to, when a child without rights does it; () if unknown.
+    """What ``rehearse`` writes to, when a child without rights does it; or nothing.
 
     ``rehearse`` may do to its process whatever it likes.
     """
@@ -55,8 +58,7 @@ def pages(rehearse: Callable[[], object], nobody: int) -> Pages:
             data += block
     finally:
         os.close(reader)
-    words = array("Q", bytes(data[: len(data) // 24 * 24]))
-    return tuple(zip(words[::3], words[1::3], words[2::3], strict=True))
+    return array("Q", bytes(data[: len(data) // 24 * 24]))
 
 
 def touch(known: Pages, until: int = -1) -> None:
@@ -67,10 +69,10 @@ def touch(known: Pages, until: int = -1) -> None:
     poll = select.poll()
     if until >= 0:
         poll.register(until, select.POLLIN)
-    for number, (address, length, advice) in enumerate(known):
-        if not number % _AT_ONCE and until >= 0 and poll.poll(0):
+    for at in range(0, len(known), 3):
+        if not at % (3 * _AT_ONCE) and until >= 0 and poll.poll(0):
             return
-        _madvise(address, length, advice)
+        _madvise(known[at], known[at + 1], known[at + 2])
 
 
 def _watch(rehearse: Callable[[], object], nobody: int, writer: int) -> None:

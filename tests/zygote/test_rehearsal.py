@@ -51,7 +51,7 @@ def file_pages(tmp_path: Path) -> Iterator[tuple[mmap.mmap, int]]:
 def within(pages: rehearsal.Pages, start: int, advice: int) -> set[int]:
     """Indices of the fixture's pages."""
     found = set()
-    for address, length, what in pages:
+    for address, length, what in zip(pages[::3], pages[1::3], pages[2::3], strict=True):
         for place in range(address, address + length, PAGE):
             if start <= place < start + COUNT * PAGE and what == advice:
                 found.add((place - start) // PAGE)
@@ -93,8 +93,8 @@ def test_a_rehearsal_that_fails_or_ends_itself_tells_nothing() -> None:
     def fail() -> None:
         raise ValueError
 
-    assert rehearsal.pages(fail, NOBODY) == ()
-    assert rehearsal.pages(lambda: os._exit(3), NOBODY) == ()
+    assert not rehearsal.pages(fail, NOBODY)
+    assert not rehearsal.pages(lambda: os._exit(3), NOBODY)
 
 
 def test_what_a_rehearsal_prints_is_in_nobody_s_log(
@@ -131,7 +131,7 @@ def test_pages_that_were_touched_are_not_copied_again(
     child = os.fork()
     if child == 0:
         try:
-            rehearsal.touch(((start, 8 * PAGE, rehearsal.WRITE),))
+            rehearsal.touch((start, 8 * PAGE, rehearsal.WRITE))
             pagemap = os.open("/proc/self/pagemap", os.O_RDONLY)
             look = rehearsal._look(pagemap, start, start + COUNT * PAGE)
             own = [n for n, entry in enumerate(look) if rehearsal._own(entry)]
@@ -156,7 +156,7 @@ def test_a_file_s_pages_that_were_touched_are_there(
         return sum(bool(entry & rehearsal._PRESENT) for entry in look)
 
     assert present() == 0
-    rehearsal.touch(((start, COUNT * PAGE, rehearsal.READ),))
+    rehearsal.touch((start, COUNT * PAGE, rehearsal.READ))
     assert present() == COUNT
     os.close(pagemap)
 
@@ -178,7 +178,7 @@ def test_to_touch_what_is_not_there_does_no_harm() -> None:
         "from isolauncher.zygote import rehearsal\n"
         "for advice in (rehearsal.READ, rehearsal.WRITE, 99):\n"
         "    places = (4096, 4096), (1 << 46, 1 << 20), (12345, 1)\n"
-        "    rehearsal.touch(tuple((*p, advice) for p in places))\n"
+        "    rehearsal.touch([n for p in places for n in (*p, advice)])\n"
         "print('lives')\n"
     )
     done = subprocess.run(
