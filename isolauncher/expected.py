@@ -142,10 +142,10 @@ async def _seal(daemon: Daemon, room: rooms.Room, launch: Again) -> None:
     try:
         if launch.program >= 0:
             fds["program"] = launch.program
-        checker.open_again(fds.get("program"))
+        room.look_again(fds.get("program"))
         if "program" in fds:
             program = await checker.program()
-        if not await checker.same():
+        if not await room.is_same():
             raise _changed()
         wanted = replace(launch.wanted, fds=fds)
         assert room.facts is not None  # noqa: S101

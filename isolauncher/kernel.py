@@ -736,7 +736,7 @@ def _layout() -> Mapping[str, int]:
     }
 
 
-# Inotify, for the daemon's watch on preloaded files (inotify(7)).
+# Inotify, for the daemon's watches (inotify(7)).
 IN_CLOEXEC = os.O_CLOEXEC
 IN_NONBLOCK = os.O_NONBLOCK
 
@@ -760,6 +760,11 @@ def inotify_add_watch(fd: int, path: str, mask: int) -> int:
         ctypes.c_int(fd), os.fsencode(path), ctypes.c_uint32(mask)
     )
     return _check(result, f"inotify_add_watch {path}")
+
+
+def inotify_rm_watch(fd: int, number: int) -> None:
+    result = _libc.inotify_rm_watch(ctypes.c_int(fd), ctypes.c_int(number))
+    _check(result, "inotify_rm_watch")
 
 
 @contextlib.contextmanager

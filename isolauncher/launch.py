@@ -166,7 +166,7 @@ async def _take(
     """Give the activity a room that was prepared ahead, if there is one.
 
     Its opener is asked for the program, and its stem begins; where it has expected just
-    this, it gets its streams. A room that has no opener left is of no use.
+    this, it gets its streams. A room that lacks an opener that it needs is of no use.
     """
     room = await daemon.rooms.take(made_from, asked)
     if room is None:
@@ -181,10 +181,10 @@ async def _take(
     try:
         if room.waiting is not None:
             # Who sent it could open it then, and it is the same file.
-            room.checker.open_again(None)
+            room.look_again(None)
             room.sandbox.dress(road.streams(wanted))
             return
-        room.checker.open_again(wanted.fds.get("program"))
+        room.look_again(wanted.fds.get("program"))
         if wanted.bundle is None:
             # What a bundle's variables are is known when it is furnished.
             begun = plan.begin(

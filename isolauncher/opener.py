@@ -26,7 +26,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, NoReturn, TypeVar
 
-from . import bundledir, kernel, spares, wire
+from . import bundledir, kernel, spares, ways, wire
 from .bundle import MAX_BYTES, Found
 from .channel import leave, readable
 from .errors import (
@@ -186,16 +186,45 @@ class Opener:
         question = {"wants": [[w.path, w.writable, w.device] for w in wants]}
         return _read_answer(await self._ask(question, _maybe(program), meanwhile))
 
+    def open_program(self, program: int) -> None:
+        """Have it open the program, beside all else."""
+        self._put({"wants": []}, [program])
+
     def open_again(self, program: int | None) -> None:
         """Have it open the program, and look whether all would be opened just so."""
         self._same = None
         if program is not None:
-            self._put({"wants": []}, [program])
+            self.open_program(program)
         self._put({"wants": None}, [])
 
     async def program(self) -> Program | None:
-        """Its first answer to `open_again` with a program."""
+        """Its answer to `open_program`, or its first to `open_again` with one."""
         return _read_answer(await self._heard())[1]
+
+    async def watched(self, watch: ways.Watch) -> ways.Watched | None:
+        """Have all ways to what it opened watched from now on, if that can be.
+
+        None also where something has changed since then.
+        """
+        places: list[ways.Place] = []
+        answer = await self._ask({"ways": None}, [])
+        try:
+            for told in _entries(_told(answer, "ways")["places"]):
+                places.append(_typed(ways.Place, told, answer.fds))
+            watched = watch.add(places) if places else None
+        finally:
+            answer.close()
+        if watched is None:
+            return None
+        # Only now: no change falls between the look and the watch.
+        same = False
+        try:
+            told = _told(await self._ask({"ways": True}, []), "ways")
+            same = told["same"] is True and watched.is_quiet()
+        finally:
+            if not same:
+                watched.close()
+        return watched if same else None
 
     async def same(self) -> bool:
         """Its last answer to `open_again`."""
@@ -373,7 +402,7 @@ def _entries(value: object) -> Iterator[dict[str, object]]:
     yield from value
 
 
-_T = TypeVar("_T", Opened, Program)
+_T = TypeVar("_T", Opened, Program, ways.Place)
 
 
 def _typed(kind: type[_T], fields: dict[str, object], fds: tuple[int, ...]) -> _T:
@@ -485,16 +514,19 @@ class _Answers:
 
     def __init__(self) -> None:
         self._before: list[tuple[Want, list[Opened], _Straight | None]] = []
+        self._ways: _Ways = None
 
     def to(self, message: wire.Message, fds: list[int]) -> Mapping[str, object]:
         """The answer; what is to go with it is added to ``fds``."""
         if "bundle" in message.fields:
             return _bundle(message, fds)
+        if "ways" in message.fields:
+            return {"ways": self._told_ways(fds, again=bool(message.fields["ways"]))}
         asked = message.fields["wants"]
         told = []
         same = False
         if asked is None:
-            same = all(_is_same(*before) for before in self._before)
+            same = self._all_same()
         elif asked:
             assert isinstance(asked, list)  # noqa: S101 (our own words)
             wants = [Want(path=p, writable=w, device=d) for p, w, d in asked]
@@ -514,6 +546,36 @@ class _Answers:
             return {"opened": told, "program": []}
         programs = [_fields(_program(fd), fds) for fd in message.fds]
         return {"opened": told, "program": programs, "same": same}
+
+    def _all_same(self) -> bool:
+        return all(_is_same(*before) for before in self._before)
+
+    def _told_ways(self, fds: list[int], *, again: bool) -> Mapping[str, object]:
+        """The places on the way to all that was opened; or whether they are the same.
+
+        None of what is open for writing, whose file system may be for reading only by
+        then, nor of devices.
+        """
+        wants = [want for want, _, _ in self._before]
+        places = None
+        if not any(want.writable or want.device for want in wants):
+            places = ways.looked_up(want.path for want in wants)
+        found = _without_fds(places)
+        if again:
+            wire.close_all(place.fd for place in places or ())
+            return {"same": found == self._ways and self._all_same()}
+        self._ways = found
+        if places is None or len(places) > MAX_OPENED:
+            wire.close_all(place.fd for place in places or ())
+            return {"places": []}
+        return {"places": [_fields(place, fds) for place in places]}
+
+
+_Ways = list[tuple[object, ...]] | None
+
+
+def _without_fds(places: list[ways.Place] | None) -> _Ways:
+    return None if places is None else [_without_fd(place) for place in places]
 
 
 def _bundle(message: wire.Message, fds: list[int]) -> Mapping[str, object]:
@@ -588,11 +650,11 @@ def _is_same(want: Want, before: list[Opened], straight: _Straight | None) -> bo
     return [_without_fd(e) for e in found] == [_without_fd(e) for e in before]
 
 
-def _without_fd(entry: Opened) -> tuple[object, ...]:
+def _without_fd(entry: Opened | ways.Place) -> tuple[object, ...]:
     return tuple(getattr(entry, name) for name in entry.__slots__ if name != "fd")
 
 
-def _fields(entry: Opened | Program, fds: list[int]) -> dict[str, object]:
+def _fields(entry: Opened | Program | ways.Place, fds: list[int]) -> dict[str, object]:
     fields: dict[str, object] = {n: getattr(entry, n) for n in entry.__slots__}
     if entry.fd >= 0:
         fields["fd"] = len(fds)

@@ -211,7 +211,7 @@ async def is_stale(room: rooms.Room) -> bool:
     if room.dissolved or room.checker is None:
         return False
     try:
-        return not await room.checker.same()
+        return not await room.is_same()
     except StepError:
         # Its opener was the caller's to end.
         return True

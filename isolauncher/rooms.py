@@ -7,8 +7,9 @@ is asked for or before makes no difference to what it is.
 
 `Rooms` keeps some for who is likely to come again. A room is given out only when all
 it was made from is the same: its `Facts` are compared, the zygote asked whether its
-files have changed, the kernel whether anything was mounted, and the room's own opener
-looks once more, with the caller's rights, at every path it shows. Any difference and
+files have changed, the kernel whether anything was mounted and whether anything has
+changed on the way to a path it shows; if so, or where the kernel cannot say, the room's
+own opener looks once more, with the caller's rights, at every one. Any difference and
 the room is dissolved, another is made on demand.
 """
 
@@ -37,6 +38,7 @@ from . import (
     records,
     verify,
     view,
+    ways,
 )
 from .errors import IdentityError, IsolauncherError, StepError
 from .policy.model import Policy
@@ -91,7 +93,8 @@ class Room:
     ``id`` names its cgroup and, until an activity has it, its ``record``; ``leased_as``
     is the activity id the ledger has. ``sent`` says device and inode of each mount;
     ``checker`` can look at them once more; ``looked`` is what was found right of it
-    while it waits; ``begun`` are the steps of the rest that the stem was told already.
+    while it waits; ``watched`` are the ways to what it shows, where the kernel tells of
+    changes there; ``begun`` are the steps of the rest that the stem was told already.
     ``serves``: the only launches that it is for, None: any. ``waiting``: the one that
     it is sealed for. ``living``: what the stem has open for the session that it lives
     in, by number, as /proc/PID/fd names it.
@@ -115,6 +118,7 @@ class Room:
     visible: plan.View | None = None
     sent: dict[str, tuple[int, int]] = field(default_factory=dict)
     looked: verify.Looked | None = None
+    watched: ways.Watched | None = None
     begun: tuple[plan.Planned, ...] = ()
     serves: object = None
     waiting: Waiting | None = None
@@ -127,8 +131,34 @@ class Room:
         if self.sandbox is not None:
             self.sandbox.kill()
 
+    def look_again(self, program: int | None) -> None:
+        """Have its opener open the program, and look whether all it shows is the same.
+
+        Not where the kernel has told of no change. StepError as of `Opener`.
+        """
+        assert self.checker is not None  # noqa: S101 (for the type checker)
+        if self.watched is not None and not self.watched.is_quiet():
+            self._stop_watching()
+        if self.watched is None:
+            self.checker.open_again(program)
+        elif program is not None:
+            self.checker.open_program(program)
+
+    async def is_same(self) -> bool:
+        """What came of `look_again`, once nothing else is to be waited for."""
+        if self.watched is not None:
+            return self.watched.is_quiet()
+        assert self.checker is not None  # noqa: S101 (for the type checker)
+        return await self.checker.same()
+
+    def _stop_watching(self) -> None:
+        if self.watched is not None:
+            self.watched.close()
+            self.watched = None
+
     def close_checker(self) -> None:
         """A process of the caller's, and not for longer than it is of use."""
+        self._stop_watching()
         if self.checker is not None:
             self.checker.close()
             self.checker = None
@@ -539,6 +569,7 @@ class Rooms:
         self._filling: asyncio.Task[None] | None = None
         self._ending: dict[asyncio.Task[None], Room] = {}
         self._mounts = MountTable()
+        self._watch = ways.Watch()
         self._short_until = 0.0
 
     def as_data(self, of: Callable[[int], bool]) -> dict[str, int]:
@@ -704,6 +735,8 @@ class Rooms:
             self._need_memory(made_from.set_name)
             async with asyncio.timeout(self._daemon.config.limits.launch_ms / 1000):
                 await prepare(self._daemon, room, made_from, None, ahead=True)
+                assert room.checker is not None  # noqa: S101 (for the type checker)
+                room.watched = await room.checker.watched(self._watch)
                 if again is not None:
                     await again.prepare(self._daemon, room)
         except (IsolauncherError, OSError) as e:
@@ -815,6 +848,7 @@ class Rooms:
             asked.close()
         self._asked.clear()
         self._mounts.close()
+        self._watch.close()
 
 
 def _is_for(room: Room, made_from: Facts, again: Again | None) -> bool:
