@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -20,9 +21,10 @@ class Wanted:
     """What is to run and under which policy, whoever asked for it and how.
 
     ``variables`` is its environment, ``not_kept`` what it will not have of what was
-    asked for. ``path`` is the program's inside, where it is known already. ``fds``
-    are the caller's descriptors by name. ``bundle`` and what came for it are of a
-    Sugar bundle only, and so is the home that is made for it.
+    asked for; ``fresh`` why these variables need a fresh interpreter, if they do.
+    ``path`` is the program's inside, where it is known already. ``fds`` are the
+    caller's descriptors by name. ``bundle`` and what came for it are of a Sugar bundle
+    only, and so is the home that is made for it.
     """
 
     policy: Policy
@@ -42,6 +44,7 @@ class Wanted:
     asked: Furnish | None = None
     at: furniture.Place | None = None
     scratch: bool = False
+    fresh: str = ""
 
 
 State = Literal["starting", "running", "stopping", "exited"]
@@ -108,10 +111,14 @@ class Activity:
             scratch=wanted.scratch,
             tied=wanted.tied,
             client_pid=caller.pid,
-            client_start=records.start_time(caller.pid) if caller.pid else 0,
             started=asyncio.get_running_loop().time(),
             skipped=list(skipped),
         )
+
+    def note_client(self) -> None:
+        """When the client has started: its pid may be another's one day."""
+        if self.client_pid:
+            self.client_start = records.start_time(self.client_pid)
 
     def exit(self) -> tuple[int | None, int | None]:
         """(what isolauncher returns, the signal that ended it), getopt-style 128+N."""
@@ -149,3 +156,38 @@ class Activity:
             "timings_us": self.timings,
             "exit": {"status": status, "signal": number, **why},
         }
+
+
+class Counts:
+    """Of one daemon's activities by their callers' uids: those that have not ended.
+
+    Each is entered once; from then on its state changes here alone, or not at all in
+    what is counted.
+    """
+
+    def __init__(self) -> None:
+        self.alive: Counter[int] = Counter()
+        self.starting: Counter[int] = Counter()
+
+    def enter(self, activity: Activity) -> None:
+        self.alive[activity.caller_uid] += 1
+        if activity.state == "starting":
+            self.starting[activity.caller_uid] += 1
+
+    def runs(self, activity: Activity) -> None:
+        """From here on."""
+        _take_one(self.starting, activity.caller_uid)
+        activity.state = "running"
+
+    def ended(self, activity: Activity) -> None:
+        if activity.state == "starting":
+            _take_one(self.starting, activity.caller_uid)
+        if activity.state != "exited":
+            _take_one(self.alive, activity.caller_uid)
+        activity.state = "exited"
+
+
+def _take_one(counter: Counter[int], uid: int) -> None:
+    counter[uid] -= 1
+    if not counter[uid]:
+        del counter[uid]

@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from . import wire
+
+Known = Callable[[bytes], bool] | None
 
 
 class Channel:
@@ -19,15 +22,17 @@ class Channel:
         self.sock = sock
         self._refused: list[int] = []
 
-    async def recv(self, *, max_fds: int = 0) -> wire.Message:
+    async def recv(self, *, max_fds: int = 0, known: Known = None) -> wire.Message:
         """The next message; WireError "wire-closed" at the end."""
-        while (message := self.try_recv(max_fds=max_fds)) is None:
+        while (message := self.try_recv(max_fds=max_fds, known=known)) is None:
             await readable(self.sock.fileno())
         return message
 
-    def try_recv(self, *, max_fds: int = 0) -> wire.Message | None:
-        """As `recv`, but None when there is no message yet."""
-        return wire.try_recv(self.sock, max_fds=max_fds, discard=self._refused.extend)
+    def try_recv(self, *, max_fds: int = 0, known: Known = None) -> wire.Message | None:
+        """As `recv`, but None when there is no message yet; ``known`` as of `wire`."""
+        return wire.try_recv(
+            self.sock, max_fds=max_fds, discard=self._refused.extend, known=known
+        )
 
     def send(self, message: Mapping[str, object], fds: Sequence[int] = ()) -> None:
         """Never waits: who does not read what it asked for is cut off (wire-busy)."""
@@ -49,11 +54,12 @@ _waiting: WeakKeyDictionary[
 ] = WeakKeyDictionary()
 
 
-async def readable(*fds: int) -> None:
+async def readable(*fds: int, done: asyncio.Future[Any] | None = None) -> None:
     """Until one of them is readable, as a pidfd is when its process ends.
 
     (pidfd_open(2).) Any number may wait for the same one. A loop keeps a single reader
-    for a number: a second one would silently take the first one's place.
+    for a number: a second one would silently take the first one's place. ``done``: or
+    until that is.
     """
     loop = asyncio.get_running_loop()
     waiting = _waiting.setdefault(loop, {})
@@ -63,9 +69,17 @@ async def readable(*fds: int) -> None:
         futures.append(future)
         if len(futures) == 1:
             loop.add_reader(fd, _wake, futures)
+
+    def wake(done: object) -> None:
+        _wake([future])
+
+    if done is not None:
+        done.add_done_callback(wake)
     try:
         await future
     finally:
+        if done is not None:
+            done.remove_done_callback(wake)
         for fd, futures in held:
             futures.remove(future)
             if not futures and waiting.get(fd) is futures:

@@ -189,6 +189,7 @@ async def _take_over(
     )
     activity.pid = _int(forked.get("pid"))
     activity.state = "running"
+    daemon.counts.enter(activity)
     daemon.activities[activity.id] = activity
     daemon.log.event("adopted", id=activity.id, pid=activity.pid, uid=activity.room.uid)
     daemon.spawn(asyncio.create_task(daemon.attend(activity)))

@@ -45,6 +45,8 @@ from . import (
     rooms,
     wire,
 )
+from .activity import Activity, Counts
+from .before import Before, Known
 from .channel import Channel, readable
 from .config import Config
 from .errors import (
@@ -57,12 +59,12 @@ from .errors import (
     WireError,
 )
 from .identity import Ledger
-from .launch import Activity
 from .log import JOURNAL, Log
 from .opener import Opener
 from .policy.load import PolicyStore
 from .request import (
     FURNITURE,
+    Asked,
     Attach,
     Caller,
     Furnish,
@@ -89,6 +91,8 @@ ACCEPT_AGAIN_S = 0.2
 RECONNECT_S = 10
 """How long a client has to come back after the daemon was restarted."""
 BACKLOG = 128
+MAX_BROUGHT = 6
+"""Descriptors that may come with a question."""
 MAX_SOCKET_PATH = 107
 USERDB = Path("/run/userdb")
 
@@ -141,6 +145,9 @@ class Daemon:
         if self.pressure.why:
             log.event("memory-not-watched", why=self.pressure.why)
         self.activities: dict[str, Activity] = {}
+        self.counts = Counts()
+        self.before = Before()
+        self._machine: tuple[tuple[tuple[str, int], ...], plan.Machine] | None = None
         self.launches = Launches()
         self._connections: Counter[int] = Counter()
         self._turned_away: dict[int, list[int]] = {}
@@ -170,10 +177,16 @@ class Daemon:
 
     def machine(self) -> plan.Machine:
         """As it is now; its cgroups are those that activities' own are made below."""
-        hard = {
-            name: resource.getrlimit(number)[1]
+        hard = tuple(
+            (name, resource.getrlimit(number)[1])
             for name, number in kernel.RLIMITS.items()
-        }
+        )
+        # All else is as it was when the daemon began.
+        if self._machine is None or self._machine[0] != hard:
+            self._machine = hard, self._machine_with(hard)
+        return self._machine[1]
+
+    def _machine_with(self, hard: tuple[tuple[str, int], ...]) -> plan.Machine:
         return plan.Machine(
             landlock_abi=self.host.landlock,
             cgroups=self.parents.places,
@@ -183,9 +196,7 @@ class Daemon:
                 if f"cgroup.{c}" in self.host.why
             ),
             hard_limits=tuple(
-                (name, value)
-                for name, value in hard.items()
-                if value != resource.RLIM_INFINITY
+                (name, value) for name, value in hard if value != resource.RLIM_INFINITY
             ),
             root_over=str(self.run_dir),
             init_uid=self.config.uids.init,
@@ -237,14 +248,14 @@ class Daemon:
 
     def add(self, activity: Activity) -> None:
         """Enter it, if its caller's and the daemon's quotas allow."""
-        alive = [a for a in self.activities.values() if a.state != "exited"]
-        own = [a for a in alive if a.caller_uid == activity.caller_uid]
+        alive, starting = self.counts.alive, self.counts.starting
         quotas, limits = self.config.quotas, self.config.limits
+        uid = activity.caller_uid
         held = (
-            ("activities", len(own), quotas.activities, "you"),
-            ("launches", _starting(own), quotas.launches, "you"),
-            ("activities", len(alive), limits.activities, "this machine"),
-            ("launches", _starting(alive), limits.launches, "this machine"),
+            ("activities", alive[uid], quotas.activities, "you"),
+            ("launches", starting[uid], quotas.launches, "you"),
+            ("activities", alive.total(), limits.activities, "this machine"),
+            ("launches", starting.total(), limits.launches, "this machine"),
         )
         for what, count, most, whose in held:
             if count >= most and not (whose == "you" and activity.caller_uid == 0):
@@ -262,6 +273,7 @@ class Daemon:
                 code="descriptors",
                 hint="wait until something has ended, or raise its RLIMIT_NOFILE",
             ) from e
+        self.counts.enter(activity)
         self.activities[activity.id] = activity
 
     async def spare_memory(self, set_name: str, *, waits: bool) -> None:
@@ -289,7 +301,7 @@ class Daemon:
 
     def _spare_descriptors(self, beside: int = 0) -> None:
         """OSError unless another launch would find enough, and each under way."""
-        launches = 1 + _starting(self.activities.values()) + self.rooms.making()
+        launches = 1 + self.counts.starting.total() + self.rooms.making()
         descriptors.need(beside + descriptors.LAUNCH * launches)
 
     async def abandon(self, activity: Activity) -> None:
@@ -310,7 +322,7 @@ class Daemon:
         finally:
             # Even where the ledger could not be written: whoever waits must hear.
             self.activities.pop(activity.id, None)
-            activity.state = "exited"
+            self.counts.ended(activity)
             activity.ended.set()
 
     async def attend(self, activity: Activity) -> None:
@@ -329,7 +341,7 @@ class Daemon:
             if activity.scratch:
                 self.scratch.remove(activity.id)
         finally:
-            activity.state = "exited"
+            self.counts.ended(activity)
             activity.ended.set()
         status, number = activity.exit()
         self.log.event(
@@ -377,7 +389,7 @@ class Daemon:
 
     def starting(self) -> bool:
         """Whether a launch is under way."""
-        return any(a.state == "starting" for a in self.activities.values())
+        return bool(self.counts.starting)
 
     def _zygote_died(self, zygote: pool.Zygote) -> None:
         """Launches in flight end with their zygote; what runs does not."""
@@ -406,29 +418,35 @@ class Daemon:
     async def serve(self, listener: socket.socket) -> None:
         """Accept until `closing`; more connections than allowed are told so."""
         listener.setblocking(False)
-        closing = asyncio.create_task(self.closing.wait())
+        loop = asyncio.get_running_loop()
+        self._listen_to(loop, listener)
         try:
-            while not self.closing.is_set():
-                ready = asyncio.create_task(readable(listener.fileno()))
-                await asyncio.wait(
-                    (ready, closing), return_when=asyncio.FIRST_COMPLETED
-                )
-                ready.cancel()
-                try:
-                    self._spare_descriptors(descriptors.CONNECTION)
-                    sock, _ = listener.accept()
-                except (BlockingIOError, ConnectionAbortedError):
-                    continue
-                except OSError as e:
-                    # EMFILE, ENFILE, ENOMEM (accept(2)): they wait in the queue until
-                    # something of ours has ended.
-                    self.log.often("cannot-accept", why=e.strerror)
-                    self.rooms.drop_all("what they hold is needed")
-                    await self._or_closing(ACCEPT_AGAIN_S)
-                    continue
-                self.spawn(asyncio.create_task(self.connection(sock)))
+            await self.closing.wait()
         finally:
-            closing.cancel()
+            loop.remove_reader(listener.fileno())
+
+    def _listen_to(
+        self, loop: asyncio.AbstractEventLoop, listener: socket.socket
+    ) -> None:
+        if not self.closing.is_set():
+            loop.add_reader(listener.fileno(), self._accept, loop, listener)
+
+    def _accept(self, loop: asyncio.AbstractEventLoop, listener: socket.socket) -> None:
+        """One connection; called as long as there is another."""
+        try:
+            self._spare_descriptors(descriptors.CONNECTION)
+            sock, _ = listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        except OSError as e:
+            # EMFILE, ENFILE, ENOMEM (accept(2)): they wait in the queue until
+            # something of ours has ended.
+            self.log.often("cannot-accept", why=e.strerror)
+            self.rooms.drop_all("what they hold is needed")
+            loop.remove_reader(listener.fileno())
+            loop.call_later(ACCEPT_AGAIN_S, self._listen_to, loop, listener)
+            return
+        self.spawn(asyncio.create_task(self.connection(sock)))
 
     async def connection(self, sock: socket.socket) -> None:
         """One peer, one question."""
@@ -530,23 +548,21 @@ class Daemon:
             # Who has gone needs no answer.
 
     async def _answer(self, channel: Channel, caller: Caller) -> None:
-        try:
-            async with asyncio.timeout(self.config.limits.message_ms / 1000):
-                message = await channel.recv(max_fds=6)
-        except TimeoutError:
-            raise RequestError(
-                "no message came in time", code="request-timeout"
-            ) from None
+        message = await self._asked(channel, caller)
         # Not from the connection on: it may have stood for long before it asks.
         received_us = kernel.monotonic_us()
         received = list(message.fds)
         try:
             _refuse_served(received)
-            asked = parse(message.fields, len(received))
+            known = self._known(message, caller)
+            asked = known.request if known else _understood(message)
             match asked:
                 case Request():
                     fds = dict(zip(asked.descriptors, received, strict=True))
-                    wanted = launch.to_run(self, asked, fds, caller)
+                    before = known.wanted if known else None
+                    wanted = launch.to_run(self, asked, fds, caller, before)
+                    kept = Known(asked, replace(wanted, fds={}))
+                    self.before.keep(caller, message.data, kept)
                     await self._run(channel, wanted, received, caller, received_us)
                 case Bundled():
                     wanted = await self._consult(channel, asked, received, caller)
@@ -569,6 +585,30 @@ class Daemon:
             # The connection counts until they are closed, so that nobody can pile
             # up descriptors whose end does not come.
             await foreign.close(received)
+
+    async def _asked(self, channel: Channel, caller: Caller) -> wire.Message:
+        """Its question; most have sent it by now."""
+
+        def known(data: bytes) -> bool:
+            return self.before.find(caller, data) is not None
+
+        message = channel.try_recv(max_fds=MAX_BROUGHT, known=known)
+        if message is not None:
+            return message
+        try:
+            async with asyncio.timeout(self.config.limits.message_ms / 1000):
+                return await channel.recv(max_fds=MAX_BROUGHT, known=known)
+        except TimeoutError:
+            raise RequestError(
+                "no message came in time", code="request-timeout"
+            ) from None
+
+    def _known(self, message: wire.Message, caller: Caller) -> Known | None:
+        """What the same came to before, where it came with as many descriptors."""
+        known = self.before.find(caller, message.data)
+        if known and len(known.request.descriptors) == len(message.fds):
+            return known
+        return None
 
     async def _consult(
         self, channel: Channel, asked: Bundled, received: list[int], caller: Caller
@@ -596,7 +636,8 @@ class Daemon:
                     os.close(scratch)
                 furnish, brought = await self._furnished(channel, received)
             wanted = await consult.complete(consulted, furnish, brought, looking)
-            return replace(wanted, scratch=made)
+            fresh = launch.why_fresh(self, wanted.policy, wanted.variables)
+            return replace(wanted, scratch=made, fresh=fresh)
         except BaseException:
             if made:
                 self.scratch.remove(consulted.activity_id)
@@ -636,19 +677,15 @@ class Daemon:
         launching = asyncio.create_task(
             launch.launch(self, wanted, caller, received_us)
         )
-        # A client that goes away while it waits ends the launch. It may say nothing
-        # before "started"; what it says after that is a signal.
-        watching = asyncio.create_task(readable(channel.sock.fileno()))
         try:
-            await asyncio.wait(
-                (launching, watching), return_when=asyncio.FIRST_COMPLETED
-            )
+            # A client that goes away while it waits ends the launch. It may say nothing
+            # before "started"; what it says after that is a signal.
+            await readable(channel.sock.fileno(), done=launching)
             if not launching.done():
                 self.log.event("client-gone", caller=caller.uid, id=wanted.id)
                 raise WireError("the client went away", code="wire-closed")
             activity = launching.result()
         finally:
-            watching.cancel()
             if not launching.done():
                 # To its end, before what it works with is closed under its hands.
                 launching.cancel()
@@ -882,8 +919,9 @@ def _where(error: BaseException) -> str:
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
 
 
-def _starting(activities: Iterable[Activity]) -> int:
-    return sum(a.state == "starting" for a in activities)
+def _understood(message: wire.Message) -> Asked:
+    fields = message.fields or wire.decode(message.data)
+    return parse(fields, len(message.fds))
 
 
 def _refuse_served(fds: Iterable[int]) -> None:

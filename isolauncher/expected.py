@@ -51,7 +51,7 @@ def of(wanted: Wanted) -> Expected | None:
             wanted.tier,
             wanted.umask,
             wanted.cwd,
-            tuple(sorted(wanted.variables.items())),
+            wanted.variables,
             wanted.not_kept,
         ),
         file=None if fd is None else _file(fd),
@@ -95,13 +95,16 @@ class Again:
 
 
 def again(
-    wanted: Wanted, tier: Literal["fork", "exec"], skipped: Iterable[plan.Skipped]
+    expected: Expected | None,
+    wanted: Wanted,
+    tier: Literal["fork", "exec"],
+    skipped: Iterable[plan.Skipped],
 ) -> Again | None:
     """Keep what is needed to prepare it; None where it cannot be, or is not to be.
 
-    Not a file that lies on a disk which somebody may want to take away.
+    ``expected``: what is to be compared then. Not a file that lies on a disk which
+    somebody may want to take away.
     """
-    expected = of(wanted)
     if expected is None:
         return None
     program = wanted.fds.get("program", -1)

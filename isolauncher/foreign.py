@@ -91,8 +91,12 @@ def mount(fd: int) -> tuple[str, frozenset[str]] | None:
 
 def mount_id(fd: int) -> str:
     """The kernel's number of the mount; no other has it while ``fd`` is open."""
-    with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as f:
-        return next(line.split()[1] for line in f if line.startswith("mnt_id:"))
+    told = os.open(f"/proc/self/fdinfo/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        # Among the first lines of every kind of file.
+        return os.read(told, 4096).partition(b"mnt_id:")[2].split(None, 1)[0].decode()
+    finally:
+        os.close(told)
 
 
 def is_a_persons(here: tuple[str, frozenset[str]]) -> bool:

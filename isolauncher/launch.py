@@ -13,6 +13,7 @@ import asyncio
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from . import (
@@ -45,10 +46,19 @@ _MEMORY_DEVICES = frozenset(os.makedev(1, n) for n in (3, 5, 7, 8, 9))
 
 
 def to_run(
-    daemon: Daemon, request: Request, fds: Mapping[str, int], caller: Caller
+    daemon: Daemon,
+    request: Request,
+    fds: Mapping[str, int],
+    caller: Caller,
+    before: Wanted | None = None,
 ) -> Wanted:
-    """A program, by its name, its file or its module."""
+    """A program, by its name, its file or its module.
+
+    ``before``: what the very same came to the last time.
+    """
     policy = _policy(daemon, request, fds, caller)
+    if before is not None and before.policy is policy:
+        return replace(before, fds=fds, cwd=view.cwd(fds))
     variables, dropped = environment.build(policy, request.environment, request.setenv)
     lease_key = None
     if policy.identity.uid == "bundle":
@@ -67,7 +77,14 @@ def to_run(
         tier=request.tier,
         lease_key=lease_key,
         cwd=view.cwd(fds),
+        fresh=why_fresh(daemon, policy, variables),
     )
+
+
+def why_fresh(daemon: Daemon, policy: Policy, variables: Mapping[str, str]) -> str:
+    """Why no forked interpreter can serve this environment, or ""."""
+    why = programs.needs_exec(variables, daemon.locales, set_name=policy.preload.set)
+    return why or ""
 
 
 async def launch(
@@ -94,12 +111,14 @@ async def launch(
         set_name=set_name,
         lease_key=wanted.lease_key,
     )
-    asked = lodging.of(wanted) if wanted.bundle else expected.of(wanted)
+    session = lodging.of(wanted) if wanted.bundle else None
+    words = None if wanted.bundle else expected.of(wanted)
+    asked = session or words
     # A room's own id, where the caller has no other in mind: its lease has it already.
     likely = daemon.rooms.find(made_from, asked)
     activity_id = wanted.id or (likely.id if likely else rooms.new_id())
-    if likely is None or activity_id != likely.id:
-        daemon.refuse_taken(activity_id)
+    if wanted.id is not None and (likely is None or wanted.id != likely.id):
+        daemon.refuse_taken(wanted.id)
     activity = Activity.of(
         wanted, caller, activity_id=activity_id, tier=tier, skipped=skipped
     )
@@ -110,6 +129,7 @@ async def launch(
         async with asyncio.timeout(daemon.config.limits.launch_ms / 1000):
             await _take(daemon, activity, made_from, wanted, asked)
             # The caller's opener and the stem are at work meanwhile.
+            activity.note_client()
             await daemon.spare_memory(set_name, waits=activity.room.ahead)
             program = await _room(daemon, activity, made_from, fds.get("program"))
             clock.lap("fork")
@@ -145,9 +165,9 @@ async def launch(
     else:
         daemon.rooms.launched(
             made_from,
-            lodging.again(wanted)
-            if wanted.bundle
-            else expected.again(wanted, tier, skipped),
+            lodging.again(session, wanted)
+            if session is not None
+            else expected.again(words, wanted, tier, skipped),
         )
     finally:
         rooms.close_program(program)
@@ -337,7 +357,7 @@ async def _how(
 ) -> tuple[Literal["fork", "exec"], str, list[plan.Skipped]]:
     """(tier, set, what is let pass of it)."""
     skipped = list(wanted.not_kept)
-    tier, why = _tier(daemon, wanted)
+    tier, why = _tier(wanted)
     if why:
         skipped.append(plan.Skipped(what="tier fork", why=why))
     if tier == "exec":
@@ -349,17 +369,14 @@ async def _how(
     return tier, set_name, skipped
 
 
-def _tier(daemon: Daemon, wanted: Wanted) -> tuple[Literal["fork", "exec"], str]:
+def _tier(wanted: Wanted) -> tuple[Literal["fork", "exec"], str]:
     """A policy's exec cannot be asked away; its fork can."""
     if wanted.policy.preload.tier == "exec":
         asked = 'the policy says "exec"' if wanted.tier == "fork" else ""
         return "exec", asked
     if wanted.tier == "exec":
         return "exec", ""
-    why = programs.needs_exec(
-        wanted.variables, daemon.locales, set_name=wanted.policy.preload.set
-    )
-    return ("exec", why) if why else ("fork", "")
+    return ("exec", wanted.fresh) if wanted.fresh else ("fork", "")
 
 
 def _check_stream(name: str, fd: int, *, network: bool) -> None:

@@ -92,10 +92,8 @@ class Lodger:
         os.close(self.display)
 
 
-def again(wanted: Wanted) -> Lodger | None:
-    session = of(wanted)
-    if session is None:
-        return None
+def again(session: Session, wanted: Wanted) -> Lodger:
+    """Keep what is needed to prepare it."""
     return Lodger(
         serves=session,
         wanted=replace(wanted, fds={}),

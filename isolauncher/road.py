@@ -193,7 +193,7 @@ async def go(
     # us must know that this runs.
     record.append("go", state | {"tier": activity.tier, "path": activity.path})
     # From here on it is nobody's but its own: a zygote's death does not end it.
-    activity.state = "running"
+    daemon.counts.runs(activity)
     running = await sandbox.go()
     clock.lap("handover", running.at_us)
     clock.spans["total"] = running.at_us - clock.received

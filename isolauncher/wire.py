@@ -67,11 +67,16 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What came: ``fds`` are close-on-exec and belong to whoever received them."""
+    """What came: ``fds`` are close-on-exec and belong to whoever received them.
+
+    ``data`` is what ``fields`` were read from; where that was ``known`` to the receiver
+    they have not been read, and are empty.
+    """
 
     fields: dict[str, object]
     fds: tuple[int, ...] = ()
     credentials: Credentials | None = None
+    data: bytes = b""
 
     def close(self) -> None:
         close_all(self.fds)
@@ -141,7 +146,7 @@ def recv(
     The end of the connection is code ``wire-closed``; so is an empty packet, which
     the kernel does not tell from it. ``credentials`` wants `pass_credentials` before.
     """
-    message = _receive(sock, max_fds, credentials, 0, None)
+    message = _receive(sock, max_fds, credentials, 0, None, _nothing)
     if message is None:
         raise WireError("no message came in time", code="wire-timeout")
     return message
@@ -153,13 +158,21 @@ def try_recv(
     max_fds: int = 0,
     credentials: bool = False,
     discard: Callable[[list[int]], object] | None = None,
+    known: Callable[[bytes], bool] | None = None,
 ) -> Message | None:
     """As `recv`, but never waits: None when there is no message yet.
 
     ``discard`` gets the descriptors of a message that is refused, all of them: to
-    close one, or to have the kernel do it, may wait for whoever sent it.
+    close one, or to have the kernel do it, may wait for whoever sent it. ``known``:
+    whether such bytes were read before, and need not be once more.
     """
-    return _receive(sock, max_fds, credentials, _DONTWAIT, discard)
+    known = known or _nothing
+    return _receive(sock, max_fds, credentials, _DONTWAIT, discard, known)
+
+
+def _nothing(data: bytes) -> bool:
+    """Of what is known: no message is."""
+    return False
 
 
 def pass_credentials(sock: socket.socket) -> None:
@@ -229,6 +242,7 @@ def _receive(
     credentials: bool,
     flags: int,
     discard: Callable[[list[int]], object] | None,
+    known: Callable[[bytes], bool],
 ) -> Message | None:
     room = max_fds if discard is None else _SCM_MAX_FD
     space = socket.CMSG_SPACE(4 * room) if room else 0
@@ -288,7 +302,8 @@ def _receive(
             )
         if not data:
             raise WireError("the other end closed the connection", code="wire-closed")
-        return Message(decode(data), tuple(fds), sender)
+        fields = {} if known(data) else decode(data)
+        return Message(fields, tuple(fds), sender, data)
     except BaseException:
         (discard or close_all)(fds)
         raise
