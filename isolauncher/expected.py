@@ -164,6 +164,8 @@ async def _seal(daemon: Daemon, room: rooms.Room, launch: Again) -> None:
         sealed = await road.seal(activity, daemon, wanted, program, clock)
         await sandbox.ready()
         verify.verify_ready(sealed.whole, sealed.state)
+        inside = verify.mount_of_directory(sandbox.stem_pid)
+        sealed = replace(sealed, state=replace(sealed.state, inside=inside))
     finally:
         os.close(null)
         rooms.close_program(program)

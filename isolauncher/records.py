@@ -31,6 +31,11 @@ MAX_RECORD = 2 << 20
 """Two lines hold the arguments (96 KiB), each byte of them six characters of JSON."""
 
 
+def line(event: str, fields: Mapping[str, object]) -> bytes:
+    """For `Record.write`: what can be made before it is so."""
+    return json.dumps({"event": event, **fields}).encode() + b"\n"
+
+
 @dataclass(slots=True)
 class Record:
     """An open record; ``fd`` is shared with init, which appends the last line."""
@@ -39,7 +44,9 @@ class Record:
     fd: int
 
     def append(self, event: str, fields: Mapping[str, object]) -> None:
-        line = json.dumps({"event": event, **fields}).encode() + b"\n"
+        self.write(line(event, fields))
+
+    def write(self, line: bytes) -> None:
         if os.write(self.fd, line) != len(line):
             raise OSError(5, f"{self.path}: the record was cut short")
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from . import furniture, kernel, opener, plan, rooms, verify, view
+from . import furniture, kernel, opener, plan, records, rooms, verify, view
 from .errors import StepError, VerifyError
 
 if TYPE_CHECKING:
@@ -161,26 +161,25 @@ async def go(
     enforced = sealed.whole.enforced()
     state = daemon.describe(activity)
     state |= {"namespaces": namespaces, "enforced": list(enforced)}
+    go = records.line("go", state | {"tier": activity.tier, "path": activity.path})
+    looked_at = sealed.state
+    if late is not None:
+        sent = {name: rooms.file_of(fd) for name, fd in late.items()}
+        looked_at = replace(looked_at, sent={**looked_at.sent, **sent})
+        await sandbox.dressed()
+        clock.lap("apply")
     if room.ahead and await is_stale(room):
         raise StepError(
             "what the room was made from has changed", step="launch", code="room-stale"
         )
-    looked_at = sealed.state
-    if late is not None:
-        await sandbox.dressed()
-        clock.lap("apply")
-        sent = {name: rooms.file_of(fd) for name, fd in late.items()}
-        looked_at = replace(looked_at, sent={**looked_at.sent, **sent})
-    try:
-        verify.verify_ready(sealed.whole, looked_at)
-    except VerifyError:
-        if late is not None:
-            raise
+    right = is_right(sealed.whole, looked_at)
+    if late is not None or not right:
         # The hand-over opens files, and may have had one just then: it is through
         # with them when it is ready. Or it has ended, and says why.
         clock.lap("verify")
         await sandbox.ready()
         clock.lap("handover")
+    if not right:
         verify.verify_ready(sealed.whole, looked_at)
     # Only now: of a launch that failed before, nothing was in force.
     activity.namespaces, activity.enforced = namespaces, enforced
@@ -191,7 +190,7 @@ async def go(
         raise ended
     # Before "go": from the first byte of activity code on, a daemon that comes after
     # us must know that this runs.
-    record.append("go", state | {"tier": activity.tier, "path": activity.path})
+    record.write(go)
     # From here on it is nobody's but its own: a zygote's death does not end it.
     daemon.counts.runs(activity)
     running = await sandbox.go()
@@ -204,6 +203,14 @@ async def go(
         activity.skipped.append(plan.Skipped(what="tier fork", why=running.why))
     # Not before: its end, too, takes time.
     room.close_checker()
+
+
+def is_right(whole: plan.Plan, state: verify.Sealed) -> bool:
+    try:
+        verify.verify_ready(whole, state)
+    except VerifyError:
+        return False
+    return True
 
 
 async def is_stale(room: rooms.Room) -> bool:

@@ -162,7 +162,7 @@ class Sandbox:
         tell(self._stem(), "streams", names, tuple(streams.values()))
 
     async def dressed(self) -> None:
-        """Until it has them, and has handed over once more."""
+        """Until it has them; it hands over once more, and says when it is `ready`."""
         await _said(self._stem(), "dressed")
 
     async def go(self) -> Running:

@@ -7,7 +7,8 @@ helped: `verify_room` at a room that waits, `verify_begun` at what the rest of t
 leaves alone, `verify_left` at what init has had a part in, when that has given up its
 powers, `verify` at the sealed stem, which hands over meanwhile, and `verify_ready` at
 what a hand-over may touch for a moment, the descriptors, and all that is of one
-process; again, if need be, when that is done. Each difference is a line; one is enough
+process; again, if need be, when that is done (and of a launch that was expected once
+more, while it hands over with its streams). Each difference is a line; one is enough
 to end the launch.
 What /proc does not show (which filter, which Landlock domain, the securebits) is judged
 by the errno of calls that must have been refused.
@@ -68,6 +69,8 @@ class Sealed:
     ``sent`` says device and inode of what the daemon sent, by the plan's names;
     ``probes`` are the stem's answers: errno by name, and its securebits. ``looked`` is
     what `verify_room` found while the room waited; ``living`` is `rooms.Room`'s.
+    ``inside`` is the mount, by its id, that its directory was found in when it waited
+    for its streams.
     """
 
     init: int
@@ -77,6 +80,7 @@ class Sealed:
     notes: tuple[plan.Skipped, ...]
     looked: Looked | None = None
     living: Mapping[int, str] = field(default_factory=dict)
+    inside: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,9 +202,10 @@ def _differences(
 
 
 def _differences_when_ready(steps: list[plan.Step], sealed: Sealed) -> Iterator[str]:
+    # First: a hand-over reads the program's file at its end.
+    yield from _descriptors(sealed)
     yield from _process(steps, sealed)
     yield from _working_directory(sealed)
-    yield from _descriptors(sealed)
 
 
 def _proc() -> Iterator[str]:
@@ -511,19 +516,24 @@ def _directories(sealed: Sealed) -> Iterator[str]:
 
 def _working_directory(sealed: Sealed) -> Iterator[str]:
     """In one of its mounts: where it was led by what the sandbox shows."""
-    flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-    here = os.open(f"/proc/{sealed.stem}/cwd", flags)
-    try:
-        # Not by stat(2), for which a person's program may have us wait (foreign.py).
-        mount = foreign.mount_id(here)
-    finally:
-        os.close(here)
+    mount = mount_of_directory(sealed.stem)
     known = sealed.looked.mounts if sealed.looked is not None else ()
     begins = f"{mount} "
-    if any(line.startswith(begins) for line in known):
+    if mount == sealed.inside or any(line.startswith(begins) for line in known):
         return  # nobody can unmount it
     if f"\n{begins}" not in "\n" + _read(sealed.stem, "mountinfo"):
         yield "its working directory is in none of its mounts"
+
+
+def mount_of_directory(pid: int) -> str:
+    """The id of the mount that its working directory lies in."""
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+    here = os.open(f"/proc/{pid}/cwd", flags)
+    try:
+        # Not by stat(2), for which a person's program may have us wait (foreign.py).
+        return foreign.mount_id(here)
+    finally:
+        os.close(here)
 
 
 def _right_thing(step: plan.Attach, root: int, sealed: Sealed) -> Iterator[str]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -16,7 +17,8 @@ import pytest
 from support.daemons import ROOMS_AHEAD, Finished, Service
 from support.powers import need, sandboxes
 
-from isolauncher import expected
+from isolauncher import expected, road, rooms, verify
+from isolauncher.errors import VerifyError
 
 CAROL = 12347
 TELLS = """
@@ -228,3 +230,53 @@ def test_a_disk_that_can_be_taken_away_is_not_held(
         assert expected._stays(fd)
     finally:
         os.close(fd)
+
+
+@pytest.mark.parametrize("wrong", [0, 1, 2])
+def test_it_is_looked_at_while_it_hands_over_and_again_if_need_be(
+    monkeypatch: pytest.MonkeyPatch, wrong: int
+) -> None:
+    """In any case "go" comes when the stem has said that it is ready, no sooner."""
+    done: list[str] = []
+    looks = iter([True] * wrong + [False])
+
+    def look(whole: object, sealed: verify.Sealed) -> None:
+        assert sealed.sent["stdin"] == (1, 2)
+        done.append("look")
+        if next(looks):
+            raise VerifyError("wrong", code="verify-difference")
+
+    def saying(what: str) -> Callable[[], object]:
+        async def say() -> object:
+            done.append(what)
+            return SimpleNamespace(at_us=0, tier="fork", why="")
+
+        return say
+
+    words = ("dressed", "ready", "go")
+    sandbox = SimpleNamespace(stem_pid=1, **{word: saying(word) for word in words})
+    record = SimpleNamespace(write=lambda line: done.append("record"))
+    room = rooms.Room(id="one", ahead=True, record=record)  # type: ignore[arg-type]
+    monkeypatch.setattr(verify, "verify_ready", look)
+    monkeypatch.setattr(road.rooms, "file_of", lambda fd: (1, 2))
+    monkeypatch.setattr(road.rooms, "told_to_end", lambda room: None)
+    room.sandbox = sandbox  # type: ignore[assignment]
+    activity = SimpleNamespace(room=room, tier="fork", path="pool", skipped=[])
+    state = verify.Sealed(init=2, stem=1, sent={}, probes={}, notes=())
+    sealed = SimpleNamespace(
+        whole=SimpleNamespace(enforced=tuple), namespaces={}, state=state
+    )
+    daemon = SimpleNamespace(
+        describe=lambda activity: {},
+        counts=SimpleNamespace(runs=lambda activity: done.append("runs")),
+    )
+    launch = road.go(activity, daemon, sealed, road.Clock(0), {"stdin": 0})  # type: ignore[arg-type]
+    last = ["record", "runs", "go"]
+    if wrong < 2:
+        asyncio.run(launch)
+        again = ["look"] * wrong
+        assert done == ["dressed", "look", "ready", *again, *last]
+    else:
+        with pytest.raises(VerifyError):
+            asyncio.run(launch)
+        assert done == ["dressed", "look", "ready", "look"]

@@ -300,7 +300,6 @@ def _hand_over(
 
         def again() -> None:
             nonlocal prepared
-            look_again()
             try:
                 handover.again(told, world)
             except handover.Fresh:
@@ -308,7 +307,7 @@ def _hand_over(
             prepared = program.prepare(told, world)
 
         said = [shown, *arguments]
-        stem.await_go(channel, again, program=said, tier="fork", warm=touch)
+        stem.await_go(channel, look_again, again, program=said, tier="fork", warm=touch)
         channel.close()
     except BaseException as e:
         stem.give_up(channel, e)
@@ -346,11 +345,11 @@ def _shown(start: plan.Start, path: str) -> str:
 
 def _execute(
     channel: socket.socket,
-    again: Callable[[], None],
+    look: Callable[[], None],
     path: str,
     argv: list[str],
     environment: dict[str, str],
     why: str,
 ) -> NoReturn:
-    stem.await_go(channel, again, program=argv, tier="exec", why=why)
+    stem.await_go(channel, look, program=argv, tier="exec", why=why)
     stem.execute(channel, path, argv, environment, signals.for_exec)

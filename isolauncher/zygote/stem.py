@@ -11,7 +11,8 @@ Messages with the daemon, on a channel of its own:
     → {"event": "sealed", "probes": {…}, "notes": […]}   every step is done
     → {"event": "ready"}                                  a cold start's twin, and waits
     ← {"verb": "streams"} + [stdin, stdout, stderr]       of a launch that was expected
-    → {"event": "dressed"}                                it has them, and is one still
+    → {"event": "dressed"}                                it has them
+    → {"event": "ready"}                                  and has handed over once more
     ← {"verb": "go"}                                      verified from outside
     → {"event": "running", "program": […], "tier": …, "at_us": n}    what begins now
     → {"event": "failed", …}                              and it ends
@@ -166,7 +167,8 @@ def _landlock_probe(fd: int) -> int:
 
 def await_go(
     channel: socket.socket,
-    again: Callable[[], None],
+    look: Callable[[], None],
+    again: Callable[[], None] = lambda: None,
     *,
     program: list[str],
     tier: str,
@@ -175,8 +177,9 @@ def await_go(
 ) -> None:
     """Wait for "go" and say what begins; the reading ends the launch's time.
 
-    ``again``: called when time has passed since the hand-over, and streams have come.
-    ``warm``: as of `prepare`.
+    When time has passed since the hand-over, and streams have come: ``look`` sees that
+    we are where we were, and then, while the daemon looks at us, ``again`` does what a
+    hand-over finds anew. ``warm``: as of `prepare`.
     """
     message = wire.try_recv(channel)
     if message is None:
@@ -185,8 +188,10 @@ def await_go(
         message = wire.recv(channel, max_fds=len(_STREAMS))
         if message.fields == {"verb": "streams"}:
             _dress(message.fds)
-            again()
+            look()
             wire.send(channel, {"event": "dressed"})
+            again()
+            wire.send(channel, {"event": "ready"})
             message = wire.recv(channel)
     # The daemon's end is the launch's end.
     if message.fields != {"verb": "go"}:
