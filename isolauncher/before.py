@@ -28,7 +28,7 @@ class Known:
 
 
 class Before:
-    """The last `MOST`, by caller and message; no larger ones than `MAX_BYTES`."""
+    """The `MOST` that were new last, by caller; no larger ones than `MAX_BYTES`."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[int, bytes], Known] = {}
@@ -40,7 +40,7 @@ class Before:
         return self._known.get((caller.uid, data))
 
     def keep(self, caller: Caller, data: bytes, known: Known) -> None:
-        """It came just now."""
+        """It came just now, and was not known, or is another thing now."""
         if len(data) > MAX_BYTES:
             return
         key = caller.uid, data

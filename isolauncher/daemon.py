@@ -561,8 +561,9 @@ class Daemon:
                     fds = dict(zip(asked.descriptors, received, strict=True))
                     before = known.wanted if known else None
                     wanted = launch.to_run(self, asked, fds, caller, before)
-                    kept = Known(asked, replace(wanted, fds={}))
-                    self.before.keep(caller, message.data, kept)
+                    if before is None or before.policy is not wanted.policy:
+                        kept = Known(asked, replace(wanted, fds={}))
+                        self.before.keep(caller, message.data, kept)
                     await self._run(channel, wanted, received, caller, received_us)
                 case Bundled():
                     wanted = await self._consult(channel, asked, received, caller)

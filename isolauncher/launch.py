@@ -238,6 +238,8 @@ async def _room(
             room.record.rename(activity.id)
             daemon.ledger.pass_on(room.uid, room.leased_as, activity.id)
             room.leased_as = activity.id
+        elif room.waiting is not None:
+            return None  # its record says what there is to give back; "go", the rest
         _note_planned(daemon, activity)
         if program is None or room.waiting is not None:
             return None

@@ -43,6 +43,7 @@ RELIEF_S = 10.0
 
 
 _SIZES = re.compile(r"^(\w+): +(\d+) kB$", re.MULTILINE)
+_AVAILABLE = re.compile(rb"^MemAvailable: +(\d+) kB$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +62,15 @@ class Used:
 
 def available_kb() -> int | None:
     """What programs could have without swapping (MemAvailable); None: not told."""
-    return _meminfo().get("MemAvailable")
+    try:
+        fd = os.open(MEMINFO, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        found = _AVAILABLE.search(os.read(fd, 4096))
+    finally:
+        os.close(fd)
+    return int(found[1]) if found else None
 
 
 def is_scarce() -> bool:

@@ -4,7 +4,8 @@
 ``activities/ID`` holds JSON objects, a line each, only ever appended:
 
     {"event": "planned", …}   what was leased, and init, before it is sent its plan;
-                              once more when a room becomes an activity's
+                              once more when a room becomes an activity's, but of one
+                              that was expected and keeps its name
     {"event": "forked", …}    the stem's pid; pids come with their start times
     {"event": "go", …}        from here on the activity runs
     {"event": "exited", …}    written by init, whatever became of the daemon
