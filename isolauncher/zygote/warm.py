@@ -42,6 +42,7 @@ PROGRAM = "/usr/bin/sugar-activity3"
 PATIENCE_S = 5
 """After which a stem that is being warmed ends: a display need not answer."""
 
+_LETTERS = "abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ 0123456789 .,:()"
 _ICON = "/usr/share/icons/sugar/scalable/actions/edit-copy.svg"
 _TURNS = 500
 _THREADS_S = 1.0
@@ -137,7 +138,13 @@ def _widgets(world: World) -> None:
     for item in _items(gtk3, bars, world):
         bar.toolbar.insert(item, -1)
     box.pack_start(bar, False, True, 0)
-    for widget in (gtk3.Button(label="7"), gtk3.Label(label="<b>x</b>")):
+    text = gtk3.Label()
+    style = _of("sugar3.graphics.style", world)
+    text.set_markup(
+        f'<span font="{style.FONT_FACE} {style.FONT_SIZE:g}">{_LETTERS} '
+        f"<b>{_LETTERS}</b></span>"
+    )
+    for widget in (gtk3.Button(label="7"), text):
         box.pack_start(widget, False, True, 0)
     scrolled = gtk3.ScrolledWindow()
     scrolled.add(gtk3.EventBox())
