@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -368,3 +370,62 @@ def test_the_accessibility_bridge_comes_up_with_the_program(
     other = warmed(zygote, script, environment=environment, before="assert not lacks")
     assert (other.out, other.err) == (alone.out, alone.err)
     assert other.out == b"True\n"
+
+
+SIZE = """\
+import gi
+gi.require_version("Gdk", "3.0")
+gi.require_version("Gtk", "3.0")
+from gi.repository import Gdk, Gtk
+screen = Gdk.Screen.get_default()
+print(screen.get_width(), screen.get_height(), screen.get_n_monitors())
+"""
+
+
+@contextmanager
+def smaller(made: Desktop, width: int, height: int) -> Iterator[None]:
+    """The screen has another size for that time, and no monitor."""
+    from Xlib.ext import randr
+
+    with made.watch() as watch:
+        display: Any = watch._display
+        root = display.screen().root
+        known = randr.get_screen_resources(root)
+        (crtc,) = known.crtcs
+        was = display.xrandr_get_crtc_info(crtc, known.config_timestamp)
+
+        def set_to(width: int, height: int, mode: int, outputs: list[int]) -> None:
+            how = (0, 0, 0, 1, [])
+            display.xrandr_set_crtc_config(crtc, known.config_timestamp, *how)
+            randr.set_screen_size(root, width, height, 300, 200)
+            if mode:
+                how = (0, 0, mode, was.rotation, outputs)
+                display.xrandr_set_crtc_config(crtc, known.config_timestamp, *how)
+            display.sync()
+
+        set_to(width, height, 0, [])
+        try:
+            yield
+        finally:
+            set_to(was.width, was.height, was.mode, list(was.outputs))
+
+
+def test_a_screen_that_has_changed_while_it_waited_is_seen(
+    made: Desktop, zygote: twins.Zygote
+) -> None:
+    script = written(made, "size.py", SIZE)
+    environment = environment_of(made)
+    waits, changed = made.home / "waits", made.home / "changed"
+    made.run("mkfifo", str(waits), str(changed))
+    before = f"open({str(waits)!r}, 'w').close(); open({str(changed)!r}).close()"
+    with ThreadPoolExecutor(1) as thread:
+        ended = thread.submit(
+            warmed, zygote, script, environment=environment, before=before
+        )
+        waits.open().close()
+        with smaller(made, 700, 500):
+            changed.open("w").close()
+            other = ended.result(twins.PATIENCE_S)
+            alone = cold(made, script, environment=environment)
+    assert other == alone
+    assert other.out.startswith(b"700 500 ")
