@@ -322,7 +322,11 @@ def _compare(whose: str, status: str, expected: Mapping[str, str]) -> Iterator[s
 
 
 def _namespaces_of(pid: int) -> dict[str, str]:
-    return {name: os.readlink(f"/proc/{pid}/ns/{name}") for name in NAMESPACES}
+    try:
+        return {name: os.readlink(f"/proc/{pid}/ns/{name}") for name in NAMESPACES}
+    except PermissionError as e:
+        # Of one that is reaped just now the kernel says this (proc_ns_readlink).
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH)) from e
 
 
 @cache
@@ -589,24 +593,21 @@ def _limits(steps: list[plan.Step], sealed: Sealed) -> Iterator[str]:
     yield from _compare_limits(
         _read(sealed.stem, "limits"), _one(steps, plan.SetLimits).limits
     )
-    fields = _read(sealed.stem, "stat").rpartition(")")[2].split()
     # proc_pid_stat(5): session 6, tty_nr 7, nice 19, policy 41; two are cut off.
     priority = _one(steps, plan.Priority)
-    if fields[16] != str(priority.nice):
-        yield f"nice is {fields[16]}, not {priority.nice}"
-    for whose, policy in (
-        ("its", fields[38]),
-        ("init's", _read(sealed.init, "stat").rpartition(")")[2].split()[38]),
-    ):
-        if policy != str(os.SCHED_OTHER):
-            yield f"{whose} scheduling policy is {policy}, not {os.SCHED_OTHER}"
+    for whose, pid in (("init's", sealed.init), ("its", sealed.stem)):
+        fields = _read(pid, "stat").rpartition(")")[2].split()
+        if fields[16] != str(priority.nice):
+            yield f"{whose} nice is {fields[16]}, not {priority.nice}"
+        if fields[38] != str(os.SCHED_OTHER):
+            yield f"{whose} scheduling policy is {fields[38]}, not {os.SCHED_OTHER}"
+        score = _read(pid, "oom_score_adj").strip()
+        if score != str(priority.oom_score_adj):
+            yield f"{whose} oom_score_adj is {score}, not {priority.oom_score_adj}"
     if fields[3] != str(sealed.init):
         yield f"its session is {fields[3]}, not init's"
     if fields[4] != "0":
         yield "it has a controlling terminal"
-    score = _read(sealed.stem, "oom_score_adj").strip()
-    if score != str(priority.oom_score_adj):
-        yield f"oom_score_adj is {score}, not {priority.oom_score_adj}"
 
 
 @lru_cache(maxsize=16)

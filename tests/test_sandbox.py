@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import socket
 from collections.abc import Callable
 
 import pytest
 
-from isolauncher import plan, wire
+from isolauncher import plan, verify, wire
 from isolauncher.channel import Channel
-from isolauncher.errors import IsolauncherError, ProgramNotFound
+from isolauncher.errors import IsolauncherError, ProgramNotFound, VerifyError
 from isolauncher.init import failure
 from isolauncher.sandbox import Running, Sandbox
 
@@ -103,3 +105,22 @@ def test_a_rest_begins_as_the_stem_was_told() -> None:
     assert [type(p.step) for p in left.steps] == [plan.CloseDescriptors]
     with pytest.raises(ValueError, match="begun"):
         rest.part_of("stem", plan.begin(start, 0o77, filter_))
+
+
+def test_a_process_that_is_reaped_while_it_is_looked_at_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """readlink(2) of its namespace: EACCES, though nothing is refused to root."""
+
+    def reaped(path: str) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    monkeypatch.setattr(os, "readlink", reaped)
+    looks = verify.Sealed(init=1, stem=1, sent={}, probes={}, notes=())
+    whole = plan.Plan(
+        room=plan.Room(id="x", steps=(), skipped=()),
+        rest=plan.Rest(id="x", steps=(), start=None),
+    )
+    with pytest.raises(VerifyError) as caught:
+        verify.verify_left(whole, looks)
+    assert caught.value.code == "verify-gone"
