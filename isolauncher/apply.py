@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import assert_never
 
@@ -86,16 +87,18 @@ def _apply(step: plan.Step, c: Context) -> None:
                     _write_setting(f"{directory.path}/{name}", value, c)
                 k.write_file(f"{directory.path}/{directory.members}", b"0")
         case plan.Unshare():
-            flags = 0
-            for name in step.namespaces:
-                flags |= plan.NAMESPACES[name]
             before = {n: k.namespace(n) for n in step.namespaces}
-            k.unshare(flags)
+            k.unshare(_flags(step.namespaces))
             # Everything after this is done to the host if it is still the host's:
             # proved by looking, not by the call's word (openssh proves a drop so).
-            for name, old in before.items():
-                if k.namespace(name) == old:
-                    raise OSError(errno.EPERM, f"the {name} namespace is the same")
+            _prove_other(before, k)
+        case plan.FollowInit():
+            for path in step.members:
+                k.write_file(path, b"0")
+            before = {n: k.namespace(n) for n in step.namespaces}
+            k.join_namespaces(_INIT, _flags(step.namespaces))
+            # As with those that init has made: what follows is in there, or nowhere.
+            _prove_other(before, k)
         case plan.MakePrivate():
             k.make_private()
             if k.shares_mounts():
@@ -274,6 +277,23 @@ def _apply(step: plan.Step, c: Context) -> None:
             k.close_except(c.keep)
         case _:
             assert_never(step)
+
+
+_INIT = 1
+"""Init's pid, as the stem sees it."""
+
+
+def _flags(namespaces: tuple[str, ...]) -> int:
+    flags = 0
+    for name in namespaces:
+        flags |= plan.NAMESPACES[name]
+    return flags
+
+
+def _prove_other(before: Mapping[str, str], k: Kernel) -> None:
+    for name, old in before.items():
+        if k.namespace(name) == old:
+            raise OSError(errno.EPERM, f"the {name} namespace is the same")
 
 
 def _inside(path: str) -> str:

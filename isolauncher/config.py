@@ -20,6 +20,7 @@ program may do is never said here but in policies.
     [rooms]                 # sandboxes prepared before anybody asks (0: none)
     ahead = 4
     per-caller = 2
+    spares = 1              # of each kind of process that a launch needs (0: none)
 
     [memory]
     keep-free-mb = 16       # no launch that would leave the machine less (0: any)
@@ -104,10 +105,14 @@ class DaemonLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoomsAhead:
-    """How many sandboxes may wait for who launched lately; root is a caller, too."""
+    """How many sandboxes may wait for who launched lately; root is a caller, too.
+
+    ``spares``: whether processes that are nobody's yet are forked ahead.
+    """
 
     ahead: int = 4
     per_caller: int = 2
+    spares: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +164,7 @@ _BOUNDS: dict[str, dict[str, tuple[int, int]]] = {
         "connections": (1, 10_000),
         "uids": (1, 1_000_000),
     },
-    "rooms": {"ahead": (0, 1000), "per-caller": (0, 100)},
+    "rooms": {"ahead": (0, 1000), "per-caller": (0, 100), "spares": (0, 1)},
     "memory": {"keep-free-mb": (0, 1_000_000), "stall-ms": (0, 2000)},
     "limits": {
         "activities": (1, 10_000),

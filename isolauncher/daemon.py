@@ -18,6 +18,7 @@ import resource
 import signal
 import socket
 import stat
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -111,7 +112,7 @@ class Daemon:
         self.config = config
         self.log = log
         # First, while there is no descriptor of anybody's that it could inherit.
-        self.openers = opener.Service()
+        self.openers = opener.Service(opener.SPARES * config.rooms.spares)
         self.openers.start()
         self.kernel: kernel.Kernel = linux or kernel.Linux()
         self.run_dir = Path(config.run_dir)
@@ -134,16 +135,22 @@ class Daemon:
         self.outside = launch.new_outside()
         self.scratch = Scratch(self.kernel, self.run_dir)
         self.parents = self._cgroup_parents()
-        self.pool = pool.Pool(log, command=command, died=self._zygote_died)
+        self.pool = pool.Pool(
+            log,
+            command=command,
+            died=self._zygote_died,
+            wants_spare=self._wants_spare,
+        )
         self.rooms = rooms.Rooms(
             self, most=config.rooms.ahead, per_caller=config.rooms.per_caller
         )
         self.pressure = memory.Pressure(
             config.memory.stall_ms,
-            lambda: self.rooms.give_up_memory("programs wait for memory"),
+            lambda: self._give_up_memory("programs wait for memory"),
         )
         if self.pressure.why:
             log.event("memory-not-watched", why=self.pressure.why)
+        self._short_until = 0.0
         self.activities: dict[str, Activity] = {}
         self.counts = Counts()
         self.before = Before()
@@ -286,7 +293,7 @@ class Daemon:
         if not keep or memory.is_left(keep + needs):
             return
         # What only waits goes first.
-        self.rooms.give_up_memory("a launch has not enough memory")
+        self._give_up_memory("a launch has not enough memory")
         await self.rooms.make_way("a launch has not enough memory")
         if memory.is_left(keep + needs):
             return
@@ -298,6 +305,25 @@ class Daemon:
             hint="close an activity; an administrator sets [memory] in "
             "/etc/isolauncher/isolauncher.toml",
         )
+
+    def _give_up_memory(self, why: str) -> None:
+        """What only waits goes, and no other comes for a while."""
+        self.rooms.give_up_memory(why)
+        self.pool.drop_spares()
+        self._short_until = time.monotonic() + memory.RELIEF_S
+
+    def _wants_spare(self, set_name: str) -> bool | None:
+        """Whether its zygote is to fork a spare; None: not now, a launch goes first."""
+        keep = self.config.memory.keep_free_mb
+        if (
+            not self.config.rooms.spares
+            or self.alone
+            or self.closing.is_set()
+            or time.monotonic() < self._short_until
+            or (keep and not memory.is_left(keep + 2 * memory.NEEDS_MB[set_name]))
+        ):
+            return False
+        return None if self.starting() or self.rooms.making() else True
 
     def _spare_descriptors(self, beside: int = 0) -> None:
         """OSError unless another launch would find enough, and each under way."""
@@ -443,6 +469,7 @@ class Daemon:
             # something of ours has ended.
             self.log.often("cannot-accept", why=e.strerror)
             self.rooms.drop_all("what they hold is needed")
+            self.pool.drop_spares()
             loop.remove_reader(listener.fileno())
             loop.call_later(ACCEPT_AGAIN_S, self._listen_to, loop, listener)
             return
@@ -829,6 +856,7 @@ class Daemon:
             "activities": dict(states),
             "launches": self.launches.as_data(told),
             "rooms": self.rooms.as_data(told),
+            "spares": self.pool.as_data(),
             "zygotes": zygotes,
         }
         channel.send({"event": "stats", "stats": stats, "more": asked.memory})

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """PID 1 of a sandbox: builds it as root, gives up everything, then only waits.
 
-The zygote unshares the PID namespace and forks; the child calls `main`. It walks the
-room's steps for *init*, forks the *stem*, which walks its own, and passes a baton to
-and fro where the actor changes. Then both wait, for seconds or for an hour, until the
+The zygote unshares the PID namespace and forks; the child calls `main`. It does the
+first steps, which are the same whoever comes, and forks the *stem*. Both wait for their
+parts of a room and walk them, and a baton goes to and fro where the actor changes. Then
+both wait, for seconds or for an hour, until the
 daemon sends the rest of a plan and they walk that, at the same time: the baton says
 that init is through. After it init is the activity's
 parent: it reaps, and when the stem has ended it writes how to the record and to the
@@ -11,8 +12,7 @@ daemon, and exits; the kernel then kills whatever is left in the namespace.
 
 Messages to the daemon, on the channel that came with the fork:
 
-    {"event": "init"} + [pidfd of init]      here I am
-    {"event": "stem"} + [pidfd of the stem]  forked
+    {"event": "init"} + [pidfds]             here we are, init and the stem
     {"event": "room", "notes": […]}          init's part of the room is done
     {"event": "lodged", "notes": […]}        so is what a session has brought to it
     {"event": "left", "notes": […]}          all init's steps are done
@@ -42,9 +42,7 @@ FAILED = 125
 class Stem:
     """What the stem has after its fork; `main`'s caller goes on with it."""
 
-    room: plan.Room
     kernel: Kernel
-    descriptors: dict[str, int]
     baton: socket.socket
     channel: socket.socket
 
@@ -75,7 +73,7 @@ def failure(error: BaseException, who: str) -> dict[str, object]:
     }
 
 
-_T = TypeVar("_T", plan.Room, plan.Rest)
+_T = TypeVar("_T", plan.RoomPart, plan.Rest)
 
 # Something like the rest of a plan, for nobody.
 _LIKELY = plan.Rest(
@@ -152,7 +150,7 @@ _ROOM = (
 _OFTEN = 20
 
 
-def practise() -> None:
+def practise(times: int = _OFTEN) -> None:
     """In the zygote: receive and walk plans that are none, with a kernel that is none.
 
     The interpreter notes in code that runs how best to run it (PEP 659). What it has
@@ -160,7 +158,7 @@ def practise() -> None:
     """
     steps = (*(plan.Planned(actor="stem", step=s) for s in _ROOM), *_LIKELY.steps)
     names = ("", "stdin", "stdout", "stderr")
-    for _ in range(_OFTEN):
+    for _ in range(times):
         rehearse()
         plan.unpack(json.loads(json.dumps(plan.pack(steps))))
         nobodys = Recorder().as_kernel()
@@ -229,8 +227,13 @@ def _pass(baton: socket.socket) -> None:
         raise Gone from None
 
 
-def main(channel: socket.socket, kernel: Kernel) -> Stem:
-    """Run as init; returns only in the stem. Never returns in init."""
+def main(
+    channel: socket.socket, of_stem: socket.socket, kernel: Kernel, *, ahead: bool
+) -> Stem:
+    """Run as init; returns only in the stem. Never returns in init.
+
+    ``of_stem`` is the stem's channel. ``ahead``: nobody waits for it yet.
+    """
     try:
         if os.getpid() != 1:
             # Another sandbox's PID namespace, or the host's: never go on in it.
@@ -241,45 +244,32 @@ def main(channel: socket.socket, kernel: Kernel) -> Stem:
             )
         os.umask(0)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        own = os.pidfd_open(os.getpid())
-        wire.send(channel, {"event": "init"}, [own])
-        os.close(own)
-        room, descriptors = receive(channel, plan.Room)
-        # Else ps shows the zygote's words, and so does PID 1 to the program.
-        _name(room.id, kernel)
         mine, theirs = socket.socketpair()
         keep = frozenset((channel.fileno(), mine.fileno()))
-        c = Context(kernel=kernel, descriptors=descriptors, keep=keep)
-        fork_at = stem_begins(room)
-        for planned in room.steps[:fork_at]:
-            apply(planned.step, c)
+        c = Context(kernel=kernel, descriptors={}, keep=keep)
+        for step in plan.FIRST:
+            apply(step, c)
         c.stem = os.fork()
         if c.stem == 0:
             # From here on the stem: the caller goes on with it (see zygote/stem.py).
             mine.close()
-            stem_channel = socket.socket(fileno=descriptors.pop("stem"))
-            channel.detach()
-            return Stem(
-                room=room,
-                kernel=kernel,
-                descriptors=descriptors,
-                baton=theirs,
-                channel=stem_channel,
-            )
+            channel.close()
+            return Stem(kernel=kernel, baton=theirs, channel=of_stem)
         theirs.close()
         # The stem's alone: its end is how the daemon hears of the stem's.
-        os.close(descriptors.pop("stem"))
+        of_stem.close()
+        pidfds = [os.pidfd_open(pid) for pid in (os.getpid(), c.stem)]
+        wire.send(channel, {"event": "init"}, pidfds)
+        wire.close_all(pidfds)
+        if ahead:
+            title("isolauncher: init, spare")
+            practise(1)
     except BaseException as e:
         _give_up(channel, e)
     try:
-        _accompany(channel, mine, room, room.steps[fork_at:], c)
+        _accompany(channel, mine, c)
     except BaseException as e:
         _give_up(channel, e)
-
-
-def stem_begins(room: plan.Room) -> int:
-    """Index of the stem's first step: init does all before it alone, then forks."""
-    return next(i for i, p in enumerate(room.steps) if p.actor == "stem")
 
 
 def _name(activity_id: str, kernel: Kernel) -> None:
@@ -287,37 +277,33 @@ def _name(activity_id: str, kernel: Kernel) -> None:
     kernel.set_name(f"init({activity_id})"[:15])
 
 
-def _accompany(
-    channel: socket.socket,
-    baton: socket.socket,
-    room: plan.Room,
-    steps: tuple[plan.Planned, ...],
-    c: Context,
-) -> NoReturn:
-    pidfd = os.pidfd_open(c.stem)
-    wire.send(channel, {"event": "stem"}, [pidfd])
-    os.close(pidfd)
+def _accompany(channel: socket.socket, baton: socket.socket, c: Context) -> NoReturn:
     record = -1
     try:
-        # The stem's own steps first: init's earlier ones were done before the fork.
-        _pass(baton)
-        walk("init", steps, c, baton)
+        room, c.descriptors = receive(channel, plan.RoomPart)
+        # Else ps shows the zygote's words, and so does PID 1 to the program.
+        _name(room.id, c.kernel)
+        walk("init", room.steps, c, baton)
+        while room.more:
+            room, sent = receive(channel, plan.RoomPart)
+            c.descriptors |= sent
+            walk("init", room.steps, c, baton)
         _tell("room", channel, c)
         if room.ahead:
             rehearse()
-        rest, more = receive(channel, plan.Rest)
+        rest, sent = receive(channel, plan.Rest)
         while not rest.last:
             # What a session brings to a room that waits in it.
-            before, c.descriptors = c.descriptors, c.descriptors | more
+            before, c.descriptors = c.descriptors, c.descriptors | sent
             walk_alone("init", rest.steps, c)
             c.descriptors = before
-            wire.close_all(more.values())
+            wire.close_all(sent.values())
             _tell("lodged", channel, c)
-            rest, more = receive(channel, plan.Rest)
-        record = more["record"]
-        c.descriptors |= more
+            rest, sent = receive(channel, plan.Rest)
+        record = sent["record"]
+        c.descriptors |= sent
         # Whoever waits at the other end of the second learns that all this has ended.
-        c.keep |= {more[name] for name in ("record", "hold") if name in more}
+        c.keep |= {sent[name] for name in ("record", "hold") if name in sent}
         walk_alone("init", rest.steps, c)
         _pass(baton)
         if rest.id != room.id:

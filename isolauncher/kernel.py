@@ -186,6 +186,7 @@ class Kernel(Protocol):
     def unshare(self, flags: int) -> None: ...
     def namespace(self, name: str) -> str: ...
     def setns(self, fd: int, kind: int) -> None: ...
+    def join_namespaces(self, pid: int, flags: int) -> None: ...
     def make_private(self) -> None: ...
     def shares_mounts(self) -> bool: ...
     def mount(
@@ -400,6 +401,14 @@ class Linux:
 
     def setns(self, fd: int, kind: int) -> None:
         _check(_libc.setns(ctypes.c_int(fd), ctypes.c_int(kind)), "setns")
+
+    def join_namespaces(self, pid: int, flags: int) -> None:
+        """Those of a process, its root becoming ours with its mounts (setns(2))."""
+        fd = os.pidfd_open(pid)
+        try:
+            self.setns(fd, flags)
+        finally:
+            os.close(fd)
 
     def make_private(self) -> None:
         self.mount("", "/", "", MS_REC | MS_PRIVATE, "")

@@ -26,7 +26,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, NoReturn, TypeVar
 
-from . import bundledir, kernel, spares, ways, wire
+from . import bundledir, kernel, ways, wire
 from .bundle import MAX_BYTES, Found
 from .channel import leave, readable
 from .errors import (
@@ -47,6 +47,10 @@ MAX_STUCK = 32
 LEAVE_S = 1.0
 """How long an opener that is no longer needed may take to end before it is killed."""
 MAX_CHECKED = 8
+SPARES = 2
+"""A bundle's launch takes one opener to look at the bundle, and one for its room."""
+SPARE_AFTER_S = 1.0
+"""How long after one is taken another is forked: what it was taken for goes first."""
 
 Kind = Literal["own-directory", "readable-directory", "socket", "pipe"]
 """What a descriptor must be to the caller who sent it; see `Opener.check`."""
@@ -112,17 +116,25 @@ class Service:
     Openers wait, some for minutes. Forked from the daemon they would keep whatever
     it held just then, other callers' descriptors included; to close those may wait
     for the caller that sent them (see foreign.py). This process never gets any.
+
+    Some are forked before there is anybody for them, and wait as root until they are
+    told whose they are. What they are told and asked goes to them, not by the service.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, keep: int = SPARES) -> None:
+        """``keep`` is how many wait."""
+        self._keep = keep
         self._sock: socket.socket | None = None
         self._pid = 0
+        self._spares: list[socket.socket] = []
 
     def start(self) -> None:
-        """Fork it; again if it was killed. Whoever has it asks for openers only."""
-        ours, theirs = socket.socketpair(
-            socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC
-        )
+        """Fork it, and have it fork the first openers."""
+        self._start()
+        self._fill()
+
+    def _start(self) -> None:
+        ours, theirs = _channel()
         self._pid = os.fork()
         if self._pid == 0:
             _serve(theirs)
@@ -130,34 +142,61 @@ class Service:
         self._sock = ours
 
     def ask(self, caller: Caller) -> socket.socket:
-        """The channel of a new opener, whose first message brings its pidfd."""
-        ours, theirs = socket.socketpair(
-            socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC
-        )
+        """The channel of an opener, whose first message brings its pidfd."""
         ids = {"uid": caller.uid, "gid": caller.gid, "groups": list(caller.groups)}
+        while True:
+            spare = self._spares.pop(0) if self._spares else self._new(rehearse=False)
+            try:
+                wire.send(spare, ids)
+            except WireError:
+                spare.close()  # somebody has killed it
+                continue
+            asyncio.get_running_loop().call_later(SPARE_AFTER_S, self._fill)
+            spare.setblocking(False)
+            return spare
+
+    def _fill(self) -> None:
+        while self._sock is not None and len(self._spares) < self._keep:
+            self._spares.append(self._new(rehearse=True))
+
+    def _new(self, *, rehearse: bool) -> socket.socket:
+        """The channel of one that is nobody's yet."""
+        ours, theirs = _channel()
         with theirs:
             try:
-                self._send(ids, theirs)
+                self._send(rehearse, theirs)
             except WireError:
                 # It was killed; nothing of ours depends on which one it is.
-                self.close()
-                self._send(ids, theirs)
-        ours.setblocking(False)
+                self._end()
+                self._send(rehearse, theirs)
         return ours
 
-    def _send(self, ids: Mapping[str, object], channel: socket.socket) -> None:
+    def _send(self, rehearse: bool, channel: socket.socket) -> None:
         if self._sock is None:
-            self.start()
+            self._start()
         assert self._sock is not None  # noqa: S101 (for the type checker)
-        wire.send(self._sock, ids, [channel.fileno()])
+        wire.send(self._sock, {"rehearse": rehearse}, [channel.fileno()])
 
     def close(self) -> None:
         """End it; openers end when they see the end of their own channels."""
+        for spare in self._spares:
+            spare.close()
+        self._spares.clear()
+        self._end()
+
+    def _end(self) -> None:
         if self._sock is not None:
             self._sock.close()
             self._sock = None
             os.kill(self._pid, signal.SIGKILL)
             os.waitpid(self._pid, 0)
+
+
+def _channel() -> tuple[socket.socket, socket.socket]:
+    """Our end and theirs."""
+    return socket.socketpair(
+        socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC
+    )
 
 
 class Opener:
@@ -176,14 +215,20 @@ class Opener:
         wants: tuple[Want, ...],
         program: int | None,
         meanwhile: Callable[[], None] = lambda: None,
+        *,
+        again: bool = False,
     ) -> tuple[tuple[Opened, ...], Program | None]:
         """Open all with the caller's rights; the descriptors are the receiver's.
 
         ``program`` is an O_PATH descriptor that came from the caller; ``meanwhile`` is
-        called when the child is at work. Raises StepError when the child fails or takes
-        longer than PATIENCE_S (a file system that hangs).
+        called when the child is at work; ``again``: `open_again` will be. Raises
+        StepError when the child fails or takes longer than PATIENCE_S (a file system
+        that hangs).
         """
-        question = {"wants": [[w.path, w.writable, w.device] for w in wants]}
+        question: dict[str, object] = {
+            "wants": [[w.path, w.writable, w.device] for w in wants],
+            "again": again,
+        }
         return _read_answer(await self._ask(question, _maybe(program), meanwhile))
 
     def open_program(self, program: int) -> None:
@@ -418,18 +463,31 @@ def _typed(kind: type[_T], fields: dict[str, object], fds: tuple[int, ...]) -> _
 
 
 def _serve(sock: socket.socket) -> NoReturn:
-    """Fork an opener for each message; it ends with the daemon's end of the socket."""
+    """Fork an opener for each channel; it ends with the daemon's end of the socket."""
     try:
         # The daemon's handlers would write a signal's number into the event loop's
         # own pipe, which the fork shares: a caller's SIGTERM would end the daemon.
         _LINUX.reset_signals()
         _LINUX.close_except(frozenset((2, sock.fileno())))
-        # A bundle's launch takes one to look at the bundle, and the room for the next
-        # launch one more.
-        title = "isolauncher: opener"
-        spares.serve(sock, title, _open_for, rehearse=_rehearse, keep=2)
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        kernel.title(_TITLE)
+        while True:
+            try:
+                message = wire.recv(sock, max_fds=1)
+            except WireError:
+                return  # type: ignore[misc] # by the door below
+            if os.fork() == 0:
+                sock.close()
+                _child(
+                    socket.socket(fileno=message.fds[0]),
+                    rehearse=message.fields["rehearse"] is True,
+                )
+            message.close()
     finally:
         os._exit(0)
+
+
+_TITLE = "isolauncher: opener"
 
 
 def _rehearse() -> None:
@@ -439,7 +497,7 @@ def _rehearse() -> None:
     try:
         answers = _Answers()
         for question, sent in (
-            ({"wants": [[p, False, False] for p in ("/usr", "/bin", "/bin/sh")]}, []),
+            ({"wants": _REHEARSED, "again": True}, []),
             ({"wants": None}, []),
             ({"wants": [], "check": [["root", "readable-directory"]]}, [usr]),
             ({"bundle": ["sh", "/usr/bin"]}, [usr]),
@@ -459,18 +517,26 @@ def _rehearse() -> None:
         its.close()
 
 
-def _open_for(message: wire.Message) -> None:
-    (fd,) = message.fds
-    _child(socket.socket(fileno=fd), message.fields)
+_REHEARSED = [[p, False, False] for p in ("/usr", "/bin", "/bin/sh", "/nowhere")]
 
 
-def _child(sock: socket.socket, ids: Mapping[str, object]) -> NoReturn:
+def _child(sock: socket.socket, *, rehearse: bool) -> NoReturn:
     try:
         _LINUX.close_except(frozenset((2, sock.fileno())))
-        kernel.title(f"isolauncher: opener({ids['uid']})")
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        kernel.title(f"{_TITLE}, spare")
         own = os.pidfd_open(os.getpid())
         wire.send(sock, {"event": "opener"}, [own])
         os.close(own)
+        if rehearse:
+            # Its memory is its own then. Its work will say what stands in the way.
+            with suppress(Exception):
+                _rehearse()
+        try:
+            ids = wire.recv(sock).fields
+        except WireError:
+            _leave()  # nobody needs it any more
+        kernel.title(f"{_TITLE}({ids['uid']})")
         become(Caller(**{**ids, "groups": tuple(ids["groups"]), "pid": 0}))  # type: ignore[arg-type]
         # The change of uid did that, unless fs.suid_dumpable says otherwise: nobody
         # with this uid may look into a copy of the daemon's memory, core dumps
@@ -531,10 +597,11 @@ class _Answers:
             assert isinstance(asked, list)  # noqa: S101 (our own words)
             wants = [Want(path=p, writable=w, device=d) for p, w, d in asked]
             found = [list(_follow(want)) for want in wants]
-            self._before = [
-                (want, entries, _straight_way(want, entries))
-                for want, entries in zip(wants, found, strict=True)
-            ]
+            if message.fields["again"]:
+                self._before = [
+                    (want, entries, _straight_way(want, entries))
+                    for want, entries in zip(wants, found, strict=True)
+                ]
             told = [_fields(entry, fds) for entry in _once(found)]
         if "check" in message.fields:
             for (name, kind), fd in zip(

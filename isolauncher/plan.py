@@ -129,6 +129,22 @@ class Unshare:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FollowInit:
+    """The stem was forked before init's cgroup and namespaces were made: into both.
+
+    ``members`` are the files to join the cgroup by (see `CgroupDirectory`); they are
+    outside, so before the namespaces.
+    """
+
+    members: tuple[str, ...]
+    namespaces: tuple[str, ...]
+
+    def describe(self) -> str:
+        where = "cgroup and namespaces" if self.members else "namespaces"
+        return f"join init's {where}: " + " ".join(self.namespaces)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MakePrivate:
     """First thing in a mount namespace: else mounts propagate back to the host."""
 
@@ -558,6 +574,7 @@ Step = (
     | ScheduleNormally
     | JoinCgroup
     | Unshare
+    | FollowInit
     | MakePrivate
     | NewRoot
     | Directory
@@ -781,6 +798,32 @@ class Room:
     skipped: tuple[Skipped, ...]
     ahead: bool = False
 
+    def part_of(self, actor: Actor, begun: tuple[Planned, ...] = ()) -> RoomPart:
+        """What one of them is told; of the other's, the first step of each turn.
+
+        What init does before it is told anything (`FIRST`) is left out. ``begun``: the
+        next steps, if it has been told them already (see `foundation`).
+        """
+        start = len(FIRST) + len(begun)
+        if self.steps[len(FIRST) : start] != begun:
+            raise ValueError("what has begun is not how the room begins")
+        steps: list[Planned] = []
+        for planned in self.steps[start:]:
+            turns = not steps or steps[-1].actor != planned.actor
+            if turns or planned.actor == actor:
+                steps.append(planned)
+        return RoomPart(steps=tuple(steps), id=self.id, ahead=self.ahead)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoomPart:
+    """What one of them is told of a room. ``more``: there is another part to come."""
+
+    id: str
+    steps: tuple[Planned, ...]
+    ahead: bool = False
+    more: bool = False
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rest:
@@ -850,6 +893,37 @@ class Plan:
 # ------------------------------------------------------------------------- building
 
 
+FIRST: tuple[Step, ...] = (NewSession(), ScheduleNormally())
+"""How every room begins, whoever it is for: init does it before it forks the stem."""
+
+
+def foundation(
+    *, room_id: str, policy: Policy, person: Person, machine: Machine
+) -> RoomPart:
+    """What init does next: all that is the same whatever there is to be shown.
+
+    So that it can begin while a policy's paths are still being opened. Raises
+    `HostError` as `room` does.
+    """
+    steps = _founded(policy, person, machine, [])
+    return RoomPart(
+        id=room_id,
+        steps=tuple(Planned(actor="init", step=s) for s in steps),
+        more=True,
+    )
+
+
+def _founded(
+    policy: Policy, person: Person, machine: Machine, skipped: list[Skipped]
+) -> Iterator[Step]:
+    yield JoinKeyring()
+    yield from _cgroup(policy, machine, skipped)
+    shared = {"net"} if policy.network == "host" else set[str]()
+    yield Unshare(namespaces=tuple(n for n in NAMESPACES if n not in shared))
+    yield MakePrivate()
+    yield from _skeleton(policy, person, machine)
+
+
 def room(
     *,
     room_id: str,
@@ -865,24 +939,31 @@ def room(
     Raises `HostError` when the policy requires what the machine has not.
     """
     skipped: list[Skipped] = []
-    init: list[Step] = [NewSession(), JoinKeyring(), ScheduleNormally()]
-    init += _cgroup(policy, machine, skipped)
-    shared = {"net"} if policy.network == "host" else set[str]()
-    init += [
-        Unshare(namespaces=tuple(n for n in NAMESPACES if n not in shared)),
-        MakePrivate(),
-    ]
+    init = [*FIRST, *_founded(policy, person, machine, skipped)]
     late = _late(view.trees)
     early = tuple(t for t in view.trees if t not in late)
-    init += _root(policy, person, early, view, machine)
+    init += _root(person, early, view, policy)
     # /proc after the pivot: mounted before it would show beside the host's.
     init += [MountProc(), MountTerminals(), SetHostname(name=policy.hostname)]
     if policy.network == "loopback":
         init.append(LoopbackUp())
-    init.append(Priority(nice=policy.limits.nice, oom_score_adj=OOM_SCORE_ADJ))
+    priority = Priority(nice=policy.limits.nice, oom_score_adj=OOM_SCORE_ADJ)
+    init.append(priority)
 
     before: list[Step] = [
-        # Those of the mounts, before the limit on descriptors counts them.
+        # It was forked before init had one.
+        JoinKeyring(),
+        FollowInit(
+            members=tuple(
+                f"{directory.path}/{directory.members}"
+                for step in init
+                if isinstance(step, JoinCgroup)
+                for directory in step.directories
+            ),
+            namespaces=next(s.namespaces for s in init if isinstance(s, Unshare)),
+        ),
+        # In the /proc that is its own now.
+        priority,
         CloseDescriptors(),
         ResetSignals(),
         _limits(policy, machine, skipped),
@@ -1168,13 +1249,7 @@ def _late(trees: tuple[Tree, ...]) -> tuple[Tree, ...]:
     return tuple(t for t in trees if t in mapped or below(t.path, mapped))
 
 
-def _root(
-    policy: Policy,
-    person: Person,
-    trees: tuple[Tree, ...],
-    view: View,
-    machine: Machine,
-) -> Iterator[Step]:
+def _skeleton(policy: Policy, person: Person, machine: Machine) -> Iterator[Step]:
     # Room for the skeleton only; what fills up is /tmp and /dev/shm, with own sizes.
     yield NewRoot(over=machine.root_over, size=1 << 20)
     for path in ("/dev", "/etc", "/proc", "/run", "/tmp", "/var"):  # noqa: S108
@@ -1186,9 +1261,25 @@ def _root(
         mode=0o1777,
         executable=True,
     )
-    own = _own(person)
-    for path in own:
+    for path in _own(person):
         yield from _own_directory(path, policy, person.uid)
+    contents = (
+        person.passwd,
+        person.group,
+        person.nsswitch,
+        person.hosts,
+        policy.hostname.encode() + b"\n",
+        MACHINE_ID,
+    )
+    for name, data in zip(ETC, contents, strict=True):
+        yield WriteFile(path=f"/etc/{name}", data=data, mode=0o444)
+
+
+def _root(
+    person: Person, trees: tuple[Tree, ...], view: View, policy: Policy
+) -> Iterator[Step]:
+    """What is shown in the root, and the pivot into it."""
+    own = _own(person)
     if view.devices:
         # Before all that is in it.
         yield MountDevices(inodes=_IN_DEV + 2 * len(view.devices))
@@ -1218,16 +1309,6 @@ def _root(
     ):
         yield Symlink(path=f"/dev/{name}", target=target)
     yield from _devices(view.devices, person.uid)
-    contents = (
-        person.passwd,
-        person.group,
-        person.nsswitch,
-        person.hosts,
-        policy.hostname.encode() + b"\n",
-        MACHINE_ID,
-    )
-    for name, data in zip(ETC, contents, strict=True):
-        yield WriteFile(path=f"/etc/{name}", data=data, mode=0o444)
     known = BUILT | _leading_to(own)
     yield from _places(trees, above=(), known=known, own=own, uid=person.uid)
     for tree in trees:
@@ -1468,6 +1549,7 @@ _CLASSES: Mapping[str, type] = {
         LandlockRule,
         Planned,
         Room,
+        RoomPart,
         Rest,
         Start,
         Skipped,

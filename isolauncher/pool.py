@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 
 from . import kernel
 from .channel import Channel, readable
-from .errors import StepError, WireError, ZygoteError
+from .errors import IsolauncherError, WireError, ZygoteError, from_fields
 from .host import TYPELIBS
 from .log import Log
 from .sandbox import Sandbox, pid_of
@@ -37,6 +37,8 @@ BARE = "bare"
 START_S = 30
 FORK_S = 5
 MAX_REPORT = 8 << 20
+SPARE_AFTER_S = 0.1
+"""How long after a zygote was last asked it forks a spare: a launch goes first."""
 
 Command = Callable[[str], tuple[str, ...]]
 
@@ -62,6 +64,8 @@ class Zygote:
     forking: asyncio.Lock = field(default_factory=asyncio.Lock)
     dead: bool = False
     killed: bool = False
+    spare: Sandbox | None = None
+    spare_due: asyncio.TimerHandle | None = None
 
     def changed(self) -> list[str]:
         return [] if self.watch is None else self.watch.changed()
@@ -74,22 +78,29 @@ class Zygote:
         poll.register(self.channel.sock, 0)  # of its end one is told in any case
         return bool(poll.poll(0))
 
-    async def fork(self) -> Sandbox:
-        """A new init; ZygoteError when it is unfit or has died."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        channel = Channel(ours)
+    async def fork(self, *, ahead: bool = False) -> Sandbox:
+        """A new init and its stem; ZygoteError when it is unfit or has died.
+
+        ``ahead``: nobody waits for them.
+        """
+        channel, of_init = _channel()
+        stem_channel, of_stem = _channel()
         try:
             # One at a time: answers have no number, they come in order.
             async with self.forking:
                 try:
-                    with theirs:
-                        socket.send_fds(self.channel.sock, [b"f"], [theirs.fileno()])
+                    with of_init, of_stem:
+                        fds = [of_init.fileno(), of_stem.fileno()]
+                        word = b"a" if ahead else b"f"
+                        socket.send_fds(self.channel.sock, [word], fds)
                     async with asyncio.timeout(FORK_S):
                         answer = await self._answer()
                 except (OSError, WireError, TimeoutError) as e:
-                    # One that was stopped does not see its channel's end either.
-                    self.dead = True
-                    self.process.kill()
+                    # One that was stopped does not see its channel's end either. Of
+                    # one that has been told to go nothing else need end.
+                    if not self.dead:
+                        self.dead = True
+                        self.process.kill()
                     raise ZygoteError(
                         f"the zygote {self.set_name} has died",
                         code="zygote-died",
@@ -100,24 +111,45 @@ class Zygote:
                     answer[1:].decode("utf-8", "replace"), code="zygote-unfit"
                 )
             async with asyncio.timeout(FORK_S):
-                hello = await channel.recv(max_fds=1)
-        except WireError as e:
+                hello = await channel.recv(max_fds=2)
+            if len(hello.fds) != 2:
+                raise from_fields(hello.fields)
+        except BaseException as e:
             channel.close()
-            raise ZygoteError(
-                "init ended before it said a word", code="init-died"
-            ) from e
-        except BaseException:
-            channel.close()
+            stem_channel.close()
+            if isinstance(e, WireError):
+                raise ZygoteError(
+                    "init ended before it said a word", code="init-died"
+                ) from e
             raise
-        if len(hello.fds) != 1:
-            channel.close()
-            raise StepError(
-                str(hello.fields.get("message")),
-                step=str(hello.fields.get("step")),
-                code=str(hello.fields.get("code")),
-            )
-        pidfd = hello.fds[0]
-        return Sandbox(channel=channel, init=pidfd, pid=pid_of(pidfd), zygote=self)
+        init, stem = hello.fds
+        return Sandbox(
+            channel=channel,
+            init=init,
+            pid=pid_of(init),
+            zygote=self,
+            stem=stem,
+            stem_pid=pid_of(stem),
+            stem_channel=stem_channel,
+        )
+
+    def take_spare(self) -> Sandbox | None:
+        """The one that was forked ahead, if it is still there; never twice."""
+        spare, self.spare = self.spare, None
+        if spare is not None and spare.has_ended():
+            spare.close()
+            return None
+        return spare
+
+    def drop_spare(self) -> None:
+        """Nothing of anybody's is in it: the kernel may take its time."""
+        if self.spare_due is not None:
+            self.spare_due.cancel()
+            self.spare_due = None
+        if self.spare is not None:
+            self.spare.kill()
+            self.spare.close()
+            self.spare = None
 
     async def _answer(self) -> bytes:
         while True:
@@ -131,12 +163,19 @@ class Zygote:
             return data
 
     def stop(self) -> None:
-        """Close its channel, upon which it exits; what it forked goes on."""
+        """Close its channel, upon which it exits; what it forked and runs goes on."""
         self.dead = True
+        self.drop_spare()
         self.channel.close()
         if self.watch is not None:
             self.watch.close()
             self.watch = None
+
+
+def _channel() -> tuple[Channel, socket.socket]:
+    """Our end and theirs."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    return Channel(ours), theirs
 
 
 class LacksError(ZygoteError):
@@ -172,11 +211,18 @@ class Pool:
     """The zygotes of one daemon, by set."""
 
     def __init__(
-        self, log: Log, *, command: Command = command, died: Callable[[Zygote], None]
+        self,
+        log: Log,
+        *,
+        command: Command = command,
+        died: Callable[[Zygote], None],
+        wants_spare: Callable[[str], bool | None] = lambda set_name: False,
     ) -> None:
+        """``wants_spare``: whether a set's is to be forked; None: yes, but not now."""
         self._log = log
         self._command = command
         self._died = died
+        self._wants_spare = wants_spare
         self._zygotes: dict[str, Zygote] = {}
         self._starting: dict[str, asyncio.Lock] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -188,18 +234,69 @@ class Pool:
     def zygotes(self) -> Mapping[str, Zygote]:
         return self._zygotes
 
-    async def sandbox(self, set_name: str) -> Sandbox:
-        """An init of this set, waiting for its plan."""
+    async def sandbox(self, set_name: str, *, ahead: bool = False) -> Sandbox:
+        """An init of this set and its stem, waiting for their plan.
+
+        ``ahead``: nobody waits for it, and who does next may have the spare one.
+        """
         zygote = await self.zygote(set_name)
         try:
-            return await zygote.fork()
+            spare = None if ahead else zygote.take_spare()
+            self._spare_later(zygote)
+            return spare or await zygote.fork(ahead=ahead)
         except ZygoteError as e:
+            if e.code == "init-died":
+                raise  # somebody killed it
             if e.code != "zygote-died":
                 self._retire(zygote, e.message)
                 raise
         # It died between two launches, which is nobody's fault; this once.
         self._retire(zygote, "died")
         return await (await self.zygote(set_name)).fork()
+
+    def as_data(self) -> dict[str, int]:
+        """How many spares wait, and how many are still to be forked."""
+        of = self._zygotes.values()
+        return {
+            "ready": sum(z.spare is not None for z in of),
+            "wanted": sum(z.spare_due is not None for z in of),
+        }
+
+    def drop_spares(self) -> None:
+        """Until their zygotes are asked again there is none."""
+        for zygote in self._zygotes.values():
+            zygote.drop_spare()
+
+    def _spare_later(self, zygote: Zygote) -> None:
+        """Once it has not been asked for a while."""
+        if zygote.spare_due is not None:
+            zygote.spare_due.cancel()
+        zygote.spare_due = None
+        if not zygote.dead and self._wants_spare(zygote.set_name) is not False:
+            loop = asyncio.get_running_loop()
+            zygote.spare_due = loop.call_later(SPARE_AFTER_S, self._spare_now, zygote)
+
+    def _spare_now(self, zygote: Zygote) -> None:
+        if self._wants_spare(zygote.set_name) is None:
+            self._spare_later(zygote)
+            return
+        task = asyncio.create_task(self._fork_spare(zygote))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _fork_spare(self, zygote: Zygote) -> None:
+        due = zygote.spare_due
+        try:
+            if zygote.spare is None and self._wants_spare(zygote.set_name):
+                zygote.spare = await zygote.fork(ahead=True)
+                if zygote.dead:
+                    zygote.drop_spare()
+        except (IsolauncherError, OSError) as e:
+            # No launch suffers: the next one is told what stands in the way.
+            self._log.event("no-spare", set=zygote.set_name, why=str(e))
+        finally:
+            if zygote.spare_due is due:
+                zygote.spare_due = None
 
     async def usable(self, set_name: str) -> tuple[str, str]:
         """The largest set within ``set_name`` that is installed; why it is not that.
@@ -231,6 +328,7 @@ class Pool:
                 self._retire(known, f"changed: {', '.join(changed[:3])}")
             started = await self._start_fit(set_name)
             self._zygotes[set_name] = started
+            self._spare_later(started)
             return started
 
     def _retire(self, zygote: Zygote, why: str) -> None:

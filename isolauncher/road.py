@@ -72,9 +72,12 @@ async def seal(
     assert sandbox is not None  # noqa: S101 (for the type checker)
     assert record is not None  # noqa: S101
     assert room.planned is not None  # noqa: S101
-    activity.skipped += room.skipped
+    assert room.visible is not None  # noqa: S101
     mounts = view.Mounts(daemon.kernel)
     try:
+        if _needs_its_root(wanted, room.visible):
+            await rooms.made(room)
+        # Else they find it there when they are through with the room.
         rest = _rest(activity, daemon, wanted, program, mounts)
         for_stem = {name: mounts.fds[name] for name in rest.named_by_stem()}
         for_init = {**mounts.fds, "record": record.fd}
@@ -88,6 +91,7 @@ async def seal(
         sent = {n: rooms.file_of(fd) for n, fd in told.items()}
         clock.lap("plan")
         sandbox.tell_rest(rest, for_init, for_stem, room.begun)
+        await rooms.made(room)
     except StepError as e:
         if e.code != "sandbox-died":
             raise
@@ -95,6 +99,7 @@ async def seal(
         raise await sandbox.why_ended() or e from e
     finally:
         mounts.close()
+    activity.skipped += room.skipped
     state = verify.Sealed(
         init=sandbox.pid,
         stem=sandbox.stem_pid,
@@ -224,6 +229,17 @@ async def is_stale(room: rooms.Room) -> bool:
         return True
 
 
+def _needs_its_root(wanted: Wanted, visible: plan.View) -> bool:
+    """Whether what is in the room decides how it goes on: it has to be made for that.
+
+    Of a program whose path is shown already, whether it is that file there.
+    """
+    if wanted.bundle is not None:
+        return True
+    program = wanted.fds.get("program")
+    return program is not None and plan.below(view.program_path(program), visible.trees)
+
+
 def _rest(
     activity: Activity,
     daemon: Daemon,
@@ -240,7 +256,7 @@ def _rest(
     policy = room.facts.policy
     path, variables = wanted.path, dict(wanted.variables)
     brought = plan.Furniture()
-    root = room.sandbox.open_root()
+    root = room.sandbox.open_root() if room.made else -1
     try:
         if program is not None:
             path = view.program_path(wanted.fds["program"])
@@ -269,7 +285,8 @@ def _rest(
             brought = furnished.furniture
             variables |= furnished.variables
     finally:
-        os.close(root)
+        if root >= 0:
+            os.close(root)
     return plan.rest(
         activity_id=activity.id,
         frame=room.frame,

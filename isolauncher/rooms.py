@@ -86,6 +86,15 @@ class Facts:
     machine: plan.Machine
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ground:
+    """What is known of a room before its paths are opened, and what init does of it."""
+
+    person: plan.Person
+    machine: plan.Machine
+    steps: tuple[plan.Planned, ...]
+
+
 @dataclass(slots=True, kw_only=True)
 class Room:
     """One sandbox and all that is held for it; filled step by step.
@@ -113,10 +122,12 @@ class Room:
     dissolved: bool = False
     """Told to end: whatever is being made for it ends as soon as it is there."""
     facts: Facts | None = None
+    ground: Ground | None = None
     planned: plan.Room | None = None
     frame: plan.Frame | None = None
     visible: plan.View | None = None
     sent: dict[str, tuple[int, int]] = field(default_factory=dict)
+    made: bool = False
     looked: verify.Looked | None = None
     watched: ways.Watched | None = None
     begun: tuple[plan.Planned, ...] = ()
@@ -164,6 +175,9 @@ class Room:
             self.checker = None
 
 
+_NO_UID = ("identity-quota", "identity-exhausted")
+
+
 def new_id() -> str:
     return secrets.token_hex(8)
 
@@ -208,43 +222,51 @@ async def prepare(
     """Make the room; ``program`` is opened on the way, where one is there already.
 
     Whatever is raised, what was made of it so far is the caller's to `dissolve`.
-    ``ahead``: nobody waits for it.
+    ``ahead``: nobody waits for it, and it is `made` when this returns; else init and
+    the stem are still at it.
     """
     room.facts = made_from
     room.ahead = ahead
     policy = made_from.policy
-    room.checker = opener.Opener(daemon.openers, made_from.caller)
-    refused: list[IdentityError] = []
+    checker = room.checker = opener.Opener(daemon.openers, made_from.caller)
+    refused: list[IsolauncherError | OSError] = []
 
-    def lease() -> None:
+    def meanwhile() -> None:
+        """The ledger asks NSS and writes files, while others are at work.
+
+        What is made ahead leaves an activity that ends as much time to give its uid
+        back.
+        """
         try:
             _take_identity(daemon, room, made_from)
-        except IdentityError as e:
+            if room.sandbox is not None:
+                _found(daemon, room, made_from)
+        except (IsolauncherError, OSError) as e:
             refused.append(e)
 
     sandbox, (opened, found_program) = await _both(
         room,
-        daemon.pool.sandbox(made_from.set_name),
-        room.checker.open(
+        _forked(daemon, room, made_from.set_name, ahead=ahead),
+        checker.open(
             view.wants(policy, made_from.home if made_from.own_home else ""),
             program,
-            # The ledger asks NSS and writes files, while others are at work. What is
-            # made ahead leaves an activity that ends as much time to give its uid back.
-            (lambda: None) if ahead else lease,
+            (lambda: None) if ahead else meanwhile,
+            again=ahead,
         ),
     )
     mounts = view.Mounts(daemon.kernel)
     try:
         if ahead:
-            lease()
+            _take_identity(daemon, room, made_from)
         for e in refused:
-            if ahead or e.code not in ("identity-quota", "identity-exhausted"):
+            if not isinstance(e, IdentityError) or e.code not in _NO_UID:
                 raise e
             # Who has a use for a uid now goes before who may come.
             own = made_from.caller.uid if e.code == "identity-quota" else None
             if not await daemon.rooms.make_way(e.message, own):
                 raise e
             _take_identity(daemon, room, made_from)
+        ground = room.ground or _found(daemon, room, made_from)
         room.visible, room.skipped = view.show(
             mounts,
             opened,
@@ -253,30 +275,26 @@ async def prepare(
             refuse_write=daemon.store.refuse_write,
             allowed=policy.devices,
         )
-        machine = replace(
-            made_from.machine, cgroups=daemon.parents.for_activity(room.id)
-        )
-        room.cgroups = tuple(place.path for place in machine.cgroups)
         room.planned = plan.room(
             room_id=room.id,
             policy=policy,
-            person=_person(room, made_from),
+            person=ground.person,
             view=room.visible,
-            machine=machine,
+            machine=ground.machine,
             filter_=compiled_filter(policy),
             ahead=ahead,
         )
         room.frame = plan.frame(room.planned, room.visible)
         room.skipped += room.planned.skipped
-        room.init_start = records.start_time(sandbox.pid)
-        # Before init is told anything: a daemon that comes after us must find it.
-        room.record = records.create(
-            daemon.run_dir, room.id, describe(daemon, room, made_from.caller)
-        )
         room.sent = {name: file_of(fd) for name, fd in mounts.fds.items()}
-        sent = {**mounts.fds, "landlock-probe": daemon.outside}
-        room.skipped += await sandbox.furnish(room.planned, sent)
+        await sandbox.furnish(
+            room.planned,
+            mounts.fds,
+            {"landlock-probe": daemon.outside},
+            ground.steps,
+        )
         if ahead:
+            await made(room)
             room.looked = verify.verify_room(
                 room.planned,
                 verify.Sealed(
@@ -296,6 +314,40 @@ async def prepare(
         if not ahead:
             room.close_checker()
     return found_program
+
+
+async def _forked(daemon: Daemon, room: Room, set_name: str, *, ahead: bool) -> Sandbox:
+    # At once the room's: who waits for what is opened meanwhile has a use for it.
+    room.sandbox = await daemon.pool.sandbox(set_name, ahead=ahead)
+    return room.sandbox
+
+
+def _found(daemon: Daemon, room: Room, made_from: Facts) -> Ground:
+    """Have init begin, with what needs no path."""
+    sandbox = room.sandbox
+    assert sandbox is not None  # noqa: S101 (for the type checker)
+    machine = replace(made_from.machine, cgroups=daemon.parents.for_activity(room.id))
+    person = _person(room, made_from)
+    part = plan.foundation(
+        room_id=room.id, policy=made_from.policy, person=person, machine=machine
+    )
+    room.cgroups = tuple(place.path for place in machine.cgroups)
+    room.init_start = records.start_time(sandbox.pid)
+    # Before init is told anything: a daemon that comes after us must find it.
+    room.record = records.create(
+        daemon.run_dir, room.id, describe(daemon, room, made_from.caller)
+    )
+    sandbox.begin(part)
+    room.ground = Ground(person=person, machine=machine, steps=part.steps)
+    return room.ground
+
+
+async def made(room: Room) -> None:
+    """Until init and the stem have done all that they were told of it."""
+    assert room.sandbox is not None  # noqa: S101 (for the type checker)
+    if not room.made:
+        room.skipped += await room.sandbox.furnished()
+        room.made = True
 
 
 def describe(daemon: Daemon, room: Room, caller: Caller) -> dict[str, object]:

@@ -12,7 +12,6 @@ import json
 import os
 import select
 import signal
-import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -51,8 +50,8 @@ class Running:
 class Sandbox:
     """A PID namespace with its init, from fork to end.
 
-    ``init`` is a pidfd; ``stem`` one too, or -1 before it is forked. ``pid`` and
-    ``stem_pid`` are host pids.
+    ``init`` and ``stem`` are pidfds, ``pid`` and ``stem_pid`` host pids. The stem of
+    one that was found running may not be known.
     """
 
     channel: Channel
@@ -63,18 +62,30 @@ class Sandbox:
     stem_pid: int = 0
     stem_channel: Channel | None = None
 
+    def begin(self, part: plan.RoomPart) -> None:
+        """Have init do what comes first of a room that is still being planned."""
+        _hand(self.channel, part, {})
+
     async def furnish(
-        self, room: plan.Room, descriptors: Mapping[str, int]
-    ) -> list[plan.Skipped]:
-        """Have the room's steps done; returns what had to be let pass."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.stem_channel = Channel(ours)
-        with theirs:
-            everything = {**descriptors, "stem": theirs.fileno()}
-            _hand(self.channel, room, everything)
-        forked = await _said(self.channel, "stem", max_fds=1)
-        (self.stem,) = forked.fds
-        self.stem_pid = pid_of(self.stem)
+        self,
+        room: plan.Room,
+        for_init: Mapping[str, int],
+        for_stem: Mapping[str, int],
+        begun: tuple[plan.Planned, ...] = (),
+    ) -> None:
+        """Have the room's steps done, of which init has ``begun`` the first."""
+        try:
+            # For init the stem has to wait.
+            _hand(self.channel, room.part_of("init", begun), for_init)
+            _hand(self._stem(), room.part_of("stem"), for_stem)
+        except StepError as e:
+            if e.code != "sandbox-died":
+                raise
+            # What it had begun may have failed, and it has said why.
+            raise await self.why_ended() or e from e
+
+    async def furnished(self) -> list[plan.Skipped]:
+        """They are done: what had to be let pass."""
         told, sealed = await self._both_say("room", "room")
         return [*_notes(told.fields), *_notes(sealed.fields)]
 
@@ -294,12 +305,13 @@ def pid_of(pidfd: int) -> int:
 # -------------------------------------------------------------------------- messages
 
 
-_SHORT = wire.MAX_MESSAGE // 4
-"""Bytes of a part of a plan that goes in the message itself, all of them escaped."""
+_SHORT = 4096
+"""Bytes of a part of a plan that goes in the message itself, where they are escaped,
+and read twice."""
 
 
 def _hand(
-    channel: Channel, part: plan.Room | plan.Rest, fds: Mapping[str, int]
+    channel: Channel, part: plan.RoomPart | plan.Rest, fds: Mapping[str, int]
 ) -> None:
     text = json.dumps(plan.pack(part))
     if len(text) <= _SHORT:

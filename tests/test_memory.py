@@ -152,14 +152,15 @@ def _removed(directory: Path) -> bool:
     return True
 
 
-def test_a_room_goes_where_memory_is_scarce_and_programs_wait_for_it(
+def test_what_waits_goes_where_memory_is_scarce_and_programs_wait_for_it(
     tmp_path: Path,
 ) -> None:
     told = os.path.exists(memory.PRESSURE)
     need(root(), None if told else "the kernel does not tell who waits for memory")
     meminfo = tmp_path / "meminfo"
     meminfo.write_text(MEMINFO.format(available=900))
-    config = "version = 1\n[rooms]\nahead = 1\n[memory]\nstall-ms = 20\n"
+    rooms = "[rooms]\nahead = 1\nspares = 1\n"
+    config = f"version = 1\n{rooms}[memory]\nstall-ms = 20\n"
     program = str(TOP / "tests/support/short_of_memory.py")
     command = (sys.executable, program, str(meminfo))
     with service(config=config, command=command) as made:
@@ -168,18 +169,21 @@ def test_a_room_goes_where_memory_is_scarce_and_programs_wait_for_it(
             assert made.run("--", script).status == 0
             made.at_rest()
         assert ready(made) == 1
+        assert ready(made, "spares") >= 2
         with memory_wanted():
             # Within limits of their own: what the machine has is not short.
             time.sleep(2.5)
             assert ready(made) == 1
             meminfo.write_text(MEMINFO.format(available=100))
             assert until(lambda: ready(made) == 0)
+            assert ready(made, "spares") == 0
             assert "programs wait for memory" in made.log
             # And no other comes at once in its place.
             assert made.run("--", script).status == 0
-            assert made.at_rest()["rooms"]["ready"] == 0  # type: ignore[index]
+            made.at_rest()
+            assert ready(made) == ready(made, "spares") == 0
 
 
-def ready(where: Service) -> int:
+def ready(where: Service, what: str = "rooms") -> int:
     stats = where.ask({"version": 1, "verb": "stats"})["stats"]
-    return int(stats["rooms"]["ready"])  # type: ignore[index,call-overload]
+    return int(stats[what]["ready"])  # type: ignore[index,call-overload]

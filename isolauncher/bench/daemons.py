@@ -114,7 +114,9 @@ def _runs(stats: Mapping[str, object]) -> int:
 def _prepares(stats: Mapping[str, object]) -> int:
     rooms = stats["rooms"]
     assert isinstance(rooms, dict)  # noqa: S101 (for the type checker)
-    return int(rooms["wanted"]) + int(rooms["ending"])
+    spares = stats["spares"]
+    assert isinstance(spares, dict)  # noqa: S101
+    return int(rooms["wanted"]) + int(rooms["ending"]) + int(spares["wanted"])
 
 
 def _wait(where: str | None, busy: Callable[[Mapping[str, object]], int]) -> None:

@@ -159,6 +159,7 @@ async def _plan(
         assert room.sandbox is not None  # noqa: S101
         assert room.frame is not None  # noqa: S101
         assert room.visible is not None  # noqa: S101
+        await rooms.made(room)
         root = room.sandbox.open_root()
         try:
             shown = view.show_program(

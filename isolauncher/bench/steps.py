@@ -74,6 +74,8 @@ def _words(step: plan.Step, trees: Mapping[str, int]) -> Iterator[tuple[_Word, .
             | plan.LowerInit()
         ):
             yield (name,)
+        case plan.FollowInit():
+            pass  # its stem is forked when its first step comes, and is in there
         case plan.JoinCgroup():
             yield from _cgroup(step)
         case plan.Unshare():

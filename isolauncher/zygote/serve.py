@@ -2,8 +2,8 @@
 """The zygote's life: import without power, prove fitness, then fork on demand.
 
 It parses nothing. The first message on its channel is the name of a set and names to
-leave out; every later one is a byte and a descriptor, the channel of a new init. What
-it answers, each a message of its own:
+leave out; every later one is a byte ("f", or "a" where nobody waits yet) and the
+channels of a new init and of its stem. What it answers, each a message of its own:
 
     descriptors of two memory files: the report of the imports, the files they read
     the pid of the init just forked, or "!" and why there is none
@@ -85,6 +85,8 @@ def main(
     def live(start: plan.Start, until: int) -> str:
         return _live(start, world, until)
 
+    # While init makes the room, or for as long as there is nobody to make one for.
+    touch(waiting.channel.fileno())
     start, cwd = stem.prepare(waiting, begin, live)
     return _hand_over(waiting.channel, start, cwd, world, touch)
 
@@ -201,14 +203,14 @@ def _serve(
     expected: tuple[int, ...],
     linux: kernel.Kernel,
 ) -> init.Stem:
-    """Fork an init for every descriptor that comes; returns in a stem."""
+    """Fork an init for every two descriptors that come; returns in a stem."""
     while True:
         data, fds = _asked(channel)
-        if not data or len(fds) != 1:
+        if not data or len(fds) != 2:
             os._exit(0)
         try:
-            # Its own descriptor is the one that is too many just now.
-            state.prove_fit((*expected, fds[0]))
+            # Its own descriptors are those that are too many just now.
+            state.prove_fit((*expected, *fds))
             linux.unshare(kernel.CLONE_NEWPID)
             pid = os.fork()
         except (IsolauncherError, OSError) as e:
@@ -216,23 +218,28 @@ def _serve(
             # is taken back below before anything else is forked.
             text = e.message if isinstance(e, IsolauncherError) else f"fork: {e}"
             channel.send(b"!" + text.encode("utf-8", "replace")[:2000])
-            os.close(fds[0])
+            wire.close_all(fds)
             linux.setns(own_namespace, kernel.CLONE_NEWPID)
             continue
         if pid == 0:
             channel.close()
             os.close(own_namespace)
-            return init.main(socket.socket(fileno=fds[0]), linux)
+            of_init, of_stem = (socket.socket(fileno=fd) for fd in fds)
+            return init.main(of_init, of_stem, linux, ahead=data == b"a")
         linux.setns(own_namespace, kernel.CLONE_NEWPID)
-        os.close(fds[0])
+        wire.close_all(fds)
         channel.send(b"%d" % pid)
 
 
 def _asked(channel: socket.socket) -> tuple[bytes, list[int]]:
-    """A message and its descriptor. (socket.recv_fds imports a module each time.)"""
-    space = socket.CMSG_SPACE(_FD)
-    data, rights, _, _ = channel.recvmsg(16, space, socket.MSG_CMSG_CLOEXEC)
-    return data, [int.from_bytes(fd, sys.byteorder) for _, _, fd in rights]
+    """A message and its descriptors. (socket.recv_fds imports a module each time.)"""
+    space = socket.CMSG_SPACE(2 * _FD)
+    data, told, _, _ = channel.recvmsg(16, space, socket.MSG_CMSG_CLOEXEC)
+    rights = b"".join(fds for _, _, fds in told)
+    return data, [
+        int.from_bytes(rights[at : at + _FD], sys.byteorder)
+        for at in range(0, len(rights), _FD)
+    ]
 
 
 # -------------------------------------------------------------------- in the stem

@@ -3,6 +3,7 @@
 
 Messages with the daemon, on a channel of its own:
 
+    ← {"descriptors": […], "plan": "…"} + […]            its part of a room
     → {"event": "room", "notes": […]}                    the room's steps are done
     ← {"descriptors": [], "plan": "…"}                    where to wait: in a session
     → {"event": "living", "lacks": "", "descriptors": […]}   and what it has for that
@@ -61,18 +62,19 @@ def prepare(
 def _prepare(
     stem: Stem, warm: Callable[[int], None], live: Live
 ) -> tuple[plan.Start, str]:
-    outside = stem.descriptors.get("landlock-probe", -1)
+    room, descriptors = init.receive(stem.channel, plan.RoomPart)
+    outside = descriptors.get("landlock-probe", -1)
     keep = {0, 1, 2, stem.channel.fileno(), stem.baton.fileno()}
     if outside >= 0:
         keep.add(outside)
-    c = Context(kernel=stem.kernel, descriptors=stem.descriptors, keep=frozenset(keep))
-    init.walk("stem", stem.room.steps[init.stem_begins(stem.room) :], c, stem.baton)
+    c = Context(kernel=stem.kernel, descriptors=descriptors, keep=frozenset(keep))
+    init.walk("stem", room.steps, c, stem.baton)
     _tell("room", stem.channel, c)
     warm(stem.channel.fileno())
-    if stem.room.ahead:
+    if room.ahead:
         init.rehearse()
     rest, c.descriptors = init.receive(stem.channel, plan.Rest)
-    steps = stem.room.steps + rest.steps
+    steps = room.steps + rest.steps
     while not rest.last:
         # How it begins, while the daemon is still at work on the rest; or where to
         # wait for it.

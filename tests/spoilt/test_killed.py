@@ -34,6 +34,7 @@ from support.spoiling import (
     zygote,
 )
 
+from isolauncher import plan
 from isolauncher.channel import Channel
 from isolauncher.errors import StepError
 from isolauncher.opener import Opened
@@ -46,6 +47,9 @@ from spoilt.conftest import Full, every, full_for
 from spoilt.test_refused import record
 
 WAITS = "import sys\nprint('runs', flush=True)\nsys.exit(int(input()))\n"
+
+
+FIRST = {plan.name_of(step) for step in plan.FIRST}
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +105,15 @@ def restart(of: Spoilt, *clients: tuple[Run, str]) -> None:
 
 
 def part_of_the_way(full: Full, actor: str, share: float) -> int:
-    """The number of a call of a launch: how many there are is the machine's affair."""
-    numbers = [call.number for call in record(full) if call.actor == actor]
+    """The number of a call of a launch: how many there are is the machine's affair.
+
+    Of those before it was told anything none: then it was nobody's yet.
+    """
+    numbers = [
+        call.number
+        for call in record(full)
+        if call.actor == actor and call.step not in FIRST
+    ]
     return numbers[round(share * (len(numbers) - 1))]
 
 

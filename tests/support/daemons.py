@@ -28,6 +28,7 @@ from isolauncher import cgroups, wire
 TOP = Path(__file__).resolve().parents[2]
 COMMAND = (sys.executable, "-m", "isolauncher")
 PATIENCE_S = 60
+SPARES = os.environ.get("ISOLAUNCHER_SPARES", "0")
 ROOMS_AHEAD = "version = 1\n[rooms]\nahead = 4\n"
 """For a daemon that prepares rooms; others of the tests' do not."""
 
@@ -91,9 +92,13 @@ class Service:
         return name
 
     def _whole_config(self) -> str:
-        """Without rooms made ahead, which come and go, unless a test says otherwise."""
+        """Without what is made ahead, and comes and goes, unless a test says so."""
         text = self.config or "version = 1\n"
-        return text if "[rooms]" in text else f"{text}\n[rooms]\nahead = 0\n"
+        if "[rooms]" not in text:
+            text = f"{text}\n[rooms]\nahead = 0\n"
+        if "spares" not in text:
+            text = text.replace("[rooms]\n", f"[rooms]\nspares = {SPARES}\n")
+        return text
 
     def start(self, *, serving: Callable[[], None] | None = None) -> None:
         """Start, and return when it serves and its zygotes are up.
@@ -181,13 +186,14 @@ class Service:
             return wire.recv(sock).fields
 
     def at_rest(self) -> dict[str, object]:
-        """The daemon's stats once nothing runs and no room is made or taken down."""
+        """The daemon's stats once nothing runs, or is made ahead, or taken down."""
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
             stats = self.ask({"version": wire.VERSION, "verb": "stats"})["stats"]
             assert isinstance(stats, dict)
             rooms = stats["rooms"]
-            if not (rooms["wanted"] or rooms["ending"] or stats["activities"]):
+            wanted = rooms["wanted"] or stats["spares"]["wanted"]
+            if not (wanted or rooms["ending"] or stats["activities"]):
                 return stats
             # Nothing tells: what we wait for is that nothing more happens.
             select.select([], [], [], 0.01)
@@ -307,7 +313,7 @@ class Leftovers:
     @classmethod
     def now(cls, where: Service) -> Leftovers:
         assert where.process is not None
-        below = list(_pids_below(where.process.pid))
+        below = [p for p in _pids_below(where.process.pid) if not _is_spare(p)]
         return cls(
             processes=frozenset(_sandbox_processes(below)),
             mounts=frozenset(Path("/proc/self/mountinfo").read_text().splitlines()),
@@ -353,6 +359,19 @@ def _sandbox_processes(pids: Iterable[int]) -> Iterator[str]:
             continue
         if b"zygote(" not in title and not title.startswith(b"isolauncher: opener"):
             yield str(pid)
+
+
+def _is_spare(pid: int) -> bool:
+    """Forked ahead, or the child of one that is: test_forked_ahead.py's to judge."""
+    try:
+        title = Path(f"/proc/{pid}/cmdline").read_bytes()
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    parent = int(stat.rpartition(")")[2].split()[1])
+    if title.startswith(b"isolauncher: stem("):
+        return _is_spare(parent)
+    return title.startswith(b"isolauncher: init, spare")
 
 
 def _cgroups(where: Service) -> Iterator[str]:

@@ -46,6 +46,11 @@ def _without(step: plan.Step, part: str) -> plan.Step | None:
         case plan.Unshare():
             spaces = tuple(n for n in step.namespaces if n != part)
             return replace(step, namespaces=spaces)
+        case plan.FollowInit() if part == "members":
+            return replace(step, members=())
+        case plan.FollowInit() if part:
+            spaces = tuple(n for n in step.namespaces if n != part)
+            return replace(step, namespaces=spaces)
         case plan.MountDevices(inodes=inodes) if part == "nodev":
             return plan.MemoryFiles(
                 path="/dev", size=65536, inodes=inodes, mode=0o755, executable=False

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from isolauncher.spoilt.board import Board
 
 Change = Callable[[plan.Step], plan.Step]
-_Part = TypeVar("_Part", plan.Room, plan.Rest)
+_Part = TypeVar("_Part", plan.Room, plan.RoomPart, plan.Rest)
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,8 @@ BENDS = {
     "a value that a cgroup does not take": Bend(
         plan.JoinCgroup, _cgroup("pids.max", "many"), (errno.EINVAL,)
     ),
-    "no room for a second process": Bend(
-        plan.JoinCgroup, _cgroup("pids.max", "1"), (errno.EAGAIN,), step="init"
+    "a cgroup that is not there": Bend(
+        plan.FollowInit, _with(members=("/nowhere",)), (errno.ENOENT,)
     ),
     "a root over nothing": Bend(plan.NewRoot, _with(over="/nowhere"), (errno.ENOENT,)),
     "a root with no size": Bend(plan.NewRoot, _with(size=-1), (errno.EINVAL,)),
@@ -156,7 +156,11 @@ BENDS = {
 
 def bend_as_told(board: Board) -> None:
     """From now on plans are built as the board says."""
-    room, rest = plan.room, plan.rest
+    foundation, room, rest = plan.foundation, plan.room, plan.rest
+
+    def bent_foundation(**keywords: object) -> plan.RoomPart:
+        part = foundation(**keywords)  # type: ignore[arg-type]
+        return BENDS[board.bent].apply(part) if board.bent else part
 
     def bent_room(**keywords: object) -> plan.Room:
         part = room(**keywords)  # type: ignore[arg-type]
@@ -166,5 +170,6 @@ def bend_as_told(board: Board) -> None:
         part = rest(**keywords)  # type: ignore[arg-type]
         return BENDS[board.bent].apply(part) if board.bent else part
 
+    plan.foundation = bent_foundation  # type: ignore[assignment]
     plan.room = bent_room  # type: ignore[assignment]
     plan.rest = bent_rest  # type: ignore[assignment]

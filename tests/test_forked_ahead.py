@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A pair of processes is forked before anybody asks, and is given to one launch.
+
+What a launch is like in one is what it is like in any other: test_road.py has both.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from support.daemons import Service, service
+from support.peers import until, zygotes
+from support.powers import need, sandboxes
+from support.spoiling import Run, launch
+
+CONFIG = "version = 1\n[rooms]\nahead = 0\nspares = 1\n"
+SLEEPS = "print('runs', flush=True)\ninput()\n"
+SPARE = "isolauncher: init, spare"
+HELD = ["null", "null", "log", "socket:", "socket:"]
+
+
+@pytest.fixture
+def where() -> Iterator[Service]:
+    need(sandboxes())
+    with service(config=CONFIG) as made:
+        yield made
+
+
+def children(pid: int) -> list[int]:
+    words = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(word) for word in words]
+
+
+def title(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().strip("\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def spares(where: Service) -> list[int]:
+    """The inits that have been forked ahead for scripts."""
+    return [p for p in children(zygotes(where)["python"]) if title(p) == SPARE]
+
+
+def ready(where: Service) -> int:
+    """The one that there is in the end."""
+    assert until(lambda: len(spares(where)) == 1)
+    where.at_rest()
+    (pid,) = spares(where)
+    return pid
+
+
+@contextmanager
+def running(where: Service, count: int = 1) -> Iterator[list[int]]:
+    """Programs that were launched at once, and run; the pids of their inits."""
+    program = where.script("sleeps.py", SLEEPS)
+    with ExitStack() as stack:
+        runs: list[Run] = []
+        for _ in range(count):
+            runs.append(launch(where, program, uid=12345, stdin=True))
+            stack.callback(runs[-1].close)
+        for run in runs:
+            run.started()
+            assert run.first_line() == b"runs\n"
+        yield [parent(int(str(run.words[-1]["pid"]))) for run in runs]
+        for run in runs:
+            os.write(run.input, b"\n")
+            said = run.end()
+            assert said is not None
+            assert said["status"] == 0
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def test_a_launch_is_given_the_pair_and_the_next_one_another(where: Service) -> None:
+    first = ready(where)
+    with running(where) as inits:
+        assert inits == [first]
+    second = ready(where)
+    assert second != first
+    with running(where) as inits:
+        assert inits == [second]
+
+
+def test_of_launches_at_once_one_has_the_pair(where: Service) -> None:
+    spare = ready(where)
+    with running(where, count=6) as inits:
+        assert len(set(inits)) == 6
+        assert inits.count(spare) == 1
+
+
+def test_a_pair_holds_nothing_but_its_channels(where: Service) -> None:
+    init = ready(where)
+    (stem,) = children(init)
+    for pid in (init, stem):
+        # The daemon's log, and two sockets: to the daemon and to one another; once it
+        # has rehearsed.
+        assert until(lambda pid=pid: held(pid) == HELD), held(pid)
+        assert os.readlink(f"/proc/{pid}/ns/mnt") == os.readlink("/proc/self/ns/mnt")
+
+
+def held(pid: int) -> list[str]:
+    found = []
+    for fd in sorted(os.listdir(f"/proc/{pid}/fd"), key=int):
+        with suppress(FileNotFoundError):  # closed just now
+            link = os.readlink(f"/proc/{pid}/fd/{fd}")
+            found.append(os.path.basename(link).partition("[")[0])
+    return found
+
+
+@pytest.mark.parametrize("who", ["init", "stem"])
+def test_a_pair_that_has_ended_is_passed_over(where: Service, who: str) -> None:
+    init = ready(where)
+    os.kill(init if who == "init" else children(init)[0], signal.SIGKILL)
+    with running(where) as inits:
+        assert inits != [init]
+    assert until(lambda: title(init) == "")
+
+
+def test_a_pair_goes_with_its_zygote(where: Service) -> None:
+    spare, zygote = ready(where), zygotes(where)["python"]
+    os.kill(zygote, signal.SIGKILL)
+    assert until(lambda: title(spare) == "")
+    with running(where) as inits:
+        assert inits != [spare]
+    assert ready(where) != spare
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_pair_goes_with_the_daemon(where: Service, number: int) -> None:
+    spare = ready(where)
+    (stem,) = children(spare)
+    where.stop(number)
+    assert until(lambda: title(spare) == title(stem) == "")
+    where.start()
+
+
+@pytest.mark.parametrize("more", ["[memory]\nkeep-free-mb = 1000000\n", "spares = 0\n"])
+def test_there_is_none_where_memory_is_short_or_none_is_wanted(more: str) -> None:
+    need(sandboxes())
+    config = CONFIG.replace("spares = 1\n", "") if "spares" in more else CONFIG
+    with service(config=config + more) as where:
+        stats = where.at_rest()
+        assert stats["spares"] == {"ready": 0, "wanted": 0}
+        assert spares(where) == []
