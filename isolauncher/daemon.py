@@ -53,6 +53,7 @@ from .config import Config
 from .errors import (
     COULD_NOT_LAUNCH,
     DaemonError,
+    IdentityError,
     IsolauncherError,
     NotAllowed,
     PolicyError,
@@ -89,6 +90,8 @@ REMEMBER_S = 60
 ASK_S = 5
 """How long the end of a bundle waits for who had it launched by somebody else."""
 ACCEPT_AGAIN_S = 0.2
+QUIET_S = 0.1
+"""How long after a launch has begun the next one's uid is looked at."""
 RECONNECT_S = 10
 """How long a client has to come back after the daemon was restarted."""
 BACKLOG = 128
@@ -151,6 +154,7 @@ class Daemon:
         if self.pressure.why:
             log.event("memory-not-watched", why=self.pressure.why)
         self._short_until = 0.0
+        self._uid_due: asyncio.TimerHandle | None = None
         self.activities: dict[str, Activity] = {}
         self.counts = Counts()
         self.before = Before()
@@ -282,6 +286,27 @@ class Daemon:
             ) from e
         self.counts.enter(activity)
         self.activities[activity.id] = activity
+        self.prepare_uid_later()
+
+    def prepare_uid_later(self) -> None:
+        """Have the ledger look ahead at the next uid, when no launch is under way.
+
+        Whether it has a name is asked of NSS, which is most of what a lease takes.
+        """
+        if self._uid_due is not None:
+            self._uid_due.cancel()
+        if self.alone:
+            return  # there will be no other
+        loop = asyncio.get_running_loop()
+        self._uid_due = loop.call_later(QUIET_S, self._prepare_uid)
+
+    def _prepare_uid(self) -> None:
+        self._uid_due = None
+        if self.starting():
+            self.prepare_uid_later()
+        elif not self.closing.is_set():
+            with suppress(IdentityError):  # who needs one is told
+                self.ledger.prepare()
 
     async def spare_memory(self, set_name: str, *, waits: bool) -> None:
         """NotAllowed if a launch from that zygote would leave too little.
@@ -1030,6 +1055,7 @@ async def _serve(
         await cleanup.adopt(daemon)
         warm = asyncio.create_task(_warm(daemon))
         daemon.spawn(warm)
+        daemon.prepare_uid_later()
         daemon.log.event("serving", socket=config.socket)
         await daemon.serve(listener)
     finally:

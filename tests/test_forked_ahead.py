@@ -6,17 +6,23 @@ What a launch is like in one is what it is like in any other: test_road.py has b
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from support.daemons import Service, service
 from support.peers import until, zygotes
 from support.powers import need, sandboxes
 from support.spoiling import Run, launch
+
+from isolauncher.daemon import Daemon
 
 CONFIG = "version = 1\n[rooms]\nahead = 0\nspares = 1\n"
 SLEEPS = "print('runs', flush=True)\ninput()\n"
@@ -151,3 +157,44 @@ def test_there_is_none_where_memory_is_short_or_none_is_wanted(more: str) -> Non
         stats = where.at_rest()
         assert stats["spares"] == {"ready": 0, "wanted": 0}
         assert spares(where) == []
+
+
+@pytest.mark.parametrize("busy", [True, False])
+def test_the_next_uid_is_looked_at_when_no_launch_is_under_way(busy: bool) -> None:
+    """To ask for its names is most of what a lease costs, and may take its time."""
+    done: list[str] = []
+    one = SimpleNamespace(
+        _uid_due=None,
+        alone=False,
+        closing=asyncio.Event(),
+        starting=lambda: busy,
+        ledger=SimpleNamespace(prepare=lambda: done.append("looked")),
+        prepare_uid_later=lambda: done.append("later"),
+    )
+    Daemon._prepare_uid(one)  # type: ignore[arg-type]
+    assert done == (["later"] if busy else ["looked"])
+
+
+def test_a_launch_finds_that_its_uid_has_been_looked_at(where: Service) -> None:
+    ready(where)
+    assert where.process is not None
+    with tempfile.TemporaryDirectory() as place:
+        calls = f"{place}/calls"
+        tracer = subprocess.Popen(
+            ["strace", "-qq", "-e", "openat", "-o", calls, "-p", str(where.process.pid)]
+        )
+        try:
+            assert until(lambda: tracer_of(where.process.pid) == tracer.pid)
+            with running(where):
+                during = Path(calls).read_text()
+            assert "activities" in during
+            assert "/etc/group" not in during
+            assert until(lambda: "/etc/group" in Path(calls).read_text())
+        finally:
+            tracer.terminate()
+            tracer.wait()
+
+
+def tracer_of(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("TracerPid:")[2].split()[0])
