@@ -40,11 +40,15 @@ FAILED = 125
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stem:
-    """What the stem has after its fork; `main`'s caller goes on with it."""
+    """What the stem has after its fork; `main`'s caller goes on with it.
+
+    ``ahead``: nobody waits for it yet.
+    """
 
     kernel: Kernel
     baton: socket.socket
     channel: socket.socket
+    ahead: bool
 
 
 class Gone(Exception):
@@ -254,7 +258,7 @@ def main(
             # From here on the stem: the caller goes on with it (see zygote/stem.py).
             mine.close()
             channel.close()
-            return Stem(kernel=kernel, baton=theirs, channel=of_stem)
+            return Stem(kernel=kernel, baton=theirs, channel=of_stem, ahead=ahead)
         theirs.close()
         # The stem's alone: its end is how the daemon hears of the stem's.
         of_stem.close()

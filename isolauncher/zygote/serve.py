@@ -85,8 +85,9 @@ def main(
     def live(start: plan.Start, until: int) -> str:
         return _live(start, world, until)
 
-    # While init makes the room, or for as long as there is nobody to make one for.
-    touch(waiting.channel.fileno())
+    if waiting.ahead:
+        # Else what a program does not need would be copied in a launch's time.
+        touch(waiting.channel.fileno())
     start, cwd = stem.prepare(waiting, begin, live)
     return _hand_over(waiting.channel, start, cwd, world, touch)
 
