@@ -659,7 +659,7 @@ def test_init_opens_nothing_once_it_has_said_that_it_is_ready(
         raise Ended
 
     room = SimpleNamespace(id="room", steps=(), ahead=True, more=False)
-    rest = SimpleNamespace(id="asked", steps=())
+    rest = SimpleNamespace(id="asked", steps=(), last=True)
     come = iter([(room, {}), (rest, {"record": -1})])
     for name, value in {
         "_pass": lambda baton: None,
