@@ -47,13 +47,14 @@ class Clock:
 class Sealed:
     """A sandbox in which nothing is missing but "go", and what was found right of it.
 
-    ``skipped`` is all that was let pass on the way.
+    ``skipped`` is all that was let pass on the way, ``enforced`` what is in force.
     """
 
     whole: plan.Plan
     state: verify.Sealed
     namespaces: Mapping[str, str]
     skipped: tuple[plan.Skipped, ...]
+    enforced: tuple[str, ...]
 
 
 async def seal(
@@ -142,6 +143,7 @@ async def seal(
         state=state,
         namespaces=namespaces,
         skipped=tuple(activity.skipped),
+        enforced=whole.enforced(),
     )
 
 
@@ -163,7 +165,7 @@ async def go(
     if late is None:
         record.append("forked", daemon.pids(activity))
     namespaces = dict(sealed.namespaces)
-    enforced = sealed.whole.enforced()
+    enforced = sealed.enforced
     state = daemon.describe(activity)
     state |= {"namespaces": namespaces, "enforced": list(enforced)}
     go = records.line("go", state | {"tier": activity.tier, "path": activity.path})

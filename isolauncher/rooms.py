@@ -831,7 +831,9 @@ class Rooms:
 
     def _take_out(self, room: Room) -> None:
         del self._ready[room.id]
-        self._waits.pop(room.id).cancel()
+        # Not at once: a launch goes on, and this takes the loop three turns.
+        waiting = self._waits.pop(room.id)
+        asyncio.get_running_loop().call_later(AFTER_S, waiting.cancel)
 
     def dissolve(self, room: Room) -> asyncio.Task[None]:
         """In its own time; `close` waits for it."""

@@ -263,9 +263,7 @@ def test_it_is_looked_at_while_it_hands_over_and_again_if_need_be(
     room.sandbox = sandbox  # type: ignore[assignment]
     activity = SimpleNamespace(room=room, tier="fork", path="pool", skipped=[])
     state = verify.Sealed(init=2, stem=1, sent={}, probes={}, notes=())
-    sealed = SimpleNamespace(
-        whole=SimpleNamespace(enforced=tuple), namespaces={}, state=state
-    )
+    sealed = SimpleNamespace(whole=None, enforced=(), namespaces={}, state=state)
     daemon = SimpleNamespace(
         describe=lambda activity: {},
         counts=SimpleNamespace(runs=lambda activity: done.append("runs")),
