@@ -672,6 +672,11 @@ class Rooms:
 
     def launched(self, made_from: Facts, again: Again | None) -> None:
         """Somebody has launched who may come again; ``again`` is ours from now on."""
+        if not self._most:
+            # Nothing is kept for what is never made.
+            if again is not None:
+                again.close()
+            return
         count, before = 1, _Asked(facts=made_from, count=0, at=0)
         for asked in self._asked:
             if asked.is_replaced_by(made_from):
