@@ -224,7 +224,8 @@ def run(start: Start, world: World) -> None:
 def again(start: Start, world: World) -> None:
     """Renew what has been found in the file system, or on a stream, since `run`.
 
-    In a child that nobody but us has run in meanwhile. Raises what `run` does.
+    In a child that nobody but us has run in meanwhile. It is in its directory: the
+    daemon looks where that is while this goes on. Raises what `run` does.
     """
     _walk("again", start, world)
 

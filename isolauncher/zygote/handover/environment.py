@@ -40,10 +40,6 @@ def apply(start: Start, world: World) -> None:
         os.umask(start.umask)
 
 
-def again(start: Start, world: World) -> None:
-    os.chdir(start.cwd)
-
-
 def _process(module: Any) -> None:
     # multiprocessing notes the directory when it is imported, and spawned children look
     # for a relative __main__ there.
