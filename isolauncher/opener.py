@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import fnmatch
+import gc
 import os
 import posixpath
 import signal
@@ -39,6 +40,7 @@ from .errors import (
     from_fields,
 )
 from .request import Caller
+from .zygote import filling
 
 PATIENCE_S = 5
 MAX_LINKS = 40
@@ -471,6 +473,7 @@ def _serve(sock: socket.socket) -> NoReturn:
         _LINUX.close_except(frozenset((2, sock.fileno())))
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         kernel.title(_TITLE)
+        _settle()
         while True:
             try:
                 message = wire.recv(sock, max_fds=1)
@@ -488,6 +491,20 @@ def _serve(sock: socket.socket) -> NoReturn:
 
 
 _TITLE = "isolauncher: opener"
+_OFTEN = 20
+
+
+def _settle() -> None:
+    """Before the first fork: what is written here no opener has to, and to copy.
+
+    The interpreter's notes on how to run this code best (PEP 659), and the free places
+    between objects. What the daemon had made until then is never taken apart.
+    """
+    for _ in range(_OFTEN):
+        _rehearse()
+    gc.collect()
+    filling.fill()
+    gc.freeze()
 
 
 def _rehearse() -> None:

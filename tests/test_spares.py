@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from support.peers import until
 
-from isolauncher import spares, wire
+from isolauncher import opener, spares, wire
 
 TITLE = "spares of a test"
 rehearsed: list[bool] = []
@@ -106,3 +107,19 @@ def test_who_asks_often_is_served_without_a_pause(service: socket.socket) -> Non
         pids.add(fields["pid"])
         channel.close()
     assert len(pids) == 20
+
+
+def test_openers_are_forked_from_a_process_that_has_done_their_work() -> None:
+    """What is frozen no child's collection walks, and no child copies for that."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            opener._settle()
+            os.write(writer, b"%d" % gc.get_freeze_count())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with open(reader, "rb") as file:
+        assert int(file.read()) > 10_000
+    os.waitpid(pid, 0)
