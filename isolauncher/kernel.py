@@ -415,8 +415,12 @@ class Linux:
 
     def shares_mounts(self) -> bool:
         """Whether any mount here still propagates to another namespace."""
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as f:
-            return any("shared:" in line.partition(" - ")[0] for line in f)
+        with open("/proc/self/mountinfo", "rb", buffering=0) as f:
+            text = f.readall()
+        # A path may have the word in it; without the word none is shared.
+        return b" shared:" in text and any(
+            b" shared:" in line.partition(b" - ")[0] for line in text.splitlines()
+        )
 
     def mount(self, source: str, target: str, kind: str, flags: int, data: str) -> None:
         result = _libc.mount(

@@ -787,6 +787,11 @@ def _follow(want: Want) -> Iterator[Opened]:
     if fd >= 0:
         yield _final(path, fd, want)
         return
+    if fd == _NOTHING and os.path.isdir(posixpath.dirname(path)):
+        # No link and nothing else was in the way, save that its last part is not there.
+        why = os.strerror(errno.ENOENT)
+        yield Opened(path=path, kind="absent", why=f"{path}: {why}")
+        return
     for _ in range(MAX_LINKS):
         link = yield from _walk(path, want)
         if link is None:
@@ -796,14 +801,22 @@ def _follow(want: Want) -> Iterator[Opened]:
 
 
 def _straight(path: str) -> int:
-    """The path in one call when no link is on the way, which is most of them; or -1."""
+    """The path in one call when no link is on the way, which is most of them.
+
+    Else -1, or `_NOTHING` where it is not there.
+    """
     if posixpath.normpath(path) != path:
         return -1
     resolve = kernel.RESOLVE_NO_SYMLINKS | kernel.RESOLVE_NO_MAGICLINKS
     try:
         return _LINUX.openat2(kernel.AT_FDCWD, path, os.O_PATH, resolve)
+    except FileNotFoundError:
+        return _NOTHING
     except OSError:
         return -1  # a link, or it cannot be opened: the walk says which and why
+
+
+_NOTHING = -2
 
 
 def _walk(path: str, want: Want) -> Generator[Opened, None, str | None]:

@@ -21,6 +21,7 @@ import os
 import posixpath
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from . import devices, kernel
@@ -1389,6 +1390,7 @@ BUILT = frozenset(
 )
 
 
+@lru_cache(maxsize=4096)
 def _parents(path: str) -> tuple[str, ...]:
     """Every directory above a path, from the top: /a/b/c → /a, /a/b."""
     parts = path.strip("/").split("/")[:-1]

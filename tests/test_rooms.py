@@ -7,6 +7,7 @@ That a program sees the same in one as in any other sandbox is test_probe.py's.
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import shutil
@@ -699,3 +700,12 @@ def test_an_answer_that_failed_is_not_waited_for_twice(
         return await one.same()
 
     assert not asyncio.run(ask())
+
+
+def test_of_what_is_not_there_is_told_where_the_way_ends(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to("there")
+    for name, end in (("no", "no"), ("no/deeper", "no"), ("link/no", "there/no")):
+        *_, last = opener._follow(Want(path=f"{tmp_path}/{name}", writable=False))
+        assert last.kind == "absent"
+        assert last.why == f"{tmp_path}/{end}: {os.strerror(errno.ENOENT)}"
