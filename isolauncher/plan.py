@@ -1575,8 +1575,11 @@ def pack(value: object) -> object:
         return {"bytes": base64.b64encode(value).decode("ascii")}
     if isinstance(value, tuple):
         return [v if type(v) in _PLAIN else pack(v) for v in value]
-    names = _FIELDS[kind]
-    return {"class": kind.__name__, **{n: pack(getattr(value, n)) for n in names}}
+    packed: dict[str, object] = {"class": kind.__name__}
+    for name in _FIELDS[kind]:
+        field = getattr(value, name)
+        packed[name] = field if type(field) in _PLAIN else pack(field)
+    return packed
 
 
 def unpack(value: object) -> object:

@@ -289,8 +289,8 @@ class Pool:
         try:
             if zygote.spare is None and self._wants_spare(zygote.set_name):
                 zygote.spare = await zygote.fork(ahead=True)
-                if zygote.dead:
-                    zygote.drop_spare()
+                if zygote.dead or self._wants_spare(zygote.set_name) is False:
+                    zygote.drop_spare()  # meanwhile
         except (IsolauncherError, OSError) as e:
             # No launch suffers: the next one is told what stands in the way.
             self._log.event("no-spare", set=zygote.set_name, why=str(e))
