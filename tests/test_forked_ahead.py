@@ -17,7 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from support.daemons import Service, service
+from support.daemons import Leftovers, Service, nothing_left, service
 from support.peers import until, zygotes
 from support.powers import need, sandboxes
 from support.spoiling import Run, launch
@@ -138,6 +138,32 @@ def test_a_pair_goes_with_its_zygote(where: Service) -> None:
     with running(where) as inits:
         assert inits != [spare]
     assert ready(where) != spare
+
+
+@pytest.mark.parametrize("who", ["init", "stem"])
+@pytest.mark.parametrize("victim", ["daemon", "pair"])
+def test_a_launch_that_stands_still_in_a_pair_leaves_nothing(
+    where: Service, who: str, victim: str
+) -> None:
+    init = ready(where)
+    (stem,) = children(init)
+    before = Leftovers.now(where)
+    os.kill(init if who == "init" else stem, signal.SIGSTOP)
+    run = launch(where, where.script("sleeps.py", SLEEPS), uid=12345)
+    assert until(lambda: os.listdir(where.run_dir / "activities") != [])
+    if victim == "daemon":
+        where.stop(signal.SIGKILL)
+        assert run.end() is None
+        where.start()
+    else:
+        os.kill(init if who == "init" else stem, signal.SIGKILL)
+        said = run.end()
+        assert said is not None
+        assert (said["event"], said["code"]) == ("refused", "sandbox-died"), said
+    run.close()
+    nothing_left(where, before)
+    with running(where) as inits:
+        assert inits != [init]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
