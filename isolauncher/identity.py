@@ -322,16 +322,19 @@ class Ledger:
         try:
             with self._mutex:
                 self._age_nss()
-                with self._locked():
-                    self._refresh()
-                    try:
-                        uid = self._choose(surveyed=False)
-                    except IdentityError:
-                        return  # the take that needs one says why there is none
-                if uid is None:
-                    self._survey()
-                elif uid not in self._nss:
-                    self._ask_nss(uid)
+                for surveyed in (False, True):
+                    with self._locked():
+                        self._refresh()
+                        try:
+                            uid = self._choose(surveyed=surveyed)
+                        except IdentityError:
+                            return  # the take that needs one says why there is none
+                    if uid is None:
+                        self._survey()
+                        continue
+                    if uid not in self._nss:
+                        self._ask_nss(uid)
+                    return
         except OSError as error:
             raise self._trouble("read", error) from error
 

@@ -125,6 +125,24 @@ def test_prepare_changes_nothing_but_the_time_a_take_needs(
     assert take(ledger, "a").uid == 170001
 
 
+def test_one_look_ahead_is_enough_even_where_a_survey_is_due(
+    place: Place, take: Take, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = place.open(**THREE)
+    for _ in range(3):
+        ledger.release(take(ledger, "a").uid, "a")
+    # What it was told of their names is too old by then.
+    ledger._nss.clear()
+    ledger.prepare()
+
+    def late(*words: object) -> None:
+        raise AssertionError("in a launch's time")
+
+    monkeypatch.setattr(ledger, "_survey", late)
+    monkeypatch.setattr(ledger, "_ask_nss", late)
+    assert take(ledger, "a").uid == 170001
+
+
 def test_release_is_idempotent_and_only_the_holders(place: Place, take: Take) -> None:
     ledger = place.open(**THREE)
     uid = take(ledger, "a").uid
