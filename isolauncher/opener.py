@@ -500,8 +500,9 @@ def _settle() -> None:
     The interpreter's notes on how to run this code best (PEP 659), and the free places
     between objects. What the daemon had made until then is never taken apart.
     """
-    for _ in range(_OFTEN):
-        _rehearse()
+    with suppress(Exception):  # an opener's work will say what stands in the way
+        for _ in range(_OFTEN):
+            _rehearse()
     gc.collect()
     filling.fill()
     gc.freeze()
