@@ -142,7 +142,8 @@ class Daemon:
             log,
             command=command,
             died=self._zygote_died,
-            wants_spare=self._wants_spare,
+            spares=bool(config.rooms.spares) and not self.alone,
+            may_spare=self._may_spare,
         )
         self.rooms = rooms.Rooms(
             self, most=config.rooms.ahead, per_caller=config.rooms.per_caller
@@ -337,16 +338,19 @@ class Daemon:
         self.pool.drop_spares()
         self._short_until = time.monotonic() + memory.RELIEF_S
 
-    def _wants_spare(self, set_name: str) -> bool | None:
-        """Whether its zygote is to fork a spare; None: not now, a launch goes first."""
+    def _may_spare(self, set_name: str) -> bool | None:
+        """Whether its zygote can fork a spare; None: not now, a launch goes first."""
         keep = self.config.memory.keep_free_mb
         if (
-            not self.config.rooms.spares
-            or self.alone
-            or self.closing.is_set()
+            self.closing.is_set()
             or time.monotonic() < self._short_until
             or (keep and not memory.is_left(keep + 2 * memory.NEEDS_MB[set_name]))
         ):
+            return False
+        try:
+            # A launch beside it comes first.
+            descriptors.need(descriptors.CONNECTION + 2 * descriptors.LAUNCH)
+        except OSError:
             return False
         return None if self.starting() or self.rooms.making() else True
 

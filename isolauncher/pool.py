@@ -216,13 +216,16 @@ class Pool:
         *,
         command: Command = command,
         died: Callable[[Zygote], None],
-        wants_spare: Callable[[str], bool | None] = lambda set_name: False,
+        spares: bool = False,
+        may_spare: Callable[[str], bool | None] = lambda set_name: True,
     ) -> None:
-        """``wants_spare``: whether a set's is to be forked; None: yes, but not now."""
+        """``spares``: whether there are any; ``may_spare`` says of a set's whether it
+        can be forked now; None: it can, and a launch goes first."""
         self._log = log
         self._command = command
         self._died = died
-        self._wants_spare = wants_spare
+        self._spares = spares
+        self._may_spare = may_spare
         self._zygotes: dict[str, Zygote] = {}
         self._starting: dict[str, asyncio.Lock] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -272,24 +275,27 @@ class Pool:
         if zygote.spare_due is not None:
             zygote.spare_due.cancel()
         zygote.spare_due = None
-        if not zygote.dead and self._wants_spare(zygote.set_name) is not False:
+        if self._spares and not zygote.dead:
             loop = asyncio.get_running_loop()
             zygote.spare_due = loop.call_later(SPARE_AFTER_S, self._spare_now, zygote)
 
     def _spare_now(self, zygote: Zygote) -> None:
-        if self._wants_spare(zygote.set_name) is None:
-            self._spare_later(zygote)
-            return
-        task = asyncio.create_task(self._fork_spare(zygote))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        match self._may_spare(zygote.set_name):
+            case None:
+                self._spare_later(zygote)
+            case False:
+                zygote.spare_due = None
+            case True:
+                task = asyncio.create_task(self._fork_spare(zygote))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
 
     async def _fork_spare(self, zygote: Zygote) -> None:
         due = zygote.spare_due
         try:
-            if zygote.spare is None and self._wants_spare(zygote.set_name):
+            if zygote.spare is None:
                 zygote.spare = await zygote.fork(ahead=True)
-                if zygote.dead or self._wants_spare(zygote.set_name) is False:
+                if zygote.dead or self._may_spare(zygote.set_name) is False:
                     zygote.drop_spare()  # meanwhile
         except (IsolauncherError, OSError) as e:
             # No launch suffers: the next one is told what stands in the way.

@@ -216,6 +216,9 @@ def test_windows_are_measured_in_the_same_turns(
     assert len(set(ids)) == len(ids) == len(rested) == 2 * (3 + windows.WARM_UP)
 
 
+PREPARES_NOTHING = {"rooms": {"wanted": 0, "ending": 0}, "spares": {"wanted": 0}}
+
+
 def test_a_daemon_that_ends_many_is_waited_for_while_there_are_ever_less(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -225,8 +228,7 @@ def test_a_daemon_that_ends_many_is_waited_for_while_there_are_ever_less(
 
     def stats(where: str | None) -> dict[str, object]:
         left = max(0.0, begun + runs["for"] - time.monotonic())
-        rooms = {"wanted": 0, "ending": 0}
-        return {"activities": {"stopping": round(left * 1000)}, "rooms": rooms}
+        return {"activities": {"stopping": round(left * 1000)}, **PREPARES_NOTHING}
 
     monkeypatch.setattr(daemons, "ask_stats", stats)
     daemons.wait_for_rest("/w")
@@ -235,10 +237,7 @@ def test_a_daemon_that_ends_many_is_waited_for_while_there_are_ever_less(
     monkeypatch.setattr(
         daemons,
         "ask_stats",
-        lambda where: {
-            "activities": {"running": 1},
-            "rooms": {"wanted": 0, "ending": 0},
-        },
+        lambda where: {"activities": {"running": 1}, **PREPARES_NOTHING},
     )
     with pytest.raises(DaemonError, match="does not come to rest"):
         daemons.wait_for_rest("/w")
