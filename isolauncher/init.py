@@ -33,7 +33,7 @@ from typing import NoReturn, TypeVar
 from . import plan, wire
 from .apply import Context, apply
 from .errors import IsolauncherError, StepError
-from .kernel import Kernel, Recorder, title
+from .kernel import Kernel, Recorder, title, trim
 
 FAILED = 125
 
@@ -319,6 +319,8 @@ def _accompany(channel: socket.socket, baton: socket.socket, c: Context) -> NoRe
         # The stem ended before its time and has said why; its status is next.
         pass
     baton.close()
+    # What the plan took: it lives as long as the activity, and there are many.
+    trim()
     wait_for(c.stem, record, channel)
 
 

@@ -913,3 +913,10 @@ def title(text: str) -> None:
     linux.set_name("isolauncher")
     with contextlib.suppress(OSError):
         linux.set_argument_area((os.fsencode(text),), ())
+
+
+def trim() -> None:
+    """Give back the pages that malloc(3) has free, where the C library can do that."""
+    give_back = getattr(_libc, "malloc_trim", None)
+    if give_back is not None:
+        give_back(ctypes.c_size_t(0))
