@@ -19,14 +19,14 @@ from dataclasses import dataclass
 MEMINFO = "/proc/meminfo"
 PRESSURE = "/proc/pressure/memory"
 
-NEEDS_MB = {"bare": 12, "python": 16, "gtk3": 28, "sugar3": 40}
+NEEDS_MB = {"bare": 12, "python": 12, "gtk3": 28, "sugar3": 40}
 """What a launch from each zygote comes to have of its own, about, with its window open:
 
 init, the program, and where they are the opener and the mediator: Private_Dirty on
 Debian 12, rounded up (docs/design.md, docs/preload.md); of gtk3 what lies between.
 """
 
-ROOM_MB = 12
+ROOM_MB = 10
 """What of that a room has already that waits for it, rounded down."""
 
 WINDOW_US = 2_000_000
