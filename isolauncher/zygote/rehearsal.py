@@ -15,11 +15,12 @@ time later.
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import select
 import signal
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 Pages = Sequence[int]
 """Address, length in bytes, and what madvise(2) is told, of each run of pages.
@@ -86,40 +87,54 @@ def _watch(rehearse: Callable[[], object], nobody: int, writer: int) -> None:
     os.setresgid(nobody, nobody, nobody)
     os.setresuid(nobody, nobody, nobody)
     signal.alarm(_PATIENCE_S)
-    before = {start: _look(pagemap, start, end) for start, end in _private()}
+    # Not where a program would have what it makes: that is to come to lie where it
+    # will in a child that does not look, and what the looks write to is no program's.
+    ranges = _private()
+    count = sum(_pages(ranges))
+    entries = memoryview(mmap.mmap(-1, 2 * 8 * count)).cast("Q")
+    before, after = entries[:count], entries[count:]
+    _look(pagemap, ranges, before)
     rehearse()
-    after = {
-        start: _look(pagemap, start, start + len(entries) * _PAGE)
-        for start, entries in before.items()
-    }
-    os.write(writer, array("Q", _runs(before, after)).tobytes())
+    _look(pagemap, ranges, after)
+    os.write(writer, array("Q", _runs(ranges, before, after)).tobytes())
 
 
-def _private() -> list[tuple[int, int]]:
-    """Readable private mappings: (start, end)."""
-    found = []
+def _private() -> array[int]:
+    """Readable private mappings: start and end of each, in turns."""
+    found = array("Q")
     with open("/proc/self/maps", encoding="utf-8", errors="replace") as f:
         for line in f:
             place, mode, *_ = line.split(" ", 2)
             if mode in ("rw-p", "r--p", "r-xp"):
                 start, _, end = place.partition("-")
-                found.append((int(start, 16), int(end, 16)))
+                found.extend((int(start, 16), int(end, 16)))
     return found
 
 
-def _look(pagemap: int, start: int, end: int) -> array[int]:
-    count = (end - start) // _PAGE
-    return array("Q", os.pread(pagemap, 8 * count, start // _PAGE * 8))
+def _pages(ranges: Sequence[int]) -> Iterator[int]:
+    """How many each has."""
+    return ((ranges[at + 1] - ranges[at]) // _PAGE for at in range(0, len(ranges), 2))
+
+
+def _look(pagemap: int, ranges: Sequence[int], entries: memoryview[int]) -> None:
+    """Write what pagemap has of each page."""
+    at = 0
+    for number, count in enumerate(_pages(ranges)):
+        place = ranges[2 * number] // _PAGE * 8
+        os.preadv(pagemap, (entries[at : at + count],), place)
+        at += count
 
 
 def _runs(
-    before: Mapping[int, array[int]], after: Mapping[int, array[int]]
+    ranges: Sequence[int], before: memoryview[int], after: memoryview[int]
 ) -> list[int]:
     """Address, length and advice of what has become the child's, in turns."""
     found: list[int] = []
-    end, last = -1, 0
-    for start, old in before.items():
-        for number, (was, now) in enumerate(zip(old, after[start], strict=False)):
+    end, last, at = -1, 0, 0
+    for place, count in enumerate(_pages(ranges)):
+        start, begin, at = ranges[2 * place], at, at + count
+        both = zip(before[begin:at], after[begin:at], strict=True)
+        for number, (was, now) in enumerate(both):
             if was == now or not now & _PRESENT:
                 continue
             if _own(now) and not _own(was):

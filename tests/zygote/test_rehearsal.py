@@ -58,6 +58,13 @@ def within(pages: rehearsal.Pages, start: int, advice: int) -> set[int]:
     return found
 
 
+def looked(pagemap: int, start: int) -> memoryview[int]:
+    """What pagemap has of the fixture's pages."""
+    entries = memoryview(bytearray(8 * COUNT)).cast("Q")
+    rehearsal._look(pagemap, (start, start + COUNT * PAGE), entries)
+    return entries
+
+
 def test_the_pages_that_are_written_to_are_found_and_no_others(
     memory: tuple[mmap.mmap, int],
 ) -> None:
@@ -87,6 +94,15 @@ def test_the_pages_of_a_file_that_are_read_are_found_too(
     # What lies around a page comes with it (fault_around_bytes).
     assert 7 in within(found, start, rehearsal.READ)
     assert within(found, start, rehearsal.WRITE) == {40}
+
+
+def test_to_look_is_no_part_of_what_is_rehearsed() -> None:
+    found = rehearsal.pages(lambda: None, NOBODY)
+    lengths, advice = found[1::3], found[2::3]
+    written = [
+        n for n, what in zip(lengths, advice, strict=True) if what == rehearsal.WRITE
+    ]
+    assert sum(written) < 20 * PAGE
 
 
 def test_a_rehearsal_that_fails_or_ends_itself_tells_nothing() -> None:
@@ -133,7 +149,7 @@ def test_pages_that_were_touched_are_not_copied_again(
         try:
             rehearsal.touch((start, 8 * PAGE, rehearsal.WRITE))
             pagemap = os.open("/proc/self/pagemap", os.O_RDONLY)
-            look = rehearsal._look(pagemap, start, start + COUNT * PAGE)
+            look = looked(pagemap, start)
             own = [n for n, entry in enumerate(look) if rehearsal._own(entry)]
             os.write(writer, repr(own).encode())
         finally:
@@ -152,7 +168,7 @@ def test_a_file_s_pages_that_were_touched_are_there(
     pagemap = os.open("/proc/self/pagemap", os.O_RDONLY)
 
     def present() -> int:
-        look = rehearsal._look(pagemap, start, start + COUNT * PAGE)
+        look = looked(pagemap, start)
         return sum(bool(entry & rehearsal._PRESENT) for entry in look)
 
     assert present() == 0
