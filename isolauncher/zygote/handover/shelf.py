@@ -272,15 +272,6 @@ def _names_in(finder: Any) -> Set[str]:
     return names
 
 
-def _names_of(entry: str) -> Set[str] | None:
-    """What an entry of the path holds; None where only a search could tell.
-
-    The same names are in the same set: a finder that reads anew makes another.
-    """
-    finder = Finder._path_importer_cache(entry)  # type: ignore[attr-defined]
-    return _names_in(finder) if type(finder) is FileFinder else None
-
-
 def _gathered(attribute: str) -> dict[str, list[Renewal]]:
     """What the modules of the hand-over do about a name that comes back."""
     # Not at the top: the package imports this module.
@@ -329,7 +320,7 @@ class _Shelf:
         # The path, what each new entry holds, and whom they make suspected. No object
         # of ours: it is made in a program, which may look at all that there are.
         self._suspected: (
-            tuple[list[object], list[tuple[str, Set[str]]], Set[str]] | None
+            tuple[list[object], list[tuple[str, object, Set[str]]], Set[str]] | None
         ) = None
         own = {name: name for name in self._all}
         self._brings = {
@@ -503,22 +494,27 @@ class _Shelf:
             seen is not None
             and len(path) == len(seen[0])
             and all(map(is_, path, seen[0]))
-            and all(_names_of(entry) is held for entry, held in seen[1])
         ):
-            return seen[2]
+            finders = sys.path_importer_cache
+            for entry, finder, held in seen[1]:
+                # The same names are in the same set: who reads anew makes another.
+                if finders.get(entry) is not finder or _names_in(finder) is not held:
+                    break
+            else:
+                return seen[2]
         # What is no string the interpreter passes over, too. A search, which goes no
         # further than to where it finds, asks none behind the last.
         known = self._known
         strings = [e for e in path if isinstance(e, str)]
         last = max((n for n, e in enumerate(strings) if e in self._at), default=0)
-        holds: list[tuple[str, Set[str]]] = []
+        holds: list[tuple[str, object, Set[str]]] = []
         for entry in strings[:last]:
             if entry not in known:
-                names = _names_of(entry)
-                if names is None:
+                finder = Finder._path_importer_cache(entry)  # type: ignore[attr-defined]
+                if type(finder) is not FileFinder:
                     return self._tops.keys()
-                holds.append((entry, names))
-        heads = {n.partition(".")[0] for _, held in holds for n in held}
+                holds.append((entry, finder, _names_in(finder)))
+        heads = {n.partition(".")[0] for _, _, held in holds for n in held}
         suspects = heads & self._tops.keys()
         for root in self._at.keys() - strings:
             suspects |= self._at[root]
