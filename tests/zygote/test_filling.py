@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -44,13 +45,20 @@ def test_filled_pools_take_no_new_objects(size: int) -> None:
     assert not pages(old) & pages(new)
 
 
+def gaps(objects: Iterable[object]) -> int:
+    pools = sorted({id(one) // filling._POOL for one in objects})
+    return sum(b - a != 1 for a, b in pairwise(pools))
+
+
 def test_no_pool_is_left_in_an_arena_that_is_in_use() -> None:
-    filling.fill()
     make: Callable[[], object] = filling._maker(512)
-    made = [make() for _ in range(200)]
-    new = sorted(id(one) // filling._POOL for one in made)
-    # Pools of 31 one behind the other, but for one or two that came free meanwhile.
-    assert max(sum(at <= n < at + 8 for n in new) for at in new) > 120
+    old = [make() for _ in range(31 * 400)]
+    # Every fourth pool is free.
+    old = [one for one in old if id(one) // filling._POOL % 4]
+    assert gaps([make() for _ in range(600)]) > 10
+    filling.fill()
+    # But for what somebody has just given back.
+    assert gaps([make() for _ in range(600)]) < 5
 
 
 HOLES = """
