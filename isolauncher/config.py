@@ -19,7 +19,7 @@ program may do is never said here but in policies.
 
     [rooms]                 # sandboxes prepared before anybody asks (0: none)
     ahead = 4
-    per-caller = 2
+    per-caller = 3
     spares = 1              # of each kind of process that a launch needs (0: none)
 
     [memory]
@@ -111,7 +111,7 @@ class RoomsAhead:
     """
 
     ahead: int = 4
-    per_caller: int = 2
+    per_caller: int = 3
     spares: int = 1
 
 
