@@ -52,6 +52,9 @@ if TYPE_CHECKING:
 IDLE_S = 300
 """How long a room waits. Its opener is a process of the caller's, seen by ``ps``."""
 
+LODGED_S = 1800
+"""The same in a session, where somebody is at one activity before the next."""
+
 AFTER_S = 0.05
 """How long after a launch the next room is begun, so as not to disturb its start."""
 
@@ -719,12 +722,12 @@ class Rooms:
 
         For any launch first, then for the one that is expected.
         """
-        since = asyncio.get_running_loop().time() - IDLE_S
+        now = asyncio.get_running_loop().time()
         chosen: list[tuple[Facts, Again | None]] = []
         for asked in reversed(self._asked):
             made_from = asked.facts
             # A uid that is kept is the program's, and which program comes is unknown.
-            if asked.at <= since or made_from.lease_key:
+            if asked.at <= now - _patience(made_from) or made_from.lease_key:
                 continue
             for again in asked.deserves():
                 own = sum(f.caller == made_from.caller for f, _ in chosen)
@@ -827,7 +830,8 @@ class Rooms:
         """Until it has waited long enough, or has ended of itself."""
         assert room.sandbox is not None  # noqa: S101 (for the type checker)
         with suppress(TimeoutError):
-            await asyncio.wait_for(room.sandbox.spoilt(), IDLE_S)
+            patience = _patience(room.facts)
+            await asyncio.wait_for(room.sandbox.spoilt(), patience)
         if self._ready.pop(room.id, None) is not None:
             del self._waits[room.id]
             self._forget(room)
@@ -908,6 +912,10 @@ class Rooms:
         self._asked.clear()
         self._mounts.close()
         self._watch.close()
+
+
+def _patience(made_from: Facts | None) -> float:
+    return LODGED_S if made_from is not None and made_from.own_home else IDLE_S
 
 
 def _is_for(room: Room, made_from: Facts, again: Again | None) -> bool:
