@@ -279,7 +279,7 @@ def test_what_may_be_written_and_devices_are_looked_at_by_the_opener(
 
 def _told(answers: opener._Answers, wants: list[list[object]]) -> object:
     fds: list[int] = []
-    answers.to(wire.Message({"wants": wants}), fds)
+    answers.to(wire.Message({"wants": wants, "again": True}), fds)
     told = answers.to(wire.Message({"ways": None}), fds)["ways"]
     wire.close_all(fds)
     assert isinstance(told, dict)
@@ -309,7 +309,7 @@ def test_a_change_before_it_was_watched_is_seen_by_the_second_look(
     answers = opener._Answers()
     fds: list[int] = []
     wants = [[str(tree / "above/in/file"), False, False]]
-    answers.to(wire.Message({"wants": wants}), fds)
+    answers.to(wire.Message({"wants": wants, "again": True}), fds)
     answers.to(wire.Message({"ways": None}), fds)
     change(tree / place)
     told = answers.to(wire.Message({"ways": True}), fds)["ways"]
