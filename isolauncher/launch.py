@@ -111,7 +111,7 @@ async def launch(
         set_name=set_name,
         lease_key=wanted.lease_key,
     )
-    session = lodging.of(wanted) if wanted.bundle else None
+    session = lodging.of(wanted) if wanted.bundle and tier == "fork" else None
     words = None if wanted.bundle else expected.of(wanted)
     asked = session or words
     # A room's own id, where the caller has no other in mind: its lease has it already.

@@ -29,6 +29,9 @@ from .zygote.handover import gtk
 if TYPE_CHECKING:
     from .daemon import Daemon
 
+SET = "sugar3"
+"""What is preloaded for it."""
+
 PROGRAM = "sugar-activity3"
 """What nearly all of Sugar's activities run, by this name, before their own code."""
 
@@ -57,7 +60,9 @@ def of(wanted: Wanted) -> Session | None:
     if wanted.bundle is None or asked is None or at is None or wanted.lease_key:
         return None
     runs_it = wanted.program_kind == "name" and wanted.argv[0] == PROGRAM
-    if not runs_it or asked.display is None or wanted.policy.network == "host":
+    if not runs_it or wanted.policy.preload.set != SET:
+        return None
+    if asked.display is None or wanted.policy.network == "host":
         return None  # in the host's network the display has another number each time
     inside = furniture.variables(asked, wanted.fds, at, wanted.policy)
     known = {**wanted.variables, **inside}

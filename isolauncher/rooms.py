@@ -21,6 +21,7 @@ import os
 import pwd
 import secrets
 import select
+from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -65,6 +66,8 @@ TWICE = 2
 """Who launched once may not come again: a room is made after this many launches."""
 
 REMEMBERED = 16
+
+_FOR_GOOD = ("not-lodged", "warm-spoilt")
 
 WORDS = 2
 """How many launches under the same policy are remembered word for word."""
@@ -626,6 +629,8 @@ class Rooms:
         self._mounts = MountTable()
         self._watch = ways.Watch()
         self._short_until = 0.0
+        self._in_vain: deque[object] = deque(maxlen=REMEMBERED)
+        """What no room could be prepared to serve, and none can another time."""
 
     def as_data(self, of: Callable[[int], bool]) -> dict[str, int]:
         """How many are ready, are to be made for who launched lately, and end."""
@@ -675,6 +680,9 @@ class Rooms:
 
     def launched(self, made_from: Facts, again: Again | None) -> None:
         """Somebody has launched who may come again; ``again`` is ours from now on."""
+        if again is not None and again.serves in self._in_vain:
+            again.close()
+            again = None
         if not self._most:
             # Nothing is kept for what is never made.
             if again is not None:
@@ -802,6 +810,8 @@ class Rooms:
         except (IsolauncherError, OSError) as e:
             # No launch suffers: the next one is told what stands in the way.
             told = e.message if isinstance(e, IsolauncherError) else e.strerror
+            if isinstance(e, IsolauncherError) and e.code in _FOR_GOOD:
+                self._in_vain.append(room.serves)
             self._not_made(room, made_from, told or "not ready in time")
             return
         except BaseException:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -22,7 +23,7 @@ from support.desktop import Desktop, desktop, missing
 from support.powers import need, sandboxes
 from support.sugar import Session, profile, session
 
-from isolauncher import lodging, verify
+from isolauncher import lodging, rooms, verify
 
 # Imported by sugar-activity3 when GTK and the toolkit are there.
 TOLD = """
@@ -195,6 +196,10 @@ def test_it_ends_with_its_display(sugar: Session, bundle: str) -> None:
         time.sleep(0.01)
 
 
+def policy(network: str = "none", set: str = "sugar3") -> SimpleNamespace:
+    return SimpleNamespace(network=network, preload=SimpleNamespace(set=set))
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -203,7 +208,8 @@ def test_it_ends_with_its_display(sugar: Session, bundle: str) -> None:
         {"bundle": None},
         {"lease_key": "kept"},
         {"asked": SimpleNamespace(display=None)},
-        {"policy": SimpleNamespace(network="host")},
+        {"policy": policy(network="host")},
+        {"policy": policy(set="gtk3")},
     ],
 )
 def test_not_for_what_cannot_be_prepared(changes: dict[str, object]) -> None:
@@ -214,7 +220,7 @@ def test_not_for_what_cannot_be_prepared(changes: dict[str, object]) -> None:
         "lease_key": None,
         "program_kind": "name",
         "argv": (lodging.PROGRAM, "x.X"),
-        "policy": SimpleNamespace(network="none"),
+        "policy": policy(),
     }
     assert lodging.of(SimpleNamespace(**{**wanted, **changes})) is None  # type: ignore[arg-type]
 
@@ -257,3 +263,26 @@ def test_a_descriptor_that_was_exchanged_is_a_difference() -> None:
         process.kill()
         process.wait()
         os.close(living)
+
+
+def test_what_cannot_be_prepared_is_not_tried_again_at_each_launch() -> None:
+    closed: list[object] = []
+
+    class Lodger:
+        serves = "a session"
+        times = 1
+        beside = False
+
+        def close(self) -> None:
+            closed.append(self)
+
+    async def launched() -> tuple[object, ...]:
+        kept = rooms.Rooms(SimpleNamespace(), most=4, per_caller=2)  # type: ignore[arg-type]
+        kept._in_vain.append("a session")
+        facts = SimpleNamespace(policy=SimpleNamespace(digest="", name=""))
+        kept.launched(facts, Lodger())  # type: ignore[arg-type]
+        kept._mounts.close()
+        return kept._asked[0].words
+
+    assert asyncio.run(launched()) == ()
+    assert len(closed) == 1
