@@ -32,12 +32,13 @@ ALIVE = int(os.environ.get("ISOLAUNCHER_ALIVE", "1000"))
 FEW = 25
 
 BUDGET = {
-    "pool": {"calls": 2700, "opened": 515, "forks": 4, "messages": 40},
+    "pool": {"calls": 3800, "opened": 770, "forks": 4, "messages": 40},
     "demand": {"calls": 2260, "opened": 415, "forks": 4, "messages": 31},
 }
 """By the way of the launch, of the policy `default` on Debian 12, with a few to spare.
 
-What a machine has of the paths that it shows is most of what is opened. One message
+What a machine has of the paths that it shows is most of what is opened; in a room it is
+looked at again before it is sealed ahead, for a launch that is expected. One message
 of a room's is to the stem that begins while the program is opened, and one may come of
 a stem that is ready before it is let go.
 """
@@ -48,6 +49,9 @@ MESSAGES = ("sendmsg", "sendto")
 WAITS = ("epoll_wait", "futex", "poll", "select", "clock_nanosleep", "restart_syscall")
 AHEAD = ("madvise",)
 """Pages copied ahead, for which there is time or not."""
+
+LOOKS_AGAIN = 6
+"""Files of /proc, where a hand-over had one of its own open at the first look."""
 
 ENDS = "pass\n"
 WAITS_ON = "print('runs', flush=True)\ninput()\n"
@@ -189,8 +193,8 @@ def test_a_launch_costs_the_same_whatever_else_runs(
         have(made, alive, many)
         beside_many = usual(made, way, alive, tmp_path / "calls")
         print(f"{way}: {beside_one} beside 1, {beside_many} beside {many}")
-        for name in ("opened", "forks"):
-            assert beside_many[name] == beside_one[name], name
+        assert beside_many["forks"] == beside_one["forks"]
+        assert abs(beside_many["opened"] - beside_one["opened"]) <= LOOKS_AGAIN
         # A stem that is sooner ready than it is let go says so.
         assert abs(beside_many["messages"] - beside_one["messages"]) <= 1
         # Who finds that there is nothing to read yet asks again.
