@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -45,20 +44,27 @@ def test_filled_pools_take_no_new_objects(size: int) -> None:
     assert not pages(old) & pages(new)
 
 
-def gaps(objects: Iterable[object]) -> int:
+POOLS = """
+from itertools import pairwise
+from isolauncher.zygote import filling
+
+def gaps(objects):
     pools = sorted({id(one) // filling._POOL for one in objects})
     return sum(b - a != 1 for a, b in pairwise(pools))
 
+make = filling._maker(512)
+old = [make() for _ in range(31 * 400)]
+# Every fourth pool is free.
+old = [one for one in old if id(one) // filling._POOL % 4]
+assert gaps([make() for _ in range(600)]) > 10
+filling.fill()
+# But for the ends of arenas and what somebody has just given back.
+assert gaps([make() for _ in range(600)]) < 8
+"""
+
 
 def test_no_pool_is_left_in_an_arena_that_is_in_use() -> None:
-    make: Callable[[], object] = filling._maker(512)
-    old = [make() for _ in range(31 * 400)]
-    # Every fourth pool is free.
-    old = [one for one in old if id(one) // filling._POOL % 4]
-    assert gaps([make() for _ in range(600)]) > 10
-    filling.fill()
-    # But for what somebody has just given back.
-    assert gaps([make() for _ in range(600)]) < 5
+    in_a_process_of_its_own(POOLS)
 
 
 HOLES = """
@@ -80,9 +86,13 @@ assert min(libc.malloc(size) for size in sizes) > max(old)
 
 def test_filled_holes_take_nothing_of_the_c_library_s() -> None:
     need(None if hasattr(ctypes.CDLL(None), "mallinfo2") else "not this C library")
-    # In a process of its own, whose memory is in one piece.
+    in_a_process_of_its_own(HOLES)
+
+
+def in_a_process_of_its_own(script: str) -> None:
+    """Whose memory is in one piece."""
     done = subprocess.run(
-        [sys.executable, "-c", HOLES], cwd=TOP, capture_output=True, check=False
+        [sys.executable, "-c", script], cwd=TOP, capture_output=True, check=False
     )
     assert done.returncode == 0, done.stderr.decode()
 
