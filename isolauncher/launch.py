@@ -111,8 +111,9 @@ async def launch(
         set_name=set_name,
         lease_key=wanted.lease_key,
     )
+    # What is exec'ed takes longer by itself than all that could be done before.
     session = lodging.of(wanted) if wanted.bundle and tier == "fork" else None
-    words = None if wanted.bundle else expected.of(wanted)
+    words = None if wanted.bundle or tier == "exec" else expected.of(wanted)
     asked = session or words
     # A room's own id, where the caller has no other in mind: its lease has it already.
     likely = daemon.rooms.find(made_from, asked)

@@ -278,3 +278,11 @@ def test_it_is_looked_at_while_it_hands_over_and_again_if_need_be(
         with pytest.raises(VerifyError):
             asyncio.run(launch)
         assert done == ["dressed", "look", "ready", "look"]
+
+
+def test_no_fresh_interpreter_is_expected(daemon: Service, script: str) -> None:
+    for _ in range(2):
+        daemon.run("--policy", "told", "--tier", "exec", "--", script)
+        daemon.at_rest()
+    assert daemon.run("--policy", "told", "--tier", "exec", "--", script).status == 0
+    assert room(daemon) == "ahead"
