@@ -198,6 +198,9 @@ _SUGAR3: tuple[str, ...] = (
     "gi.repository.Gst",
     "gi.repository.GtkSource",
     "gi.repository.Vte",
+    # Write's, where Write is installed: 14 MB, which it takes 40 ms to load.
+    "gi.repository.Abi",
+    "libabiword-3.0.so",
     "sugar3.config",
     "sugar3.env",
     "sugar3.logger",
@@ -341,5 +344,6 @@ VERSIONS: dict[str, str] = {
     "SugarGestures": "1.0",
     "TelepathyGLib": "0.12",
     "Vte": "2.91",
+    "Abi": "3.0",
 }
 """Which version of a namespace ``gi.repository`` has; a process can have only one."""
