@@ -90,6 +90,8 @@ REMEMBER_S = 60
 ASK_S = 5
 """How long the end of a bundle waits for who had it launched by somebody else."""
 ACCEPT_AGAIN_S = 0.2
+NOTICED = 3
+"""Turns of the loop after which a connection that has ended is known to have."""
 QUIET_S = 0.1
 """How long after a launch has begun the next one's uid is looked at."""
 RECONNECT_S = 10
@@ -511,7 +513,7 @@ class Daemon:
         counted = False
         try:
             caller = wire.peer(sock)
-            self._admit(caller)
+            await self._let_in(caller)
             self._count(caller, 1)
             counted = True
             await self._answer(channel, caller)
@@ -560,6 +562,14 @@ class Daemon:
         self._connections[caller.uid] += change
         if not self._connections[caller.uid]:
             del self._connections[caller.uid]
+
+    async def _let_in(self, caller: Caller) -> None:
+        """NotAllowed if he may not; whoever he ended before he came counts no more."""
+        with suppress(NotAllowed):
+            return self._admit(caller)
+        for _ in range(NOTICED):
+            await asyncio.sleep(0)
+        return self._admit(caller)
 
     def _admit(self, caller: Caller) -> None:
         """Before a byte of the peer's is read."""

@@ -171,6 +171,27 @@ def test_connections_of_one_caller_leave_room_for_others(
     watch.settled("quota-connections")
 
 
+def test_who_has_ended_his_connections_may_come_again_at_once(
+    daemon: Service, watch: Watch
+) -> None:
+    assert daemon.process is not None
+    with ExitStack() as stack:
+        for _ in range(8):
+            stack.enter_context(peer(daemon, BOB))
+        # It has all of them by then.
+        normal_launch(daemon, ALICE)
+        # The daemon hears of their ends and of the next one in one turn of its loop.
+        daemon.process.send_signal(signal.SIGSTOP)
+    with ExitStack() as stack:
+        try:
+            sock = stack.enter_context(peer(daemon, BOB))
+        finally:
+            daemon.process.send_signal(signal.SIGCONT)
+        wire.send(sock, LIST)
+        assert verdict(sock)["event"] == "list"
+    watch.settled()
+
+
 def test_connections_that_do_not_close_cost_their_caller_and_no_thread(
     daemon: Service, watch: Watch
 ) -> None:
