@@ -44,6 +44,9 @@ def of(wanted: Wanted) -> Expected | None:
     if wanted.program_kind == "name":
         return None  # another file may have come to be the first of that name
     fd = wanted.fds.get("program")
+    file = None if fd is None else _file(fd)
+    if fd is not None and file is None:
+        return None  # nobody could tell it from another
     return Expected(
         said=(
             wanted.program_kind,
@@ -54,7 +57,7 @@ def of(wanted: Wanted) -> Expected | None:
             wanted.variables,
             wanted.not_kept,
         ),
-        file=None if fd is None else _file(fd),
+        file=file,
     )
 
 
@@ -88,6 +91,9 @@ class Again:
     async def prepare(self, daemon: Daemon, room: rooms.Room) -> None:
         """Have it go on to where only streams and "go" are missing."""
         await _seal(daemon, room, self)
+
+    def another(self) -> Again:
+        return replace(self, program=os.dup(self.program) if self.program >= 0 else -1)
 
     def close(self) -> None:
         if self.program >= 0:
@@ -128,13 +134,6 @@ def _stays(fd: int) -> bool:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Waiting:
-    """A sealed room, and all that is right of it meanwhile."""
-
-    sealed: road.Sealed
-
-
 async def _seal(daemon: Daemon, room: rooms.Room, launch: Again) -> None:
     checker, sandbox = room.checker, room.sandbox
     assert checker is not None  # noqa: S101 (for the type checker)
@@ -171,7 +170,7 @@ async def _seal(daemon: Daemon, room: rooms.Room, launch: Again) -> None:
         rooms.close_program(program)
     assert room.record is not None  # noqa: S101
     room.record.append("forked", daemon.pids(activity))
-    room.waiting = Waiting(sealed=sealed)
+    room.waiting = sealed
 
 
 def _changed() -> StepError:

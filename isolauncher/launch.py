@@ -137,7 +137,7 @@ async def launch(
             try:
                 await _road(activity, daemon, wanted, program, clock)
             except IsolauncherError as e:
-                if not await _is_of_its_age(e, activity.room):
+                if not await _is_of_its_age(e, activity):
                     raise
                 # It was right when it was made, and is not any more.
                 rooms.close_program(program)
@@ -262,16 +262,20 @@ async def _road(
         sealed = await road.seal(activity, daemon, wanted, program, clock)
         await road.go(activity, daemon, sealed, clock)
     else:
-        activity.skipped = list(waiting.sealed.skipped)
-        await road.go(activity, daemon, waiting.sealed, clock, road.streams(wanted))
+        activity.skipped = list(waiting.skipped)
+        await road.go(activity, daemon, waiting, clock, road.streams(wanted))
 
 
-async def _is_of_its_age(error: IsolauncherError, room: rooms.Room) -> bool:
+async def _is_of_its_age(error: IsolauncherError, activity: Activity) -> bool:
     """Whether what failed in a room that was prepared ahead may be the room's fault.
 
-    A difference never is: it ends the launch, and is told.
+    A difference never is: it ends the launch, and is told. Nor is what came after "go":
+    nothing is let run twice.
     """
-    if error.code == "verify-difference" or room.dissolved:
+    room = activity.room
+    if error.code == "verify-difference" or activity.state != "starting":
+        return False
+    if room.dissolved:
         return False
     return room.waiting is not None or await road.is_stale(room)
 

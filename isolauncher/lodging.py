@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from . import furniture, plan, rooms, verify, view
+from . import furniture, plan, rooms, view
 from .activity import Wanted
 from .errors import StepError, VerifyError
 from .zygote.handover import gtk
@@ -93,6 +93,9 @@ class Lodger:
         """Give the room what is the session's, and have its stem live there."""
         await _lodge(daemon, room, self)
 
+    def another(self) -> Lodger:
+        return replace(self, display=os.dup(self.display))
+
     def close(self) -> None:
         os.close(self.display)
 
@@ -141,21 +144,13 @@ async def _lodge(daemon: Daemon, room: rooms.Room, lodger: Lodger) -> None:
     room.skipped += notes
     room.planned = replace(room.planned, steps=(*room.planned.steps, *steps))
     room.living = dict(_living(sandbox.stem_pid, held))
-    room.looked = verify.verify_room(
-        room.planned,
-        verify.Sealed(
-            init=sandbox.pid,
-            stem=sandbox.stem_pid,
-            sent=room.sent,
-            probes={},
-            notes=tuple(room.skipped),
-        ),
-    )
+    rooms.look(room)
 
 
 def _start(wanted: Wanted, variables: Mapping[str, str]) -> plan.Start:
     """As far as it is known: without a bundle's words, its directory and variables."""
-    path = wanted.variables["PATH"].partition(":")[2]  # the first is the bundle's own
+    assert wanted.bundle is not None  # noqa: S101 (for the type checker)
+    path = wanted.variables["PATH"].removeprefix(f"{wanted.bundle.path}/bin:")
     return plan.Start(
         program_kind="name",
         path="",

@@ -25,7 +25,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 from . import (
     cgroups,
@@ -48,7 +48,7 @@ from .sandbox import Sandbox
 
 if TYPE_CHECKING:
     from .daemon import Daemon
-    from .expected import Waiting
+    from .road import Sealed
 
 IDLE_S = 300
 """How long a room waits. Its opener is a process of the caller's, seen by ``ps``."""
@@ -110,9 +110,9 @@ class Room:
     ``checker`` can look at them once more; ``looked`` is what was found right of it
     while it waits; ``watched`` are the ways to what it shows, where the kernel tells of
     changes there; ``begun`` are the steps of the rest that the stem was told already.
-    ``serves``: the only launches that it is for, None: any. ``waiting``: the one that
-    it is sealed for. ``living``: what the stem has open for the session that it lives
-    in, by number, as /proc/PID/fd names it.
+    ``serves``: the only launches that it is for, None: any. ``waiting``: it is sealed
+    for that one. ``living``: what the stem has open for the session that it lives in,
+    by number, as /proc/PID/fd names it.
     """
 
     id: str
@@ -138,7 +138,7 @@ class Room:
     watched: ways.Watched | None = None
     begun: tuple[plan.Planned, ...] = ()
     serves: object = None
-    waiting: Waiting | None = None
+    waiting: Sealed | None = None
     living: Mapping[int, str] = field(default_factory=dict)
     skipped: list[plan.Skipped] = field(default_factory=list)
 
@@ -301,16 +301,7 @@ async def prepare(
         )
         if ahead:
             await made(room)
-            room.looked = verify.verify_room(
-                room.planned,
-                verify.Sealed(
-                    init=sandbox.pid,
-                    stem=sandbox.stem_pid,
-                    sent=room.sent,
-                    probes={},
-                    notes=tuple(room.skipped),
-                ),
-            )
+            look(room)
     except BaseException:
         close_program(found_program)
         raise
@@ -354,6 +345,22 @@ async def made(room: Room) -> None:
     if not room.made:
         room.skipped += await room.sandbox.furnished()
         room.made = True
+
+
+def look(room: Room) -> None:
+    """Verify what is there of it while it waits, for its launch to go by."""
+    assert room.sandbox is not None  # noqa: S101 (for the type checker)
+    assert room.planned is not None  # noqa: S101
+    room.looked = verify.verify_room(
+        room.planned,
+        verify.Sealed(
+            init=room.sandbox.pid,
+            stem=room.sandbox.stem_pid,
+            sent=room.sent,
+            probes={},
+            notes=tuple(room.skipped),
+        ),
+    )
 
 
 def describe(daemon: Daemon, room: Room, caller: Caller) -> dict[str, object]:
@@ -554,6 +561,9 @@ class Again(Protocol):
 
     async def prepare(self, daemon: Daemon, room: Room) -> None:
         """Have a room that is ready go on; it is dissolved if this raises."""
+
+    def another(self) -> Self:
+        """The same, with descriptors of its own."""
 
     def close(self) -> None: ...
 
@@ -797,6 +807,8 @@ class Rooms:
         room = self._making = Room(id=new_id())
         if again is not None:
             room.serves = again.serves
+            # The next launch closes the other's, and may be over before this is made.
+            again = again.another()
         try:
             # A launch beside it comes first.
             descriptors.need(descriptors.CONNECTION + 2 * descriptors.LAUNCH)
@@ -819,6 +831,8 @@ class Rooms:
             raise
         finally:
             self._making = None
+            if again is not None:
+                again.close()
         if self._drop_if_mounted() or room.dissolved:
             self._not_made(room, made_from, "what it was made from is gone")
             return

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import tempfile
 import time
@@ -18,7 +19,8 @@ from support.daemons import ROOMS_AHEAD, Finished, Service
 from support.powers import need, sandboxes
 
 from isolauncher import expected, road, rooms, verify
-from isolauncher.errors import VerifyError
+from isolauncher.errors import StepError, VerifyError
+from isolauncher.request import Caller
 
 CAROL = 12347
 TELLS = """
@@ -286,3 +288,112 @@ def test_no_fresh_interpreter_is_expected(daemon: Service, script: str) -> None:
         daemon.at_rest()
     assert daemon.run("--policy", "told", "--tier", "exec", "--", script).status == 0
     assert room(daemon) == "ahead"
+
+
+def test_what_has_been_let_run_is_not_let_run_again(
+    daemon: Service, shown: Path
+) -> None:
+    """Its interpreter has gone, which shows when it is to begin."""
+    shell = shown / "shell"
+    shutil.copy("/bin/sh", shell)
+    script = daemon.script("shells", f"#!{shell}\necho hello\n")
+    os.chmod(script, 0o755)  # noqa: S103
+    for _ in range(2):
+        assert launch(daemon, script).out == b"hello\n"
+        daemon.at_rest()
+    shell.unlink()
+    since = len(daemon.log)
+    done = daemon.run("--policy", "told", "--", script)
+    assert done.status == 127, done
+    assert "interpreter" in done.errors
+    assert daemon.log[since:].count("launched") == 0
+    # And it is one launch less that is under way, not two: rooms are made again.
+    shutil.copy("/bin/sh", shell)
+    launch(daemon, script)
+    daemon.at_rest()
+    launch(daemon, script)
+    assert room(daemon) == "expected"
+
+
+def test_a_file_that_cannot_be_told_from_another_is_not_expected(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wanted = SimpleNamespace(
+        id=None,
+        bundle=None,
+        lease_key=None,
+        program_kind="file",
+        fds={"program": 0},
+        **dict.fromkeys(("argv", "tier", "umask", "cwd", "variables", "not_kept")),
+    )
+    assert expected.of(wanted) is not None  # type: ignore[arg-type]
+    monkeypatch.setattr(expected, "_file", lambda fd: None)
+    assert expected.of(wanted) is None  # type: ignore[arg-type]
+
+
+def test_a_room_is_made_from_descriptors_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The number of one that a launch meanwhile has closed may be another caller's."""
+    facts = rooms.Facts(
+        policy=SimpleNamespace(digest="", name=""),  # type: ignore[arg-type]
+        caller=Caller(uid=CAROL, gid=CAROL, pid=0, groups=()),
+        name="",
+        home="/",
+        own_home=False,
+        set_name="python",
+        lease_key=None,
+        machine=SimpleNamespace(),  # type: ignore[arg-type]
+    )
+    held: list[int] = []
+
+    async def made(*words: object, **more: object) -> None:
+        rooms_.launched(facts, asked())
+
+    async def seal(daemon: object, room: object, launch: expected.Again) -> None:
+        held.append(os.fstat(launch.program).st_ino)
+        raise StepError("that will do", step="test")
+
+    def asked() -> expected.Again:
+        program = os.open(tmp_path / "file", os.O_PATH | os.O_CREAT)
+        return expected.Again(
+            serves="the same",  # type: ignore[arg-type]
+            wanted=None,  # type: ignore[arg-type]
+            tier="fork",
+            skipped=(),
+            program=program,
+        )
+
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(rooms, "prepare", made)
+    monkeypatch.setattr(expected, "_seal", seal)
+    daemon = SimpleNamespace(
+        config=SimpleNamespace(
+            limits=SimpleNamespace(launch_ms=5000),
+            memory=SimpleNamespace(keep_free_mb=0),
+        ),
+        log=SimpleNamespace(event=lambda *words, **more: None),
+    )
+    rooms_ = rooms.Rooms(daemon, most=4, per_caller=2)  # type: ignore[arg-type]
+    monkeypatch.setattr(rooms_, "dissolve", lambda room: None)
+
+    class Checker:
+        async def watched(self, watch: object) -> None:
+            return None
+
+    real = rooms.Room
+
+    def with_checker(**fields: object) -> rooms.Room:
+        return real(**fields, checker=Checker())  # type: ignore[arg-type]
+
+    monkeypatch.setattr(rooms, "Room", with_checker)
+
+    async def make() -> None:
+        rooms_.launched(facts, first := asked())
+        await rooms_._make(facts, first)
+
+    before = len(os.listdir("/proc/self/fd"))
+    asyncio.run(make())
+    assert held == [(tmp_path / "file").stat().st_ino]
+    rooms_._mounts.close()
+    assert len(os.listdir("/proc/self/fd")) <= before

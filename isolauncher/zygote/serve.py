@@ -259,7 +259,10 @@ def _live(start: plan.Start, world: World, until: int) -> str:
         environment=environment,
         cwd=stem.enter(start.cwd),
     )
-    handover.run(told, world)
+    try:
+        handover.run(told, world)
+    except handover.Fresh as e:
+        return str(e)
     return warm.warm(told, world, until)
 
 
