@@ -282,7 +282,7 @@ def _rest(
                 visible=room.visible,
                 root=root,
                 policy=policy,
-                lodged=bool(room.living),
+                lodged=bool(room.frame.lodged),
             )
             brought = furnished.furniture
             variables |= furnished.variables

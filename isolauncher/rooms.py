@@ -67,7 +67,9 @@ TWICE = 2
 
 REMEMBERED = 16
 
-_FOR_GOOD = ("not-lodged", "warm-spoilt")
+TRIED = 3
+"""How often it is tried to prepare what cannot be: a display may refuse for once."""
+_IN_VAIN = ("not-lodged", "warm-spoilt")
 
 WORDS = 2
 """How many launches under the same policy are remembered word for word."""
@@ -640,7 +642,7 @@ class Rooms:
         self._watch = ways.Watch()
         self._short_until = 0.0
         self._in_vain: deque[object] = deque(maxlen=REMEMBERED)
-        """What no room could be prepared to serve, and none can another time."""
+        """What no room could be prepared to serve; as often as it was tried."""
 
     def as_data(self, of: Callable[[int], bool]) -> dict[str, int]:
         """How many are ready, are to be made for who launched lately, and end."""
@@ -690,7 +692,7 @@ class Rooms:
 
     def launched(self, made_from: Facts, again: Again | None) -> None:
         """Somebody has launched who may come again; ``again`` is ours from now on."""
-        if again is not None and again.serves in self._in_vain:
+        if again is not None and self._in_vain.count(again.serves) >= TRIED:
             again.close()
             again = None
         if not self._most:
@@ -822,7 +824,7 @@ class Rooms:
         except (IsolauncherError, OSError) as e:
             # No launch suffers: the next one is told what stands in the way.
             told = e.message if isinstance(e, IsolauncherError) else e.strerror
-            if isinstance(e, IsolauncherError) and e.code in _FOR_GOOD:
+            if isinstance(e, IsolauncherError) and e.code in _IN_VAIN:
                 self._in_vain.append(room.serves)
             self._not_made(room, made_from, told or "not ready in time")
             return
