@@ -275,7 +275,7 @@ async def _is_of_its_age(error: IsolauncherError, activity: Activity) -> bool:
     room = activity.room
     if error.code == "verify-difference" or activity.state != "starting":
         return False
-    if room.dissolved:
+    if room.dissolved or not room.ahead:
         return False
     return room.waiting is not None or await road.is_stale(room)
 

@@ -175,7 +175,7 @@ async def go(
         looked_at = replace(looked_at, sent={**looked_at.sent, **sent})
         await sandbox.dressed()
         clock.lap("apply")
-    if room.ahead and await is_stale(room):
+    if await is_stale(room):
         raise StepError(
             "what the room was made from has changed", step="launch", code="room-stale"
         )
@@ -208,8 +208,7 @@ async def go(
         record.append("go", state | {"tier": running.tier, "path": running.tier})
     if running.why:
         activity.skipped.append(plan.Skipped(what="tier fork", why=running.why))
-    # Not before: its end, too, takes time.
-    room.close_checker()
+    room.close_checker_later()
 
 
 def is_right(whole: plan.Plan, state: verify.Sealed) -> bool:
@@ -222,7 +221,7 @@ def is_right(whole: plan.Plan, state: verify.Sealed) -> bool:
 
 async def is_stale(room: rooms.Room) -> bool:
     """Whether what failed in a room that was prepared ahead may be the room's fault."""
-    if room.dissolved or room.checker is None:
+    if room.dissolved or room.checker is None or not room.ahead:
         return False
     try:
         return not await room.is_same()

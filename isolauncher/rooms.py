@@ -182,6 +182,11 @@ class Room:
             self.checker.close()
             self.checker = None
 
+    def close_checker_later(self) -> None:
+        """When what begins now has begun: an end, too, takes a processor's time."""
+        pause = OPENING_S if self.facts and self.facts.own_home else AFTER_S
+        asyncio.get_running_loop().call_later(pause, self.close_checker)
+
 
 _NO_UID = ("identity-quota", "identity-exhausted")
 
@@ -311,7 +316,7 @@ async def prepare(
         mounts.close()
         _close_opened(opened)
         if not ahead:
-            room.close_checker()
+            room.close_checker_later()
     return found_program
 
 
