@@ -8,6 +8,7 @@ launch, with its own words.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import select
@@ -23,6 +24,10 @@ from .errors import IsolauncherError, StepError, WireError, from_fields
 
 if TYPE_CHECKING:
     from .pool import Zygote
+
+
+BEGINS_S = 0.003
+"""How long a program that has had its "go" is left alone before it is heard."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,6 +184,8 @@ class Sandbox:
     async def go(self) -> Running:
         """Let it run, and hear what began."""
         tell(self._stem(), "go", {"verb": "go"})
+        # It says so at once; but to be woken by that may take the processor from it.
+        await asyncio.sleep(BEGINS_S)
         message = await self._heard()
         if message.fields.get("event") == "ready":
             message = await self._heard()  # that word and ours have crossed
