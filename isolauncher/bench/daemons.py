@@ -24,6 +24,8 @@ ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
 PYTHON = "/usr/bin/python3"
 REST_S = 0.03
 """What the kernel still does for those that have just ended is in nobody's time."""
+QUIET_S = 0.1
+"""How long a zygote that is at work still has spent nothing at most."""
 _LIMITS = DaemonLimits(activities=4000, connections=4000)
 
 
@@ -82,6 +84,8 @@ def own(above: Path, name: str, ahead: int = RoomsAhead().ahead) -> Iterator[Own
     child = forks.fork(lambda: _be_daemon(set_up, log, parent), forks.complain)
     try:
         _wait_for(child, set_up.socket, log)
+        if ahead:
+            _wait_until_prepared(set_up.socket, log)
         yield Own(socket=set_up.socket, pid=child)
     finally:
         try:
@@ -181,6 +185,31 @@ def _wait_for(child: int, path: str, log: Path) -> None:
                 )
     finally:
         os.close(pidfd)
+
+
+def _wait_until_prepared(path: str, log: Path) -> None:
+    """Until it has a zygote of each set that policies name, and none is at work.
+
+    They prepare for what they fork, for seconds, on a processor that a launch wants.
+    """
+    deadline = time.monotonic() + PATIENCE_S
+    before: list[str] | None = None
+    while before is None or before != _spent(path):
+        if time.monotonic() > deadline:
+            raise DaemonError("its zygotes do not come to rest", code="bench-timeout")
+        if "sets-ready" in log.read_text(errors="replace"):
+            before = _spent(path)
+        time.sleep(QUIET_S)
+
+
+def _spent(path: str) -> list[str]:
+    """The processor time of each zygote (proc(5), schedstat)."""
+    zygotes = ask_stats(path)["zygotes"]
+    assert isinstance(zygotes, dict)  # noqa: S101 (for the type checker)
+    return [
+        Path(f"/proc/{found['pid']}/schedstat").read_text().split()[0]
+        for found in zygotes.values()
+    ]
 
 
 def _listens(path: str) -> bool:
