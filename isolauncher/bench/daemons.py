@@ -25,7 +25,7 @@ PYTHON = "/usr/bin/python3"
 REST_S = 0.03
 """What the kernel still does for those that have just ended is in nobody's time."""
 QUIET_S = 0.1
-"""How long a zygote that is at work still has spent nothing at most."""
+"""A zygote that has spent no processor time for so long is not at work."""
 _LIMITS = DaemonLimits(activities=4000, connections=4000)
 
 
@@ -85,7 +85,7 @@ def own(above: Path, name: str, ahead: int = RoomsAhead().ahead) -> Iterator[Own
     try:
         _wait_for(child, set_up.socket, log)
         if ahead:
-            _wait_until_prepared(set_up.socket, log)
+            _wait_until_prepared(child)
         yield Own(socket=set_up.socket, pid=child)
     finally:
         try:
@@ -187,29 +187,28 @@ def _wait_for(child: int, path: str, log: Path) -> None:
         os.close(pidfd)
 
 
-def _wait_until_prepared(path: str, log: Path) -> None:
-    """Until it has a zygote of each set that policies name, and none is at work.
+def _wait_until_prepared(child: int) -> None:
+    """Until none of its zygotes is at work.
 
-    They prepare for what they fork, for seconds, on a processor that a launch wants.
+    They import and prepare for what they fork, for seconds, one after the other, on a
+    processor that a launch wants.
     """
     deadline = time.monotonic() + PATIENCE_S
-    before: list[str] | None = None
-    while before is None or before != _spent(path):
+    before: list[str] = []
+    while before != (spent := _spent(child)):
         if time.monotonic() > deadline:
             raise DaemonError("its zygotes do not come to rest", code="bench-timeout")
-        if "sets-ready" in log.read_text(errors="replace"):
-            before = _spent(path)
+        before = spent
         time.sleep(QUIET_S)
 
 
-def _spent(path: str) -> list[str]:
-    """The processor time of each zygote (proc(5), schedstat)."""
-    zygotes = ask_stats(path)["zygotes"]
-    assert isinstance(zygotes, dict)  # noqa: S101 (for the type checker)
-    return [
-        Path(f"/proc/{found['pid']}/schedstat").read_text().split()[0]
-        for found in zygotes.values()
-    ]
+def _spent(child: int) -> list[str]:
+    """The processor time of each of its children (proc(5), schedstat)."""
+    spent = []
+    for pid in Path(f"/proc/{child}/task/{child}/children").read_text().split():
+        with suppress(FileNotFoundError, ProcessLookupError):
+            spent.append(Path(f"/proc/{pid}/schedstat").read_text().split()[0])
+    return spent
 
 
 def _listens(path: str) -> bool:
