@@ -27,6 +27,7 @@ from .kernel import (
     RESOLVE_NO_MAGICLINKS,
     RESOLVE_NO_SYMLINKS,
     Kernel,
+    fork,
 )
 
 _MS_NOSUID_NODEV_NOEXEC = 0x2 | 0x4 | 0x8
@@ -448,7 +449,7 @@ def user_namespace(kernel: Kernel, uid_map: bytes, gid_map: bytes) -> int:
     """
     ready_read, ready_write = os.pipe2(os.O_CLOEXEC)
     done_read, done_write = os.pipe2(os.O_CLOEXEC)
-    child = os.fork()
+    child = fork()
     if child == 0:
         try:
             os.close(done_write)

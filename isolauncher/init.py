@@ -33,7 +33,7 @@ from typing import NoReturn, TypeVar
 from . import plan, wire
 from .apply import Context, apply
 from .errors import IsolauncherError, StepError
-from .kernel import Kernel, Recorder, title, trim
+from .kernel import Kernel, Recorder, fork, forked, title, trim
 
 FAILED = 125
 
@@ -253,9 +253,12 @@ def main(
         c = Context(kernel=kernel, descriptors={}, keep=keep)
         for step in plan.FIRST:
             apply(step, c)
-        c.stem = os.fork()
+        c.stem = fork()
         if c.stem == 0:
             # From here on the stem: the caller goes on with it (see zygote/stem.py).
+            # What other modules want done in a forked child is its alone: init runs
+            # none of them.
+            forked()
             mine.close()
             channel.close()
             return Stem(kernel=kernel, baton=theirs, channel=of_stem, ahead=ahead)

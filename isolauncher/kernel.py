@@ -915,6 +915,29 @@ def title(text: str) -> None:
         linux.set_argument_area((os.fsencode(text),), ())
 
 
+_python = ctypes.PyDLL(None, use_errno=True)
+_fork = _python.fork
+_before_fork = _python.PyOS_BeforeFork
+_after_fork = _python.PyOS_AfterFork_Child
+
+
+def fork() -> int:
+    """fork(2) in a process of one thread, without what is registered for a fork.
+
+    What the interpreter and its modules do in each child of theirs (os.fork,
+    os.register_at_fork) writes to a hundred pages, which are then copied: locks are
+    made anew that only another thread could hold, generators are seeded. A child that
+    may need any of it calls `forked`.
+    """
+    return _check(_fork(), "fork")
+
+
+def forked() -> None:
+    """In a child of `fork`: what os.fork would have done before and after, now."""
+    _before_fork()
+    _after_fork()
+
+
 def trim() -> None:
     """Give back the pages that malloc(3) has free, where the C library can do that."""
     give_back = getattr(_libc, "malloc_trim", None)

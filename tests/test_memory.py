@@ -21,6 +21,8 @@ from support.spoiling import ALICE, launch
 from isolauncher import host, memory
 
 HELD_MB = 24
+INIT_KB = 2300
+"""Of its own; most of it is the interpreter's, which counts references in its pages."""
 HOLDS = f"""
 import os
 held = bytearray({HELD_MB} << 20)
@@ -67,6 +69,26 @@ def test_stats_tell_what_an_activity_has_with_all_its_processes(
         assert name not in told(daemon, ALICE + 1)
     finally:
         run.close()
+
+
+def test_an_init_has_little_of_its_own(daemon: Service) -> None:
+    program = daemon.script("waits.py", "print('up', flush=True)\ninput()\n")
+    run = launch(daemon, program, uid=ALICE, stdin=True)
+    try:
+        run.started()
+        assert run.first_line() == b"up\n"
+        init = _parent(int(str(run.words[-1]["pid"])))
+        # The last of it goes when the program runs already.
+        assert until(
+            lambda: memory.rollup(init)["Private_Dirty"] < INIT_KB
+        ), memory.rollup(init)
+    finally:
+        run.close()
+
+
+def _parent(pid: int) -> int:
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    return int(stat.rpartition(")")[2].split()[1])
 
 
 def test_a_launch_that_the_machine_has_no_memory_for_is_refused_in_words() -> None:

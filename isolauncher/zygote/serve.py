@@ -213,7 +213,7 @@ def _serve(
             # Its own descriptors are those that are too many just now.
             state.prove_fit((*expected, *fds))
             linux.unshare(kernel.CLONE_NEWPID)
-            pid = os.fork()
+            pid = kernel.fork()
         except (IsolauncherError, OSError) as e:
             # Still ours: an unshare that failed changed nothing, one that succeeded
             # is taken back below before anything else is forked.
