@@ -22,7 +22,9 @@ import resource
 import signal
 import socket
 import stat
+import struct
 import time
+from array import array
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, cast
@@ -233,71 +235,34 @@ class Kernel(Protocol):
     def loopback_up(self) -> None: ...
 
 
-class _LandlockAttr(ctypes.Structure):
-    _fields_ = (
-        ("handled_access_fs", ctypes.c_uint64),
-        ("handled_access_net", ctypes.c_uint64),
-        ("scoped", ctypes.c_uint64),
-    )
-
-
-class _PathBeneath(ctypes.Structure):
-    _pack_ = 1
-    _fields_ = (("allowed_access", ctypes.c_uint64), ("parent_fd", ctypes.c_int32))
-
-
-class _MountAttr(ctypes.Structure):
-    _fields_ = (
-        ("attr_set", ctypes.c_uint64),
-        ("attr_clr", ctypes.c_uint64),
-        ("propagation", ctypes.c_uint64),
-        ("userns_fd", ctypes.c_uint64),
-    )
-
-
-class _OpenHow(ctypes.Structure):
-    _fields_ = (
-        ("flags", ctypes.c_uint64),
-        ("mode", ctypes.c_uint64),
-        ("resolve", ctypes.c_uint64),
-    )
+# What the kernel reads is bytes of these forms, and not a ctypes.Structure, which has a
+# dozen objects, each on a page that a forked child would have to copy.
+_LANDLOCK_ATTR = struct.Struct("=QQQ")
+"""struct landlock_ruleset_attr: handled_access_fs, handled_access_net, scoped"""
+_PATH_BENEATH = struct.Struct("=Qi")
+"""struct landlock_path_beneath_attr: allowed_access, parent_fd (packed)"""
+_MOUNT_ATTR = struct.Struct("=QQQQ")
+"""struct mount_attr: attr_set, attr_clr, propagation, userns_fd"""
+_OPEN_HOW = struct.Struct("=QQQ")
+"""struct open_how: flags, mode, resolve"""
+_SOCK_FPROG = struct.Struct("@HP")
+"""struct sock_fprog: len, filter"""
+_MM_MAP = struct.Struct("=12QII")
+"""struct prctl_mm_map (linux/prctl.h): start_code, end_code, start_data, end_data,
+start_brk, brk, start_stack, arg_start, arg_end, env_start, env_end, auxv, auxv_size,
+exe_fd"""
 
 
 class OpenPath:
     """openat2(2) of a path, O_PATH, as often as wanted; all is made beforehand."""
 
     def __init__(self, path: str, resolve: int) -> None:
-        self._how = _OpenHow(flags=os.O_PATH | os.O_CLOEXEC, resolve=resolve)
-        self._arguments = (
-            ctypes.c_long(_number("openat2")),
-            ctypes.c_int(AT_FDCWD),
-            os.fsencode(path),
-            ctypes.byref(self._how),
-            ctypes.c_size_t(ctypes.sizeof(self._how)),
-        )
+        how = _OPEN_HOW.pack(os.O_PATH | os.O_CLOEXEC, 0, resolve)
+        place = os.fsencode(path)
+        self._arguments = (_number("openat2"), AT_FDCWD, place, how, len(how), 0, 0)
 
     def open(self) -> int:
-        return _check(_libc.syscall(*self._arguments), "openat2")
-
-
-class _SockFprog(ctypes.Structure):
-    _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.c_void_p))
-
-
-class _MmMap(ctypes.Structure):
-    """struct prctl_mm_map (linux/prctl.h)."""
-
-    _fields_ = (
-        *(
-            (name, ctypes.c_uint64)
-            for name in (
-                "start_code end_code start_data end_data start_brk brk start_stack "
-                "arg_start arg_end env_start env_end auxv"
-            ).split()
-        ),
-        ("auxv_size", ctypes.c_uint32),
-        ("exe_fd", ctypes.c_uint32),
-    )
+        return _check(_libc_syscall(*self._arguments), "openat2")
 
 
 def _number(name: str) -> int:
@@ -317,8 +282,40 @@ def _number(name: str) -> int:
 _MACHINE: str | None = os.uname().machine
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_libc.syscall.restype = ctypes.c_long
-_libc.sbrk.restype = ctypes.c_void_p
+_int, _pointer = ctypes.c_int, ctypes.c_void_p
+
+
+def _function(name: str, *arguments: type, result: type = _int) -> Callable[..., int]:
+    """One of the C library's, which takes Python's own numbers and bytes.
+
+    Looked up here and not at the first call: in a forked child each step of that would
+    copy a page, and so would each number wrapped by hand.
+    """
+    found = _libc[name]
+    found.argtypes = arguments
+    found.restype = result
+    return found
+
+
+# A number is an address to a c_void_p, so that each argument may be either; the kernel
+# takes of it what it wants, 32 bits or all (sign extended, as AT_FDCWD is).
+_libc_syscall = _function(
+    "syscall", ctypes.c_long, *(_pointer,) * 6, result=ctypes.c_long
+)
+_unshare = _function("unshare", _int)
+_setns = _function("setns", _int, _int)
+_mount = _function("mount", *(ctypes.c_char_p,) * 3, ctypes.c_ulong, ctypes.c_char_p)
+_umount2 = _function("umount2", ctypes.c_char_p, _int)
+_prctl = _function("prctl", _int, *(_pointer,) * 4)
+_capset = _function("capset", _pointer, _pointer)
+_sigprocmask = _function("sigprocmask", _int, _pointer, _pointer)
+_sbrk = _function("sbrk", ctypes.c_long, result=_pointer)
+_fstatfs = _function("fstatfs", _int, _pointer)
+_inotify_init1 = _function("inotify_init1", _int)
+_inotify_add_watch = _function(
+    "inotify_add_watch", _int, ctypes.c_char_p, ctypes.c_uint32
+)
+_inotify_rm_watch = _function("inotify_rm_watch", _int, _int)
 
 
 def _check(result: int, what: str) -> int:
@@ -328,19 +325,27 @@ def _check(result: int, what: str) -> int:
     return result
 
 
-def _syscall(name: str, *arguments: object) -> int:
-    return _check(_libc.syscall(ctypes.c_long(_number(name)), *arguments), name)
+def _syscall(
+    name: str,
+    first: int | bytes | None = 0,
+    second: int | bytes | None = 0,
+    third: int | bytes | None = 0,
+    fourth: int | bytes | None = 0,
+    fifth: int | bytes | None = 0,
+) -> int:
+    number = _number(name)
+    return _check(_libc_syscall(number, first, second, third, fourth, fifth, 0), name)
 
 
 # struct __user_cap_header_struct of version 3, and two of __user_cap_data_struct
-# (linux/capability.h); made once, since to make a type costs more than the call, and
-# so does to look the function up.
-_capset = _libc.capset
+# (linux/capability.h); the kernel may write to the first.
 _OF_CALLER = (ctypes.c_uint32 * 2)(0x20080522, 0)
-_NO_CAPABILITIES = (ctypes.c_uint32 * 6)()
-
-_long = ctypes.c_long
-_ulong = ctypes.c_ulong
+_NO_CAPABILITIES = bytes(24)
+_DEFAULT_ACTION = bytes(32)
+"""The kernel's struct sigaction: SIG_DFL, no flags, empty mask."""
+_NO_SIGNALS = bytes(128)
+_SIG_SETMASK = 2
+_UNTOUCHABLE = (int(signal.SIGKILL), int(signal.SIGSTOP))
 
 
 class Linux:
@@ -353,7 +358,7 @@ class Linux:
         # A new anonymous keyring: the session's keys of whoever started us stay there
         # (keyctl(2)). ENOSYS: a kernel without keys has none to leak.
         try:
-            _syscall("keyctl", _long(KEYCTL_JOIN_SESSION_KEYRING), None)
+            _syscall("keyctl", KEYCTL_JOIN_SESSION_KEYRING)
         except OSError as e:
             if e.errno != errno.ENOSYS:
                 raise
@@ -393,14 +398,14 @@ class Linux:
             os.close(fd)
 
     def unshare(self, flags: int) -> None:
-        _check(_libc.unshare(ctypes.c_int(flags)), "unshare")
+        _check(_unshare(flags), "unshare")
 
     def namespace(self, name: str) -> str:
         """Which one of a kind this process is in (namespaces(7))."""
         return os.readlink(f"/proc/self/ns/{name}")
 
     def setns(self, fd: int, kind: int) -> None:
-        _check(_libc.setns(ctypes.c_int(fd), ctypes.c_int(kind)), "setns")
+        _check(_setns(fd, kind), "setns")
 
     def join_namespaces(self, pid: int, flags: int) -> None:
         """Those of a process, its root becoming ours with its mounts (setns(2))."""
@@ -423,11 +428,11 @@ class Linux:
         )
 
     def mount(self, source: str, target: str, kind: str, flags: int, data: str) -> None:
-        result = _libc.mount(
+        result = _mount(
             source.encode() or None,
             os.fsencode(target),
             kind.encode() or None,
-            _ulong(flags),
+            flags,
             data.encode() or None,
         )
         _check(result, f"mount {target}")
@@ -435,31 +440,13 @@ class Linux:
     def detached_mount(
         self, kind: str, options: Mapping[str, str], attributes: int
     ) -> int:
-        context = _syscall("fsopen", kind.encode(), ctypes.c_uint(FSOPEN_CLOEXEC))
+        context = _syscall("fsopen", kind.encode(), FSOPEN_CLOEXEC)
         try:
             for key, value in options.items():
-                _syscall(
-                    "fsconfig",
-                    ctypes.c_int(context),
-                    ctypes.c_uint(FSCONFIG_SET_STRING),
-                    key.encode(),
-                    value.encode(),
-                    ctypes.c_int(0),
-                )
-            _syscall(
-                "fsconfig",
-                ctypes.c_int(context),
-                ctypes.c_uint(FSCONFIG_CMD_CREATE),
-                None,
-                None,
-                ctypes.c_int(0),
-            )
-            return _syscall(
-                "fsmount",
-                ctypes.c_int(context),
-                ctypes.c_uint(FSMOUNT_CLOEXEC),
-                ctypes.c_uint(attributes),
-            )
+                word, text = key.encode(), value.encode()
+                _syscall("fsconfig", context, FSCONFIG_SET_STRING, word, text)
+            _syscall("fsconfig", context, FSCONFIG_CMD_CREATE)
+            return _syscall("fsmount", context, FSMOUNT_CLOEXEC, attributes)
         finally:
             os.close(context)
 
@@ -467,58 +454,41 @@ class Linux:
         flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH
         if recursive:
             flags |= AT_RECURSIVE
-        return _syscall("open_tree", ctypes.c_int(fd), b"", ctypes.c_uint(flags))
+        return _syscall("open_tree", fd, b"", flags)
 
     def mount_setattr(
         self, fd: int, *, set_: int, recursive: bool, userns: int = -1
     ) -> None:
         # A clone is a peer of what it was cloned from, where that is shared (as systemd
         # makes "/"): what is mounted there later would show in the sandbox.
-        attr = _MountAttr(attr_set=set_, propagation=MS_PRIVATE)
-        if userns >= 0:
-            attr.attr_set |= MOUNT_ATTR_IDMAP
-            attr.userns_fd = userns
-        flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
-        _syscall(
-            "mount_setattr",
-            ctypes.c_int(fd),
-            b"",
-            ctypes.c_uint(flags),
-            ctypes.byref(attr),
-            ctypes.c_size_t(ctypes.sizeof(attr)),
+        mapped = userns >= 0
+        attr = _MOUNT_ATTR.pack(
+            set_ | MOUNT_ATTR_IDMAP if mapped else set_,
+            0,
+            MS_PRIVATE,
+            userns if mapped else 0,
         )
+        flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
+        _syscall("mount_setattr", fd, b"", flags, attr, len(attr))
 
     def move_mount(self, fd: int, target: int) -> None:
         flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
-        _syscall(
-            "move_mount",
-            ctypes.c_int(fd),
-            b"",
-            ctypes.c_int(target),
-            b"",
-            ctypes.c_uint(flags),
-        )
+        _syscall("move_mount", fd, b"", target, b"", flags)
 
     def unmount(self, path: str) -> None:
         flags = MNT_DETACH | UMOUNT_NOFOLLOW
-        _check(_libc.umount2(os.fsencode(path), ctypes.c_int(flags)), "umount2")
+        _check(_umount2(os.fsencode(path), flags), "umount2")
 
     def openat2(self, dirfd: int, path: str, flags: int, resolve: int) -> int:
-        how = _OpenHow(flags=flags | os.O_CLOEXEC, resolve=resolve)
-        return _syscall(
-            "openat2",
-            ctypes.c_int(dirfd),
-            os.fsencode(path),
-            ctypes.byref(how),
-            ctypes.c_size_t(ctypes.sizeof(how)),
-        )
+        how = _OPEN_HOW.pack(flags | os.O_CLOEXEC, 0, resolve)
+        return _syscall("openat2", dirfd, os.fsencode(path), how, len(how))
 
     def pivot_root(self, new: int) -> None:
         # pivot_root(".", ".") stacks the old root on the new one, so that no directory
         # for it is needed; detaching "." then takes the old one away (pivot_root(2)).
         os.fchdir(new)
         _syscall("pivot_root", b".", b".")
-        _check(_libc.umount2(b".", ctypes.c_int(MNT_DETACH)), "umount old root")
+        _check(_umount2(b".", MNT_DETACH), "umount old root")
         os.chdir("/")
 
     def sethostname(self, name: str) -> None:
@@ -535,16 +505,12 @@ class Linux:
         os.dup2(fd, target, inheritable=True)
 
     def reset_signals(self) -> None:
-        # The kernel's struct sigaction, all zero: SIG_DFL, no flags, empty mask. Below
-        # the C library, which keeps 32 and 33 for itself and refuses to touch them,
-        # though whoever started us may have had them ignored.
-        default = ctypes.create_string_buffer(32)
+        # Below the C library, which keeps 32 and 33 for itself and refuses to touch
+        # them, though whoever started us may have had them ignored.
         for number in range(1, 65):
-            if number not in (signal.SIGKILL, signal.SIGSTOP):
-                _syscall("rt_sigaction", ctypes.c_int(number), default, None, _ulong(8))
-        empty = ctypes.create_string_buffer(128)
-        result = _libc.sigprocmask(ctypes.c_int(2), empty, None)  # SIG_SETMASK
-        _check(result, "sigprocmask")
+            if number not in _UNTOUCHABLE:
+                _syscall("rt_sigaction", number, _DEFAULT_ACTION, None, 8)
+        _check(_sigprocmask(_SIG_SETMASK, _NO_SIGNALS, None), "sigprocmask")
 
     def umask(self, mask: int) -> None:
         os.umask(mask)
@@ -577,9 +543,7 @@ class Linux:
                 if capability <= prctl.CAP_LAST_CAP:
                     prctl.capbset_drop(capability)
                 else:
-                    result = _libc.prctl(
-                        ctypes.c_int(PR_CAPBSET_DROP), _ulong(capability)
-                    )
+                    result = _prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
                     _check(result, "prctl PR_CAPBSET_DROP")
             except OSError as e:
                 if e.errno == errno.EINVAL and capability > 0:
@@ -590,7 +554,7 @@ class Linux:
         # python-prctl refuses the two bits about ambient capabilities (Linux 4.3):
         # its own first, then all by number. Locked ones may be set again as they are.
         prctl.set_securebits(SECUREBITS & 0b111111)
-        result = _libc.prctl(ctypes.c_int(PR_SET_SECUREBITS), _ulong(SECUREBITS))
+        result = _prctl(PR_SET_SECUREBITS, SECUREBITS, 0, 0, 0)
         _check(result, "prctl PR_SET_SECUREBITS")
 
     def securebits(self) -> int:
@@ -623,37 +587,25 @@ class Linux:
         """
         arguments = b"".join(a + b"\0" for a in argv)
         variables = b"".join(e + b"\0" for e in environ)
-        area = ctypes.c_char_p(arguments + variables)
+        area = array("B", arguments + variables + b"\0")
         _AREAS.append(area)  # lives as long as the process: the kernel reads it
-        start = ctypes.cast(area, ctypes.c_void_p).value or 0
-        values = _MmMap(
-            **_layout(),
-            brk=_libc.sbrk(ctypes.c_long(0)),
-            arg_start=start,
-            arg_end=start + len(arguments),
-            env_start=start + len(arguments),
-            env_end=start + len(arguments) + len(variables),
-            auxv=0,
-            auxv_size=0,
-            exe_fd=0xFFFFFFFF,
+        start, _ = area.buffer_info()
+        middle = start + len(arguments)
+        values = _MM_MAP.pack(
+            *_layout()[:5],
+            _sbrk(0),
+            _layout()[5],
+            *(start, middle, middle, middle + len(variables)),
+            *(0, 0, 0xFFFFFFFF),
         )
-        result = _libc.prctl(
-            ctypes.c_int(PR_SET_MM),
-            _ulong(PR_SET_MM_MAP),
-            ctypes.byref(values),
-            _ulong(ctypes.sizeof(values)),
-            _ulong(0),
-        )
+        result = _prctl(PR_SET_MM, PR_SET_MM_MAP, values, len(values), 0)
         _check(result, "prctl PR_SET_MM_MAP")
 
     def landlock_abi(self) -> int:
         """0 where the kernel has no Landlock or was booted without it."""
         try:
             return _syscall(
-                "landlock_create_ruleset",
-                None,
-                ctypes.c_size_t(0),
-                ctypes.c_uint(LANDLOCK_CREATE_RULESET_VERSION),
+                "landlock_create_ruleset", None, 0, LANDLOCK_CREATE_RULESET_VERSION
             )
         except OSError as e:
             if e.errno in (errno.ENOSYS, errno.EOPNOTSUPP):
@@ -661,58 +613,34 @@ class Linux:
             raise
 
     def landlock_ruleset(self, files: int, net: int, scopes: int) -> int:
-        attr = _LandlockAttr(
-            handled_access_fs=files, handled_access_net=net, scoped=scopes
-        )
+        attr = _LANDLOCK_ATTR.pack(files, net, scopes)
         # An older kernel takes a shorter structure; a longer one only if the rest is 0.
         size = 24 if scopes else 16 if net else 8
-        return _syscall(
-            "landlock_create_ruleset",
-            ctypes.byref(attr),
-            ctypes.c_size_t(size),
-            ctypes.c_uint(0),
-        )
+        return _syscall("landlock_create_ruleset", attr, size, 0)
 
     def landlock_allow(self, ruleset: int, fd: int, rights: int) -> None:
-        rule = _PathBeneath(allowed_access=rights, parent_fd=fd)
-        _syscall(
-            "landlock_add_rule",
-            ctypes.c_int(ruleset),
-            ctypes.c_int(LANDLOCK_RULE_PATH_BENEATH),
-            ctypes.byref(rule),
-            ctypes.c_uint(0),
-        )
+        rule = _PATH_BENEATH.pack(rights, fd)
+        _syscall("landlock_add_rule", ruleset, LANDLOCK_RULE_PATH_BENEATH, rule, 0)
 
     def landlock_restrict(self, ruleset: int) -> None:
-        _syscall("landlock_restrict_self", ctypes.c_int(ruleset), ctypes.c_uint(0))
+        _syscall("landlock_restrict_self", ruleset, 0)
 
     def close_except(self, keep: frozenset[int]) -> None:
         first = 0
         for fd in [*sorted(keep), 1 << 32]:
             if fd > first:
-                _syscall(
-                    "close_range",
-                    ctypes.c_uint(first),
-                    ctypes.c_uint(min(fd - 1, 0xFFFFFFFF)),
-                    ctypes.c_uint(0),
-                )
+                _syscall("close_range", first, min(fd - 1, 0xFFFFFFFF), 0)
             first = fd + 1
 
     def seccomp(self, program: bytes) -> None:
-        # The bytes where they are: for a buffer of our own ctypes would make a type.
-        instructions = ctypes.cast(ctypes.c_char_p(program), ctypes.c_void_p)
-        fprog = _SockFprog(len(program) // 8, instructions)
-        _syscall(
-            "seccomp",
-            ctypes.c_uint(SECCOMP_SET_MODE_FILTER),
-            ctypes.c_uint(0),
-            ctypes.byref(fprog),
-        )
+        instructions = array("B", program)
+        start, length = instructions.buffer_info()
+        fprog = _SOCK_FPROG.pack(length // 8, start)
+        _syscall("seccomp", SECCOMP_SET_MODE_FILTER, 0, fprog)
 
     def probe(self, number: int, arguments: tuple[int, ...]) -> ProbeAnswer:
-        result = _libc.syscall(
-            ctypes.c_long(number), *(ctypes.c_ulong(a) for a in arguments)
-        )
+        given = (*arguments, *(0,) * (6 - len(arguments)))
+        result = _libc_syscall(number, *given)
         return ProbeAnswer(errno=ctypes.get_errno() if result < 0 else 0)
 
     def loopback_up(self) -> None:
@@ -734,19 +662,18 @@ _AREAS: list[object] = []
 
 
 @functools.cache
-def _layout() -> Mapping[str, int]:
-    """Where the program lies in memory: of all children, too, until they exec."""
+def _layout() -> tuple[int, int, int, int, int, int]:
+    """Where the program lies in memory: of all children, too, until they exec.
+
+    As `_MM_MAP` has it, from start_code to start_brk, and start_stack.
+    """
     with open("/proc/self/stat", "rb") as f:
         stat = f.read().rpartition(b")")[2].split()
     # proc(5) counts from 1 and we cut off two fields: startcode 26 is index 23.
-    return {
-        "start_code": int(stat[23]),
-        "end_code": int(stat[24]),
-        "start_stack": int(stat[25]),
-        "start_data": int(stat[42]),
-        "end_data": int(stat[43]),
-        "start_brk": int(stat[44]),
-    }
+    code, end_code, stack, data, end_data, brk = (
+        int(stat[n]) for n in (23, 24, 25, 42, 43, 44)
+    )
+    return code, end_code, data, end_data, brk, stack
 
 
 # Inotify, for the daemon's watches (inotify(7)).
@@ -756,28 +683,23 @@ IN_NONBLOCK = os.O_NONBLOCK
 
 def rename(directory: int, one: str, other: str, *, exchange: bool = False) -> None:
     """Rename within a directory, never over another file; or exchange the two."""
-    number = ctypes.c_int(directory)
-    flags = ctypes.c_uint(RENAME_EXCHANGE if exchange else RENAME_NOREPLACE)
+    flags = RENAME_EXCHANGE if exchange else RENAME_NOREPLACE
     names = os.fsencode(one), os.fsencode(other)
-    _syscall("renameat2", number, names[0], number, names[1], flags)
+    _syscall("renameat2", directory, names[0], directory, names[1], flags)
 
 
 def inotify_init() -> int:
     """A non-blocking, close-on-exec inotify descriptor."""
-    flags = ctypes.c_int(IN_CLOEXEC | IN_NONBLOCK)
-    return _check(_libc.inotify_init1(flags), "inotify_init1")
+    return _check(_inotify_init1(IN_CLOEXEC | IN_NONBLOCK), "inotify_init1")
 
 
 def inotify_add_watch(fd: int, path: str, mask: int) -> int:
-    result = _libc.inotify_add_watch(
-        ctypes.c_int(fd), os.fsencode(path), ctypes.c_uint32(mask)
-    )
+    result = _inotify_add_watch(fd, os.fsencode(path), mask)
     return _check(result, f"inotify_add_watch {path}")
 
 
 def inotify_rm_watch(fd: int, number: int) -> None:
-    result = _libc.inotify_rm_watch(ctypes.c_int(fd), ctypes.c_int(number))
-    _check(result, "inotify_rm_watch")
+    _check(_inotify_rm_watch(fd, number), "inotify_rm_watch")
 
 
 @contextlib.contextmanager
@@ -799,10 +721,9 @@ def nobody(number: int) -> Iterator[None]:
         prctl.cap_effective.setuid = True
         # glibc's own would change every thread, and abort the process where one has
         # no capability: what was imported may have started one, and is to be told of.
-        root = (ctypes.c_uint(0),) * 3
-        _syscall("setresuid", *root)
+        _syscall("setresuid", 0, 0, 0)
         prctl.set_keepcaps(0)
-        _syscall("setresgid", *root)
+        _syscall("setresgid", 0, 0, 0)
 
 
 def is_tty(fd: int) -> bool:
@@ -833,7 +754,7 @@ TMPFS_MAGIC = 0x01021994
 def file_system(fd: int) -> int:
     """The magic number of its kind (statfs(2)); nobody's server is asked for it."""
     room = (ctypes.c_long * 32)()  # struct statfs: 120 bytes, f_type first
-    _check(_libc.fstatfs(ctypes.c_int(fd), room), "fstatfs")
+    _check(_fstatfs(fd, room), "fstatfs")
     return int(room[0]) & 0xFFFFFFFF
 
 
@@ -911,8 +832,10 @@ def title(text: str) -> None:
     """What ps shows of this process; cosmetic, so a kernel that refuses is let be."""
     linux = Linux()
     linux.set_name("isolauncher")
-    with contextlib.suppress(OSError):
+    try:  # noqa: SIM105 - a context manager is five pages more
         linux.set_argument_area((os.fsencode(text),), ())
+    except OSError:
+        pass
 
 
 _python = ctypes.PyDLL(None, use_errno=True)
@@ -938,8 +861,10 @@ def forked() -> None:
     _after_fork()
 
 
+_give_back = getattr(_libc, "malloc_trim", None)
+
+
 def trim() -> None:
     """Give back the pages that malloc(3) has free, where the C library can do that."""
-    give_back = getattr(_libc, "malloc_trim", None)
-    if give_back is not None:
-        give_back(ctypes.c_size_t(0))
+    if _give_back is not None:
+        _give_back(0)
