@@ -80,6 +80,15 @@ def test_what_is_not_on_the_path_any_more_is_another(
     assert shelf.Ahead(KNOWN).has("json", FOUND)
 
 
+def test_lists_of_names_are_what_they_were_made_of() -> None:
+    names = [f"name{number}" for number in range(1000)]
+    of = {name: tuple(names[: number % 7 * 100]) for number, name in enumerate(names)}
+    lists = shelf._Lists(of)
+    assert all(lists[name] == list(those) for name, those in of.items())
+    with pytest.raises(KeyError):
+        lists["another"]
+
+
 def test_of_the_practice_nothing_is_left() -> None:
     pristine = Pristine.capture(tuple(sys.modules), tuple(sys.path), ())
     world = World(

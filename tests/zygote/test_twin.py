@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import os
+import sysconfig
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from isolauncher.zygote.handover import stdlib_caches
 from isolauncher.zygote.sets import PYTHON
 
 from . import twins
@@ -93,6 +95,55 @@ def test_a_zip_file_sees_what_a_cold_start_sees(tmp_path: Path) -> None:
 def test_sys_modules_is_a_cold_starts() -> None:
     cold, forked = (t.json()["sys.modules"] for t in twins.both(WITNESS))
     assert forked == cold
+
+
+ASKS_SYSCONFIG = """\
+import json, sys
+{first}
+import zoneinfo
+import sysconfig
+found = sysconfig.get_config_vars()
+print(json.dumps([*found.items()]), "_sysconfigdata" in str(sys.modules))
+print(sysconfig._init_posix.__module__, found is sysconfig._CONFIG_VARS)
+print(sysconfig.get_config_vars() is found, sorted(n for n in vars(sysconfig)))
+"""
+ANOTHER_BUILD = """
+import types
+name = f"_sysconfigdata_{sys.abiflags}_{sys.platform}_{sys.implementation._multiarch}"
+sys.modules[name] = types.ModuleType(name)
+sys.modules[name].build_time_vars = {"TZPATH": "/of/mine", "prefix": "/mine"}
+"""
+SYSCONFIG: dict[str, tuple[str, dict[str, str]]] = {
+    "plain": ("", {}),
+    "home": ("", {"HOME": "/var/tmp"}),
+    "base": ("", {"PYTHONUSERBASE": "/somewhere"}),
+    "asked before": ("import sysconfig; sysconfig.get_config_vars()['x'] = 'y'", {}),
+    "another build": (ANOTHER_BUILD, {}),
+    "another's name": ("", {"_PYTHON_SYSCONFIGDATA_NAME": "there_is_none"}),
+}
+
+
+@pytest.mark.parametrize("name", SYSCONFIG)
+def test_how_the_interpreter_was_built_is_told_as_to_a_cold_start(
+    name: str, tmp_path: Path
+) -> None:
+    """An import asks for it, and what is the same for all was made ready."""
+    first, more = SYSCONFIG[name]
+    script = tmp_path / "asks.py"
+    script.write_text(ASKS_SYSCONFIG.format(first=first))
+    environment = {**twins.ENVIRONMENT, **more}
+    cold, forked = twins.both(str(script), environment=environment)
+    assert (forked.status, forked.out) == (cold.status, cold.out)
+    assert (cold.status == 0) is (name != "another's name")
+
+
+def test_how_the_interpreter_was_built_is_not_copied_once_more() -> None:
+    stdlib_caches._build(sysconfig)
+    ((ready, _),) = stdlib_caches._built
+    stdlib_caches._paths_of_zones(None)
+    assert sysconfig.get_config_vars() is ready
+    assert len(ready) > 500
+    assert not stdlib_caches._built
 
 
 NOISY = """\

@@ -32,6 +32,7 @@ import os
 import sys
 import threading
 import warnings
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from importlib.machinery import (
@@ -289,6 +290,27 @@ def _another(name: str) -> str:
     return "".join([*name])
 
 
+class _Lists:
+    """A list of these names for each of them, as numbers in one piece of memory.
+
+    A tuple for each would count who refers to it, and whoever asks copy its page.
+    """
+
+    def __init__(self, of: Mapping[str, _Names]) -> None:
+        self._names = tuple(of)
+        self._number = {name: number for number, name in enumerate(of)}
+        self._numbers = array("H")
+        self._begins = array("L", [0])
+        for names in of.values():
+            self._numbers.extend(map(self._number.__getitem__, names))
+            self._begins.append(len(self._numbers))
+
+    def __getitem__(self, name: str) -> list[str]:
+        number, begins = self._number[name], self._begins
+        numbers = self._numbers[begins[number] : begins[number + 1]]
+        return list(map(self._names.__getitem__, numbers))
+
+
 class _Shelf:
     def __init__(
         self,
@@ -322,11 +344,9 @@ class _Shelf:
         self._suspected: (
             tuple[list[object], list[tuple[str, object, Set[str]]], Set[str]] | None
         ) = None
-        own = {name: name for name in self._all}
-        self._brings = {
-            name: tuple(own[one] for one in self._closure(name, world.needs))
-            for name in self._all
-        }
+        self._brings = _Lists(
+            {name: self._closure(name, world.needs) for name in self._all}
+        )
         self._bound = self._take_out() - world.own_children
         # Those of them that their packages have just now.
         self._there = set(self._bound)
@@ -385,7 +405,8 @@ class _Shelf:
             package, child = self._package(name)
             if package is None or globals_of(package).get(child) is not module:
                 continue
-            brings = self._brings.get(name.rpartition(".")[0], ())
+            parent = name.rpartition(".")[0]
+            brings = self._brings[parent] if parent in self._all else ()
             if name not in brings and _was_found(name, module):
                 bound.add(name)
         return frozenset(bound)
@@ -409,7 +430,8 @@ class _Shelf:
         False if it is not, or was there already.
         """
         with self._lock:
-            brings, modules, there = self._brings[name], self.modules, sys.modules
+            brings = self._brings[name]
+            modules, there = self.modules, sys.modules
             back = [n for n in brings if n in modules]
             if not self._is_as_left(brings, back):
                 others = self._others(brings)
@@ -437,7 +459,7 @@ class _Shelf:
                     renew(self._all[n])
             return True
 
-    def _is_as_left(self, brings: _Names, back: list[str]) -> bool:
+    def _is_as_left(self, brings: list[str], back: list[str]) -> bool:
         """Whether nothing speaks against it, as with most; in few steps.
 
         Of the names ``back`` is on the shelf, and the program has none of that; the
@@ -452,7 +474,7 @@ class _Shelf:
         now = map(there.get, gone, repeat(_MISSING))
         return all(map(is_, now, map(self._all.get, gone)))
 
-    def _others(self, brings: _Names) -> list[str]:
+    def _others(self, brings: list[str]) -> list[str]:
         """Those of which something else may be there, or come first."""
         suspects, modules = self._suspects(), self.modules
         return [
@@ -537,7 +559,8 @@ class _Shelf:
     def _give_way(self, names: Iterable[str]) -> None:
         """They, and who was made with them, are the program's own to import."""
         gone = set(names)
-        for name, brings in self._brings.items():
+        for name in self._all:
+            brings = self._brings[name]
             if name in self._lasting and name not in gone:
                 continue
             if name not in self.modules or gone.isdisjoint(brings):

@@ -34,6 +34,8 @@ def settle(world: World) -> World:
         module = sys.modules.get(name)
         if module is not None:
             renew(module)
+    if "zoneinfo._tzpath" in world.shelved:
+        _build(sys.modules["sysconfig"])
     if "importlib" not in world.pristine.modules:
         # Else `site` has imported it (a .pth file did), in a cold start too.
         _names_of_importlib()
@@ -294,7 +296,67 @@ def _know(logger: Any) -> None:
 
 def _paths_of_zones(module: Any) -> None:
     # Asked for by its import; it depends on the person's home.
-    sys.modules["sysconfig"].get_config_var("TZPATH")
+    sysconfig: Any = sys.modules["sysconfig"]
+    if sysconfig._CONFIG_VARS is None and _built and _WHICH_BUILD not in os.environ:
+        _take_built(sysconfig)
+    sysconfig.get_config_var("TZPATH")
+
+
+_Variables = dict[str, object]
+_built: list[tuple[_Variables, object]] = []
+"""What `sysconfig` would answer, for one who asks, and is given it; and the module's
+dictionary that most of it is from."""
+_WHICH_BUILD = "_PYTHON_SYSCONFIGDATA_NAME"
+_READ = ("MULTIARCH", "srcdir")
+"""What it reads of how the interpreter was built before it answers."""
+
+
+def _build(sysconfig: Any) -> None:
+    """Make its answer for all children, if it can be told from what it asks of each.
+
+    Most are a thousand variables of how the interpreter was built. Made in the child it
+    would be a copy of them, which counts each of their names and values once more.
+    """
+    _built.clear()
+    _sysconfig(sysconfig)
+    try:
+        whole = dict(sysconfig.get_config_vars())
+        _sysconfig(sysconfig)
+        source = sys.modules[sysconfig._get_sysconfigdata_name()].build_time_vars
+        _built.append((dict(whole), source))
+        if list(_take_built(sysconfig).items()) == list(whole.items()):
+            _built.append((whole, source))
+    except (AttributeError, KeyError):
+        # Another release, which does it in another way.
+        _built.clear()
+    _sysconfig(sysconfig)
+
+
+def _take_built(sysconfig: Any) -> _Variables:
+    """Have it answer what is ready, but for what it finds out in this process."""
+    (whole, source), real = _built.pop(), sysconfig._init_posix
+    others = []
+
+    def init(variables: _Variables) -> None:
+        # As the real one does.
+        built = __import__(sysconfig._get_sysconfigdata_name()).build_time_vars
+        if built is source:
+            asked = (*variables, *_READ)
+            variables.update({name: built[name] for name in asked if name in built})
+        else:
+            others.append(built)
+            real(variables)
+
+    sysconfig._init_posix = init
+    try:
+        found: _Variables = sysconfig.get_config_vars()
+    finally:
+        sysconfig._init_posix = real
+    if others:
+        return found
+    whole.update(found)
+    sysconfig._CONFIG_VARS = whole
+    return whole
 
 
 def _main_thread(module: Any) -> None:
