@@ -285,13 +285,14 @@ def accompany(
     started: Callable[[Mapping[str, object]], None],
     reconnect: Callable[[], socket.socket],
     tell: Callable[[str], None],
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> End:
     """Launch a bundle over ``sock`` and return how it ended. Closes ``sock``.
 
-    ``furnish`` is called with what the daemon grants, and once more with a directory
-    to work in if the first one will not do; ``started`` with its word that the
-    activity runs. No signal is passed on, so that any thread may do this: what
-    happens to it does not concern the activity.
+    ``meanwhile`` is called when the daemon has been asked, ``furnish`` with what it
+    grants, and once more with a directory to work in if the first one will not do;
+    ``started`` with its word that the activity runs. No signal is passed on, so that
+    any thread may do this: what happens to it does not concern the activity.
     """
     with _Nobody() as signals:
         talk = _Conversation(sock, signals, reconnect, tell, furnish, started)
@@ -302,6 +303,7 @@ def accompany(
                 if error.code != "wire-closed":
                     raise _explained(error, launch) from None
             launch.close()
+            meanwhile()
             return talk.until_the_end()
         finally:
             talk.hang_up()

@@ -60,20 +60,46 @@ def _all(directories: tuple[str, ...]) -> Iterator[tuple[str, str, str]]:
         for name in names:
             path = os.path.join(directory, name)
             try:
-                with open(os.path.join(path, INFO), "rb") as file:
-                    info = file.read(MAX_BYTES + 1)
-                bundle = parse(
-                    Found(
-                        path=path,
-                        installed_by="user",
-                        why="",
-                        info=info,
-                        permissions=None,
-                    )
-                )
+                bundle_id, version = _told(path)
             except (OSError, IsolauncherError):
                 continue  # said when it is launched by its path
-            yield path, bundle.bundle_id, bundle.version
+            yield path, bundle_id, version
+
+
+_Stamp = tuple[int, ...]
+_read: dict[str, tuple[_Stamp, tuple[str, str]]] = {}
+"""What was told by files that were these."""
+
+
+def _told(path: str) -> tuple[str, str]:
+    """(bundle id, version) of the bundle in ``path``, once for each state of its file.
+
+    A shell that is up for weeks asks at every click.
+    """
+    name = os.path.join(path, INFO)
+    stamp = _stamp(os.stat(name))
+    known = _read.get(path)
+    if known is not None and known[0] == stamp:
+        return known[1]
+    with open(name, "rb") as file:
+        stamp = _stamp(os.fstat(file.fileno()))
+        info = file.read(MAX_BYTES + 1)
+    bundle = parse(
+        Found(path=path, installed_by="user", why="", info=info, permissions=None)
+    )
+    told = bundle.bundle_id, bundle.version
+    if len(_read) >= _MOST:
+        _read.clear()
+    _read[path] = stamp, told
+    return told
+
+
+_MOST = 1024
+
+
+def _stamp(status: os.stat_result) -> _Stamp:
+    at = (status.st_mtime_ns, status.st_ctime_ns)
+    return status.st_dev, status.st_ino, status.st_size, *at
 
 
 def _comparable(version: str) -> tuple[int, ...]:

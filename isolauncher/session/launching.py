@@ -3,6 +3,10 @@
 
     Launch → daemon → granted → directories, mediator, display, settings → started
 
+What was granted to a bundle before will most often be granted again. So where it is
+known (`Grants`) the mediator is begun while the daemon looks; nothing of it goes there
+before the daemon has granted just that.
+
 Blocking, in any thread: the session's service has one for each activity, the command
 line only its own. Whatever is opened is opened with the person's rights.
 """
@@ -17,7 +21,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from .. import client, request, wire
-from ..errors import RequestError
+from ..errors import IsolauncherError, RequestError
 from . import installed, settings, xauth
 from .mediators import Mediated, Mediators
 from .running import Running, listed
@@ -44,6 +48,29 @@ class Asked:
     streams: Mapping[str, int] = field(default_factory=dict)
 
 
+class Grants:
+    """What the daemon granted to each bundle the last time, by the bundle's path."""
+
+    MOST = 64
+
+    def __init__(self) -> None:
+        self._last: dict[str, Mapping[str, object]] = {}
+        """The latest at the end."""
+
+    def likely(self, path: str, activity_id: str | None) -> Mapping[str, object] | None:
+        """What it will be for an activity of that id; None: nobody knows."""
+        last = self._last.get(path)
+        if last is None or activity_id is None:
+            return None
+        return {**last, "id": activity_id}
+
+    def keep(self, path: str, granted: Mapping[str, object]) -> None:
+        self._last.pop(path, None)
+        self._last[path] = granted
+        if len(self._last) > self.MOST:
+            self._last.pop(next(iter(self._last)), None)
+
+
 def running() -> list[Running]:
     """The person's own activities that were launched from bundles."""
     own = os.geteuid()
@@ -57,11 +84,13 @@ def launch(
     granted: Callable[[Mapping[str, object]], None],
     started: Callable[[Mapping[str, object]], None],
     tell: Callable[[str], None],
+    grants: Grants | None = None,
 ) -> client.End:
     """Launch, and wait for the end. Raises what kept it from being asked for.
 
     ``granted`` hears what the daemon grants and ``started`` that it runs, in this
-    thread.
+    thread. ``grants``: what it is likely to be, where no other activity can have this
+    one's id.
     """
     environment = dict(os.environ if asked.environment is None else asked.environment)
     path = asked.bundle
@@ -85,7 +114,14 @@ def launch(
             if fields["event"] == "copy":
                 return brought.work_in(*fds)
             granted(fields)
+            if grants is not None:
+                grants.keep(path, fields)
             return brought.furnish(fields)
+
+        def meanwhile() -> None:
+            likely = grants and grants.likely(path, asked.activity_id)
+            if likely:
+                brought.begin(likely)
 
         def begun(fields: Mapping[str, object]) -> None:
             brought.forget()
@@ -94,6 +130,7 @@ def launch(
         return client.accompany(
             client.connect(),
             prepared,
+            meanwhile=meanwhile,
             furnish=furnish,
             started=begun,
             reconnect=lambda: client.connect(wait=False),
@@ -122,14 +159,37 @@ class _Brought:
         self._mediators = mediators
         self._mediated: Mediated | None = None
         self._granted: Mapping[str, object] = {}
+        self._files: dict[str, bytes] | None = None
+
+    def begin(self, likely: Mapping[str, object]) -> None:
+        """Make what would be granted; the daemon has not said yet what is."""
+        with suppress(IsolauncherError):  # said when it is granted
+            self._begin(likely)
+            self._settings()
 
     def furnish(self, granted: Mapping[str, object]) -> client.Furniture:
         """Everything that ``granted`` has a place for and that is there."""
+        if self._mediated is not None and granted != self._granted:
+            self._mediated.undo()
+            self._mediated = None
+        mediated = self._mediated or self._begin(granted)
+        return self._all(mediated.made)
+
+    def _begin(self, granted: Mapping[str, object]) -> Mediated:
         self._granted = granted
         self._mediated = self._mediators.begin(
             granted, environment=self._environment, object_id=self._object_id
         )
-        return self._all(self._mediated.made)
+        return self._mediated
+
+    def _settings(self) -> dict[str, bytes]:
+        """Found out while others are at work."""
+        if self._files is None:
+            self._files = settings.of_person(
+                self._environment.get("HOME", "/"),
+                self._environment.get("SUGAR_PROFILE") or "default",
+            )
+        return self._files
 
     def work_in(self, scratch: int) -> client.Furniture:
         """The same once more, with directories in ``scratch`` for the person's own."""
@@ -145,12 +205,9 @@ class _Brought:
         fds: dict[str, int] = {}
         try:
             if "display" in places:
-                # Found out while the mediator is at work.
+                # While the mediator is at work.
                 display, cookie = self._display(fds)
-                files = settings.of_person(
-                    self._environment.get("HOME", "/"),
-                    self._environment.get("SUGAR_PROFILE") or "default",
-                )
+                files = self._settings()
             fds |= made()
         except BaseException:
             wire.close_all(fds.values())

@@ -34,7 +34,7 @@ from typing import Any
 from gi.repository import Gio, GLib
 
 from .. import client, kernel, request, wire
-from ..errors import HostError, IsolauncherError, RequestError
+from ..errors import HostError, IsolauncherError, RequestError, WireError
 from . import chooser, copying, files, journal, presence, proxy, relay
 
 SCAN_MS = 1000
@@ -82,14 +82,18 @@ def serve(wanted: Wanted, channel: socket.socket) -> None:
     try:
         made = Mediator(wanted, channel)
     except IsolauncherError as error:
-        wire.send(channel, {"event": "refused", **error.as_fields()})
+        _refuse(channel, error)
         return
     except OSError as error:
         text = f"the activity's directories cannot be made: {error}"
-        failed = HostError(text, code="session-directories", step="furnish")
-        wire.send(channel, {"event": "refused", **failed.as_fields()})
+        _refuse(channel, HostError(text, code="session-directories", step="furnish"))
         return
     made.run()
+
+
+def _refuse(channel: socket.socket, error: IsolauncherError) -> None:
+    with suppress(WireError):  # the launch has failed already, for another reason
+        wire.send(channel, {"event": "refused", **error.as_fields()})
 
 
 def rehearse() -> None:

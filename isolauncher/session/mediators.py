@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 
 from .. import spares, wire
-from ..errors import DaemonError, WireError, from_fields
+from ..errors import DaemonError, IsolauncherError, WireError, from_fields
 from . import mediator
 
 MAX_FDS = 8
@@ -46,6 +46,14 @@ class Mediated:
         """Have it work in the directory ``scratch``; all descriptors anew."""
         wire.send(self.channel, {"event": "copy"}, [scratch])
         return self.made()
+
+    def undo(self) -> None:
+        """It ends, and what it has made goes, before another makes the same."""
+        with suppress(IsolauncherError):  # at its end at the latest
+            wire.close_all(self.made().values())
+            while True:
+                wire.recv(self.channel).close()
+        self.channel.close()
 
     def forget(self) -> None:
         """Nothing more is wanted of it: the activity runs, or the launch has failed."""

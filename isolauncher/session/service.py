@@ -207,6 +207,7 @@ class Manager(Exported):
         super().__init__(connection, PATH)
         self.mediators = mediators
         self.activities: dict[str, Activity] = {}
+        self.grants = launching.Grants()
         self.heard = False
         """What ran before this process, from the daemon."""
 
@@ -232,6 +233,7 @@ class Manager(Exported):
             wire.close_all(fds.values())
             failed(Refused(error))
             return
+        likely = self._grants_for(asked.activity_id)
         answered = False
 
         def started(activity: Activity, fields: Mapping[str, object]) -> None:
@@ -264,7 +266,12 @@ class Manager(Exported):
 
             try:
                 end = launching.launch(
-                    asked, self.mediators, granted=granted, started=begun, tell=_tell
+                    asked,
+                    self.mediators,
+                    granted=granted,
+                    started=begun,
+                    tell=_tell,
+                    grants=likely,
                 )
             except IsolauncherError as error:
                 end = client.End(error.exit_status, None, error)
@@ -279,6 +286,11 @@ class Manager(Exported):
             _later(ended, made, end)
 
         threading.Thread(target=work, daemon=True).start()
+
+    def _grants_for(self, activity_id: str | None) -> launching.Grants | None:
+        """None where something may run under that id: what is its own stays."""
+        known = self.heard and activity_id not in self.activities
+        return self.grants if known else None
 
     @dbus.service.method(MANAGER, out_signature="ao")
     def List(self) -> list[Any]:

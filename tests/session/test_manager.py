@@ -9,7 +9,7 @@ import pytest
 from support.glib import GLib  # noqa: F401 (before anybody else imports it)
 
 from isolauncher.client import End
-from isolauncher.session import service
+from isolauncher.session import launching, service
 
 
 class Activity(service.Activity):
@@ -36,6 +36,7 @@ class Activity(service.Activity):
 class Manager(service.Manager):
     def __init__(self) -> None:
         self.activities = {}
+        self.grants = launching.Grants()
         self.heard = True
 
     def InterfacesAdded(self, *about: Any) -> None:
@@ -74,3 +75,13 @@ def test_one_that_is_heard_of_twice_is_one() -> None:
     manager._add(again, {"pid": 1})
     manager._remove(again, End(0))
     assert manager.activities == {"a1": one}
+
+
+def test_nothing_is_begun_for_an_id_that_may_be_anothers() -> None:
+    manager = Manager()
+    assert manager._grants_for("a1") is manager.grants
+    manager._add(Activity(manager, []), {"pid": 1})
+    assert manager._grants_for("a1") is None
+    assert manager._grants_for("a2") is manager.grants
+    manager.heard = False
+    assert manager._grants_for("a2") is None
