@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from . import furniture, plan, records, rooms
+from . import furniture, opener, plan, records, rooms
 from .bundle import Bundle
 from .policy.model import Policy
 from .request import Caller, Furnish, ProgramKind, TierName
@@ -24,7 +24,8 @@ class Wanted:
     asked for; ``fresh`` why these variables need a fresh interpreter, if they do.
     ``path`` is the program's inside, where it is known already. ``fds`` are the
     caller's descriptors by name. ``bundle`` and what came for it are of a Sugar bundle
-    only, and so is the home that is made for it.
+    only, and so is the home that is made for it; ``looking`` is the caller's opener
+    that looks at what came, and nothing is made of it before that has `checked`.
     """
 
     policy: Policy
@@ -44,6 +45,7 @@ class Wanted:
     asked: Furnish | None = None
     at: furniture.Place | None = None
     scratch: bool = False
+    looking: opener.Opener | None = None
     fresh: str = ""
 
 

@@ -18,6 +18,7 @@ import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, NoReturn
 
 from . import inifile
@@ -118,6 +119,7 @@ class Command:
 # Reading --------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=16)
 def parse(found: Found) -> Bundle:
     """BundleError, with file and line, at the first thing that is not as it must be."""
     info = _Info(found)

@@ -10,10 +10,12 @@ governs both the sandbox and the caller's own processes around it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from . import bundle, furniture, plan, rooms
+from . import bundle, furniture, kernel, plan, rooms
+from .errors import IsolauncherError
 from .launch import Wanted, not_kept
 from .opener import Opener
 from .policy import choose, environment, wishes
@@ -46,6 +48,8 @@ class Consulted:
     """What a caller may furnish: a bundle under the policy that governs it.
 
     ``policy`` is lowered by what the bundle asks for, ``answers`` say by what.
+    ``variables`` is its environment without what is furnished, ``dropped`` what was
+    not kept of the caller's, with the reason; ``words`` are its command's.
     """
 
     asked: Launch
@@ -56,6 +60,9 @@ class Consulted:
     answers: tuple[wishes.Answer, ...]
     at: furniture.Place
     activity_id: str
+    variables: Mapping[str, str]
+    dropped: tuple[tuple[str, str], ...]
+    words: tuple[str, ...]
 
     def granted(self) -> dict[str, object]:
         """For the caller, whose own processes keep to it."""
@@ -88,15 +95,83 @@ async def look(
 ) -> Consulted:
     """Read the bundle with its caller's rights, and choose its policy.
 
-    ``looking`` is an opener of the caller's. Raises the error that tells what is
-    wrong with the bundle or the policies.
+    ``looking`` is an opener of the caller's, which looks for the bundle's program when
+    this returns. Raises the error that tells what is wrong with the bundle or the
+    policies.
     """
-    read = bundle.parse(await looking.open_bundle(fds["bundle"]))
+    await looking.ask_bundle(fds["bundle"])
+    key = _key(caller, fds["bundle"])
+    likely = daemon.bundles.find(key)
+    consulted: Consulted | None = None
+    if likely is not None:
+        # While the opener is at work.
+        with suppress(IsolauncherError):  # said of what it finds
+            consulted = _considered(daemon, asked, fds, caller, likely, looking)
+    found = await looking.found_bundle()
+    if consulted is None or found != likely:
+        if consulted is not None:
+            with suppress(IsolauncherError):
+                await looking.found_program()
+        consulted = _considered(daemon, asked, fds, caller, found, looking)
+        daemon.bundles.keep(key, found)
+    return consulted
+
+
+_Key = tuple[int, int, int] | None
+
+
+def _key(caller: Caller, directory: int) -> _Key:
+    """Who asks for which directory; None where even that is not to be asked."""
+    if kernel.may_be_served(directory):
+        return None
+    return caller.uid, *rooms.file_of(directory)
+
+
+class Bundles:
+    """What an opener of a caller's has found in a directory the last time.
+
+    It will be so again, most likely: all that depends on it is worked out while
+    another one looks.
+    """
+
+    MOST = 32
+
+    def __init__(self) -> None:
+        self._found: dict[_Key, bundle.Found] = {}
+        """The latest at the end."""
+
+    def find(self, key: _Key) -> bundle.Found | None:
+        return self._found.get(key)
+
+    def keep(self, key: _Key, found: bundle.Found) -> None:
+        if key is None:
+            return
+        self._found.pop(key, None)
+        self._found[key] = found
+        if len(self._found) > self.MOST:
+            del self._found[next(iter(self._found))]
+
+
+def _considered(
+    daemon: Daemon,
+    asked: Launch,
+    fds: Mapping[str, int],
+    caller: Caller,
+    found: bundle.Found,
+    looking: Opener,
+) -> Consulted:
+    """What follows from it; ``looking`` is asked for the program of its command."""
+    read = bundle.parse(found)
     choice = choose.for_bundle(
         daemon.store, read.bundle_id, system=read.installed_by == "system"
     )
     policy, answers = wishes.answer(choice.policy, read.wishes, read.permissions)
     inner = rooms.inner_uid(policy, caller, daemon.config.uids.first)
+    at = furniture.place(read, policy, asked.environment, inner)
+    kept, dropped = environment.build(policy, asked.environment, {})
+    variables = _variables(read, policy, kept, asked, at)
+    words = bundle.words(read, variables)
+    looking.ask_program(fds["bundle"], words[0], variables["PATH"])
     return Consulted(
         asked=asked,
         fds=fds,
@@ -104,9 +179,33 @@ async def look(
         policy=policy,
         why=choice.why,
         answers=answers,
-        at=furniture.place(read, policy, asked.environment, inner),
+        at=at,
         activity_id=bundle.new_activity_id(asked.id),
+        variables=variables,
+        dropped=tuple(dropped),
+        words=words,
     )
+
+
+def _variables(
+    read: bundle.Bundle,
+    policy: Policy,
+    kept: Mapping[str, str],
+    asked: Launch,
+    at: furniture.Place,
+) -> dict[str, str]:
+    variables = bundle.environment(
+        read,
+        kept,
+        activity_root=at.root,
+        user_activities=bundle.user_activities(asked.environment, at.home),
+    )
+    if policy.view.data:
+        for name, place in FOUND_BEFORE.items():
+            variables.setdefault(name, f"{at.root}/data/{place}")
+    if "sound" not in policy.devices:
+        variables = {**UNHEARD, **variables}
+    return variables
 
 
 _GIVEN = frozenset(
@@ -125,45 +224,34 @@ async def complete(
     brought: Mapping[str, int],
     looking: Opener,
 ) -> Wanted:
-    """All that is to be launched; RequestError for what the policy has no place for."""
+    """All that is to be launched; RequestError for what the policy has no place for.
+
+    Whether the caller may do with it what is to be done ``looking`` has been asked.
+    """
     c = consulted
     furniture.refuse_ungranted(furnish, c.policy)
     fds = {**c.fds, **brought}
     kinds = furniture.wanted(fds)
-    await looking.check(kinds, [fds[name] for name, _ in kinds])
-    kept, dropped = environment.build(c.policy, c.asked.environment, {})
-    variables = bundle.environment(
-        c.bundle,
-        kept,
-        activity_root=c.at.root,
-        user_activities=bundle.user_activities(c.asked.environment, c.at.home),
-    )
-    if c.policy.view.data:
-        for name, place in FOUND_BEFORE.items():
-            variables.setdefault(name, f"{c.at.root}/data/{place}")
-    if "sound" not in c.policy.devices:
-        variables = {**UNHEARD, **variables}
-    words = bundle.words(c.bundle, variables)
-    in_bundle, _ = await looking.find_program(
-        c.fds["bundle"], words[0], variables["PATH"]
-    )
+    looking.ask_check(kinds, [fds[name] for name, _ in kinds])
+    in_bundle, _ = await looking.found_program()
     command = bundle.command(
         c.bundle,
-        words,
+        c.words,
         in_bundle=in_bundle,
         activity_id=c.activity_id,
         object_id=c.asked.object_id,
         uri=c.asked.uri,
         invited=c.asked.invited,
     )
+    inside = furniture.variables(furnish, fds, c.at, c.policy)
     lease_key = None
     if c.policy.identity.uid == "bundle":
         lease_key = f"{c.bundle.installed_by}:{c.bundle.bundle_id}"
     return Wanted(
         policy=c.policy,
-        variables=variables,
+        variables={**c.variables, **inside},
         not_kept=(
-            *not_kept({}, [d for d in dropped if d[0] not in _GIVEN]),
+            *not_kept({}, [d for d in c.dropped if d[0] not in _GIVEN]),
             *_not_granted(c.answers),
         ),
         program_kind=command.program_kind,

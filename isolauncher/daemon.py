@@ -161,6 +161,7 @@ class Daemon:
         self.activities: dict[str, Activity] = {}
         self.counts = Counts()
         self.before = Before()
+        self.bundles = consult.Bundles()
         self._machine: tuple[tuple[tuple[str, int], ...], plan.Machine] | None = None
         self.launches = Launches()
         self._connections: Counter[int] = Counter()
@@ -703,14 +704,13 @@ class Daemon:
                     os.close(scratch)
                 furnish, brought = await self._furnished(channel, received)
             wanted = await consult.complete(consulted, furnish, brought, looking)
-            fresh = launch.why_fresh(self, wanted.policy, wanted.variables)
-            return replace(wanted, scratch=made, fresh=fresh)
+            fresh = launch.why_fresh(self, wanted.policy, consulted.variables)
         except BaseException:
+            looking.close()
             if made:
                 self.scratch.remove(consulted.activity_id)
             raise
-        finally:
-            looking.close()
+        return replace(wanted, scratch=made, looking=looking, fresh=fresh)
 
     async def _furnished(
         self, channel: Channel, received: list[int]
@@ -744,6 +744,9 @@ class Daemon:
         launching = asyncio.create_task(
             launch.launch(self, wanted, caller, received_us)
         )
+        if wanted.looking is not None:
+            looking = wanted.looking
+            launching.add_done_callback(lambda _: looking.close_later())
         try:
             # A client that goes away while it waits ends the launch. It may say nothing
             # before "started"; what it says after that is a signal.

@@ -103,14 +103,6 @@ def _home(environment: Mapping[str, str], policy: Policy) -> str:
     return home
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Furnished:
-    """For the plan, and for the environment."""
-
-    furniture: plan.Furniture
-    variables: Mapping[str, str]
-
-
 def furnish(
     mounts: view.Mounts,
     *,
@@ -121,15 +113,15 @@ def furnish(
     caller: Caller,
     visible: plan.View,
     root: int,
-    policy: Policy,
+    variables: Mapping[str, str],
     lodged: bool = False,
-) -> Furnished:
+) -> plan.Furniture:
     """Make mounts of what came; ``root`` is a descriptor of the room's root.
 
-    ``lodged``: the room has what is of the session already (`of_session`). Every
-    descriptor has been looked at by an opener of the caller's (`wanted`).
+    ``variables`` has what `variables` says. ``lodged``: the room has what is of the
+    session already (`of_session`). Every descriptor has been looked at by an opener of
+    the caller's (`wanted`).
     """
-    inside = variables(asked, fds, at, policy)
     trees: list[plan.Tree] = []
     shown = _bundle(mounts, bundle.path, fds["bundle"], visible, root, caller)
     if shown is not None:
@@ -139,7 +131,7 @@ def furnish(
             trees.append(_own_directory(mounts, name, fds[name], at, caller))
     for name, variable in _BUSES.items():
         if name in fds:
-            path = inside[variable].removeprefix("unix:path=")
+            path = variables[variable].removeprefix("unix:path=")
             trees.append(_socket(mounts, name, fds[name], path))
     furniture = plan.Furniture(
         trees=tuple(sorted(trees, key=lambda tree: tree.path)),
@@ -147,7 +139,7 @@ def furnish(
     )
     if not lodged:
         session = of_session(
-            mounts, asked=asked, fds=fds, at=at, visible=visible, variables=inside
+            mounts, asked=asked, fds=fds, at=at, visible=visible, variables=variables
         )
         together = (*furniture.trees, *session.trees)
         furniture = replace(
@@ -155,7 +147,7 @@ def furnish(
             trees=tuple(sorted(together, key=lambda tree: tree.path)),
             files=tuple(f for f in session.files if not plan.below(f.path, together)),
         )
-    return Furnished(furniture=furniture, variables=inside)
+    return furniture
 
 
 _BUSES = {"bus": "DBUS_SESSION_BUS_ADDRESS", "accessibility": "AT_SPI_BUS_ADDRESS"}
@@ -315,7 +307,6 @@ def _socket(mounts: view.Mounts, name: str, fd: int, path: str) -> plan.Tree:
 __all__ = [
     "DIRECTORIES",
     "SETTINGS",
-    "Furnished",
     "Place",
     "furnish",
     "granted",

@@ -763,6 +763,12 @@ def is_local(fd: int) -> bool:
     return file_system(fd) in _LOCAL
 
 
+def may_be_served(fd: int) -> bool:
+    """Whether a program or another machine may have to answer for what lies there."""
+    kind = file_system(fd)
+    return kind not in _LOCAL or kind == OVERLAYFS_SUPER_MAGIC
+
+
 def proc_is_the_kernels() -> bool:
     """Whether /proc is a procfs, which nobody but the kernel answers for."""
     fd = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -14,6 +14,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from . import (
@@ -206,15 +207,13 @@ async def _take(
             room.sandbox.dress(road.streams(wanted))
             return
         room.look_again(wanted.fds.get("program"))
-        if wanted.bundle is None:
-            # What a bundle's variables are is known when it is furnished.
-            begun = plan.begin(
-                road.start(activity, wanted, "", wanted.variables),
-                wanted.umask,
-                rooms.compiled_filter(made_from.policy),
-            )
-            room.sandbox.begin_rest(activity.id, begun, road.streams(wanted))
-            room.begun = begun
+        begun = plan.begin(
+            road.start(activity, wanted, wanted.path),
+            wanted.umask,
+            rooms.compiled_filter(made_from.policy),
+        )
+        room.sandbox.begin_rest(activity.id, begun, road.streams(wanted))
+        room.begun = begun
     except StepError:
         # Its opener was the caller's to end; or all of it has ended.
         room.close_checker()
@@ -232,22 +231,33 @@ async def _room(
         return await _new_room(daemon, activity, made_from, program)
     if room.checker is None:
         return await _another(daemon, activity, made_from, program)
-    assert room.leased_as is not None  # noqa: S101
-    assert room.record is not None  # noqa: S101
-    try:
+    if room.waiting is not None:
         if room.leased_as != activity.id:
-            room.record.rename(activity.id)
-            daemon.ledger.pass_on(room.uid, room.leased_as, activity.id)
-            room.leased_as = activity.id
-        elif room.waiting is not None:
-            return None  # its record says what there is to give back; "go", the rest
-        _note_planned(daemon, activity)
-        if program is None or room.waiting is not None:
-            return None
+            _own(daemon, activity)
+        return None  # its record says what there is to give back; "go", the rest
+    if program is None:
+        return None  # and its record is written while others are at work
+    try:
+        _own(daemon, activity)
         return await room.checker.program()
     except StepError:
         # Its opener was the caller's to end.
         return await _another(daemon, activity, made_from, program)
+
+
+def _own(daemon: Daemon, activity: Activity) -> None:
+    """Record and lease of a room that was prepared ahead say whose it is from now on.
+
+    Before, they say that it waits, which is enough to give it back.
+    """
+    room = activity.room
+    assert room.leased_as is not None  # noqa: S101 (for the type checker)
+    assert room.record is not None  # noqa: S101
+    if room.leased_as != activity.id:
+        room.record.rename(activity.id)
+        daemon.ledger.pass_on(room.uid, room.leased_as, activity.id)
+        room.leased_as = activity.id
+    _note_planned(daemon, activity)
 
 
 async def _road(
@@ -259,7 +269,10 @@ async def _road(
 ) -> None:
     waiting = activity.room.waiting
     if waiting is None:
-        sealed = await road.seal(activity, daemon, wanted, program, clock)
+        room = activity.room
+        later = room.ahead and program is None
+        own = partial(_own, daemon, activity) if later else road.nothing
+        sealed = await road.seal(activity, daemon, wanted, program, clock, own)
         await road.go(activity, daemon, sealed, clock)
     else:
         activity.skipped = list(waiting.skipped)

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from . import furniture, plan, rooms, view
+from . import furniture, kernel, plan, rooms, view
 from .activity import Wanted
 from .errors import StepError, VerifyError
 from .zygote.handover import gtk
@@ -64,14 +64,16 @@ def of(wanted: Wanted) -> Session | None:
         return None
     if asked.display is None or wanted.policy.network == "host":
         return None  # in the host's network the display has another number each time
-    inside = furniture.variables(asked, wanted.fds, at, wanted.policy)
-    known = {**wanted.variables, **inside}
+    if kernel.may_be_served(wanted.fds["display"]):
+        return None  # and it is not asked: what it is was not looked at yet
     return Session(
         display=asked.display,
         socket=rooms.file_of(wanted.fds["display"]),
         cookie=asked.cookie,
         files=tuple(sorted(asked.files.items())),
-        variables=tuple(sorted((n, v) for n, v in known.items() if n not in gtk.LATER)),
+        variables=tuple(
+            sorted((n, v) for n, v in wanted.variables.items() if n not in gtk.LATER)
+        ),
         at=(at.home, at.runtime),
     )
 

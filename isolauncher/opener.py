@@ -46,6 +46,11 @@ PATIENCE_S = 5
 MAX_LINKS = 40
 MAX_OPENED = 200
 MAX_STUCK = 32
+CLOSE_S = 0.5
+"""How long an opener stays that a launch has no use for: what it launches goes first.
+
+Of a bundle, whose window takes longer, the next thing is begun later still.
+"""
 LEAVE_S = 1.0
 """How long an opener that is no longer needed may take to end before it is killed."""
 MAX_CHECKED = 8
@@ -55,7 +60,7 @@ SPARE_AFTER_S = 1.0
 """How long after one is taken another is forked: what it was taken for goes first."""
 
 Kind = Literal["own-directory", "readable-directory", "socket", "pipe"]
-"""What a descriptor must be to the caller who sent it; see `Opener.check`."""
+"""What a descriptor must be to the caller who sent it; see `Opener.ask_check`."""
 
 # pidfd → the caller's uid, of each child that did not answer and has not ended: a file
 # system of the caller's own (FUSE) can hold one beyond SIGKILL, as long as it likes.
@@ -211,6 +216,8 @@ class Opener:
         self._pidfd = -1
         self._owed = 0
         self._same: bool | None = None
+        self._checked: tuple[IsolauncherError, ...] | None = None
+        """What came of `ask_check`."""
 
     async def open(
         self,
@@ -283,17 +290,40 @@ class Opener:
             self._same = answer.fields.get("same") is True
         return self._same
 
-    async def check(self, wanted: tuple[tuple[str, Kind], ...], fds: list[int]) -> None:
-        """RequestError unless each of ``fds`` is of its kind to the caller."""
-        _read_answer(await self._ask({"wants": [], "check": wanted}, fds))
+    def ask_check(self, wanted: tuple[tuple[str, Kind], ...], fds: list[int]) -> None:
+        """Have it look whether each of ``fds`` is of its kind to the caller."""
+        self._put({"wants": [], "check": wanted}, fds)
+
+    async def checked(self) -> None:
+        """Its answer to `ask_check`, however often: RequestError unless each is."""
+        if self._checked is None:
+            try:
+                _read_answer(await self._heard())
+                self._checked = ()
+            except IsolauncherError as e:
+                self._checked = (e,)
+        for error in self._checked:
+            raise error
 
     async def open_bundle(self, bundle: int) -> Found:
         """Look into the bundle whose directory ``bundle`` is; it stays the asker's.
 
         Raises what `bundledir.look` does, and StepError as `open` does.
         """
-        bundledir.check_mount(bundle)
-        answer = await self._ask({"bundle": None}, [bundle])
+        await self.ask_bundle(bundle)
+        return await self.found_bundle()
+
+    async def ask_bundle(self, bundle: int) -> None:
+        """Have it do that."""
+        if kernel.may_be_served(bundle):
+            # Else the child says so, where it lies in another mount namespace.
+            bundledir.check_mount(bundle)
+        await self._begin()
+        self._put({"bundle": None}, [bundle])
+
+    async def found_bundle(self) -> Found:
+        """Its answer to `ask_bundle`."""
+        answer = await self._heard()
         try:
             fields = _told(answer, "bundle")
             info, *rest = (os.pread(fd, MAX_BYTES + 1, 0) for fd in answer.fds)
@@ -302,12 +332,13 @@ class Opener:
         finally:
             answer.close()
 
-    async def find_program(
-        self, bundle: int, word: str, search: str
-    ) -> tuple[bool, Literal["python", "executable"]]:
-        """`bundledir.find_program`, for the first word of the bundle's command."""
-        answer = await self._ask({"bundle": [word, search]}, [bundle])
-        fields = _told(answer, "found")
+    def ask_program(self, bundle: int, word: str, search: str) -> None:
+        """Have it do `bundledir.find_program`, for a bundle's command's first word."""
+        self._put({"bundle": [word, search]}, [bundle])
+
+    async def found_program(self) -> tuple[bool, Literal["python", "executable"]]:
+        """Its answer to `ask_program`."""
+        fields = _told(await self._heard(), "found")
         return fields["in_bundle"] is True, (
             "python" if fields["kind"] == "python" else "executable"
         )
@@ -318,6 +349,13 @@ class Opener:
         fds: list[int],
         meanwhile: Callable[[], None] = lambda: None,
     ) -> wire.Message:
+        await self._begin()
+        self._put(question, fds)
+        meanwhile()
+        return await self._heard()
+
+    async def _begin(self) -> None:
+        """Have a child, unless too many of the caller's own do not answer."""
         caller = self._caller
         stuck = sum(uid == caller.uid for uid in _stuck.values())
         if caller.uid != 0 and stuck >= MAX_STUCK:
@@ -330,9 +368,6 @@ class Opener:
             self._sock = self._service.ask(caller)
             hello = await _message(self._sock)
             (self._pidfd,) = hello.fds
-        self._put(question, fds)
-        meanwhile()
-        return await self._heard()
 
     def _put(self, question: Mapping[str, object], fds: list[int]) -> None:
         """Ask; each question has its answer, in order."""
@@ -351,6 +386,10 @@ class Opener:
         if not self._owed:
             del _stuck[self._pidfd]
         return message
+
+    def close_later(self) -> None:
+        """It has answered, and what comes now goes first."""
+        asyncio.get_running_loop().call_later(CLOSE_S, self.close)
 
     def close(self) -> None:
         """End the child, in its own time: it may hang beyond SIGKILL.
@@ -554,13 +593,13 @@ def _child(sock: socket.socket, *, rehearse: bool) -> NoReturn:
             ids = wire.recv(sock).fields
         except WireError:
             _leave()  # nobody needs it any more
-        kernel.title(f"{_TITLE}({ids['uid']})")
         become(Caller(**{**ids, "groups": tuple(ids["groups"]), "pid": 0}))  # type: ignore[arg-type]
         # The change of uid did that, unless fs.suid_dumpable says otherwise: nobody
         # with this uid may look into a copy of the daemon's memory, core dumps
         # included.
         _LINUX.set_dumpable(dumpable=False)
         answers = _Answers()
+        named = False
         while True:
             try:
                 message = wire.recv(sock, max_fds=MAX_CHECKED)
@@ -579,6 +618,10 @@ def _child(sock: socket.socket, *, rehearse: bool) -> NoReturn:
             wire.send(sock, answer, fds)
             wire.close_all(fds)
             signal.alarm(0)
+            if not named:
+                # Not before: somebody waits for the answer, and nobody for this.
+                kernel.title(f"{_TITLE}({ids['uid']})")
+                named = True
     finally:
         os._exit(0)
 

@@ -9,7 +9,7 @@ is the only place from which a program is let run.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,10 @@ STREAMS = ("stdin", "stdout", "stderr")
 def streams(wanted: Wanted) -> dict[str, int]:
     """The caller's, by name, in the order of their numbers."""
     return {name: wanted.fds[name] for name in STREAMS}
+
+
+def nothing() -> None:
+    """What there is to do meanwhile, mostly."""
 
 
 class Clock:
@@ -63,10 +67,12 @@ async def seal(
     wanted: Wanted,
     program: opener.Program | None,
     clock: Clock,
+    meanwhile: Callable[[], None] = nothing,
 ) -> Sealed:
     """Have the rest of the plan done in the activity's room, and verify it.
 
-    The stem is handing over by the time this returns.
+    ``meanwhile`` is called when init and the stem are at work. The stem is handing over
+    by the time this returns.
     """
     room = activity.room
     sandbox, record = room.sandbox, room.record
@@ -79,6 +85,8 @@ async def seal(
         if _needs_its_root(wanted, room.visible):
             await rooms.made(room)
         # Else they find it there when they are through with the room.
+        if wanted.looking is not None:
+            await wanted.looking.checked()
         rest = _rest(activity, daemon, wanted, program, mounts)
         for_stem = {name: mounts.fds[name] for name in rest.named_by_stem()}
         for_init = {**mounts.fds, "record": record.fd}
@@ -92,6 +100,7 @@ async def seal(
         sent = {n: rooms.file_of(fd) for n, fd in told.items()}
         clock.lap("plan")
         sandbox.tell_rest(rest, for_init, for_stem, room.begun)
+        meanwhile()
         await rooms.made(room)
     except StepError as e:
         if e.code != "sandbox-died":
@@ -255,7 +264,7 @@ def _rest(
     assert room.visible is not None  # noqa: S101
     assert room.facts is not None  # noqa: S101
     policy = room.facts.policy
-    path, variables = wanted.path, dict(wanted.variables)
+    path = wanted.path
     brought = plan.Furniture()
     root = room.sandbox.open_root() if room.made else -1
     try:
@@ -271,7 +280,7 @@ def _rest(
             )
             brought = plan.Furniture(trees=(shown,) if shown else ())
         elif wanted.bundle is not None and wanted.asked is not None and wanted.at:
-            furnished = furniture.furnish(
+            brought = furniture.furnish(
                 mounts,
                 bundle=wanted.bundle,
                 asked=wanted.asked,
@@ -280,11 +289,9 @@ def _rest(
                 caller=room.facts.caller,
                 visible=room.visible,
                 root=root,
-                policy=policy,
+                variables=wanted.variables,
                 lodged=bool(room.frame.lodged),
             )
-            brought = furnished.furniture
-            variables |= furnished.variables
     finally:
         if root >= 0:
             os.close(root)
@@ -293,20 +300,18 @@ def _rest(
         frame=room.frame,
         furniture=brought,
         filter_=rooms.compiled_filter(policy),
-        start=start(activity, wanted, path, variables),
+        start=start(activity, wanted, path),
         umask=wanted.umask,
         init_uid=room.facts.machine.init_uid,
     )
 
 
-def start(
-    activity: Activity, wanted: Wanted, path: str, variables: Mapping[str, str]
-) -> plan.Start:
+def start(activity: Activity, wanted: Wanted, path: str) -> plan.Start:
     return plan.Start(
         program_kind=wanted.program_kind,
         path=path,
         argv=wanted.argv,
-        environment=tuple(sorted(variables.items())),
+        environment=tuple(sorted(wanted.variables.items())),
         cwd=wanted.cwd,
         tier="exec" if activity.tier == "exec" else "fork",
         hostname=wanted.policy.hostname,

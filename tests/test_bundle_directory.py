@@ -17,7 +17,7 @@ import socket
 import stat
 import subprocess
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -555,10 +555,19 @@ def programs(system: Path) -> Path:
     return place
 
 
+async def _found(
+    one: opener.Opener, fd: int, word: str, search: str
+) -> tuple[bool, str]:
+    with suppress(BundleError):  # it is none, and has been looked at
+        await one.open_bundle(fd)
+    one.ask_program(fd, word, search)
+    return await one.found_program()
+
+
 def find(place: Path, word: str, search: str = "/usr/bin:/bin") -> tuple[bool, str]:
     fd = os.open(place, os.O_PATH)
     try:
-        return asked(fd, lambda one, fd: one.find_program(fd, word, search))
+        return asked(fd, lambda one, fd: _found(one, fd, word, search))
     finally:
         os.close(fd)
 

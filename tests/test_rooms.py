@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from support.daemons import ROOMS_AHEAD, Finished, Leftovers, Service, service
@@ -487,16 +488,7 @@ def test_a_path_that_has_appeared_is_not_the_same(tmp_path: Path) -> None:
 
 
 def test_a_room_that_cannot_be_renamed_is_given_no_program() -> None:
-    asked: list[int | None] = []
-
     class Given:
-        async def take(self, made_from: object, expected: None) -> rooms.Room:
-            given = {"checker": self, "record": self, "sandbox": self}
-            return rooms.Room(id="a", leased_as="a", ahead=True, **given)  # type: ignore[arg-type]
-
-        def open_again(self, program: int) -> None:
-            asked.append(program)
-
         async def program(self) -> Program:
             raise AssertionError
 
@@ -504,13 +496,44 @@ def test_a_room_that_cannot_be_renamed_is_given_no_program() -> None:
             raise IdentityError("no", code="identity-not-held")
 
     given = Given()
-    daemon = SimpleNamespace(rooms=given)
-    activity = activity_in(rooms.Room(id="one"))
-    wanted = SimpleNamespace(bundle="a bundle", fds={"program": 7})
-    asyncio.run(road._take(daemon, activity, None, wanted, None))  # type: ignore[arg-type]
+    one = {"checker": given, "record": given, "sandbox": given}
+    room = rooms.Room(id="a", leased_as="a", ahead=True, **one)  # type: ignore[arg-type]
+    activity = activity_in(room)
     with pytest.raises(IdentityError):
-        asyncio.run(road._room(daemon, activity, None, 7))  # type: ignore[arg-type]
-    assert asked == [7]
+        asyncio.run(road._room(SimpleNamespace(), activity, None, 7))  # type: ignore[arg-type]
+
+
+def test_whose_a_bundles_room_is_is_written_while_it_is_at_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And before it is let run; of a program, while its opener is."""
+    done: list[str] = []
+    names = ("rename", "pass_on", "append", "describe")
+    said = SimpleNamespace(
+        **{n: lambda *words, n=n, **more: done.append(n) for n in names}
+    )
+    daemon = SimpleNamespace(ledger=said, describe=said.describe)
+
+    async def seal(*words: Any) -> None:
+        done.append("told")
+        words[-1]()
+        done.append("sealed")
+
+    async def go(*words: object) -> None:
+        done.append("go")
+
+    monkeypatch.setattr(road.road, "seal", seal)
+    monkeypatch.setattr(road.road, "go", go)
+    room = rooms.Room(id="a", leased_as="a", ahead=True, record=said, checker=said)  # type: ignore[arg-type]
+    activity = activity_in(room)
+
+    async def launch() -> None:
+        program = await road._room(daemon, activity, None, None)  # type: ignore[arg-type]
+        await road._road(activity, daemon, None, program, None)  # type: ignore[arg-type]
+
+    asyncio.run(launch())
+    assert done == ["told", "rename", "pass_on", "describe", "append", "sealed", "go"]
+    assert room.leased_as == activity.id
 
 
 def test_what_was_begun_for_a_room_comes_to_its_end_however_often_it_is_cut_short(

@@ -78,7 +78,6 @@ class Wanted:
 
 def serve(wanted: Wanted, channel: socket.socket) -> None:
     """Make it all, tell ``channel``, and stay until the sandbox has ended."""
-    kernel.title(f"isolauncher: mediator({wanted.id})")
     try:
         made = Mediator(wanted, channel)
     except IsolauncherError as error:
@@ -88,6 +87,8 @@ def serve(wanted: Wanted, channel: socket.socket) -> None:
         text = f"the activity's directories cannot be made: {error}"
         _refuse(channel, HostError(text, code="session-directories", step="furnish"))
         return
+    # Not before: nobody waits for this.
+    kernel.title(f"isolauncher: mediator({wanted.id})")
     made.run()
 
 
