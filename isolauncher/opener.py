@@ -671,6 +671,9 @@ class _Answers:
                 strict=True,
             ):
                 _check(name, kind, fd)
+                if kind == "pipe":
+                    # Whoever waits for its end does not wait for ours.
+                    os.close(fd)
             return {"opened": told, "program": []}
         programs = [_fields(_program(fd), fds) for fd in message.fds]
         return {"opened": told, "program": programs, "same": same}

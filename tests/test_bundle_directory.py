@@ -608,3 +608,23 @@ def test_a_program_that_is_nowhere_is_not_found(programs: Path, word: str) -> No
 def test_sugar_s_own_starter_runs_in_the_zygote_s_interpreter() -> None:
     powers.need(None if CALCULATE.is_dir() else "Calculate is not installed")
     assert find(CALCULATE, "sugar-activity3") == (False, "python")
+
+
+def test_an_opener_keeps_no_pipe_that_it_has_looked_at(programs: Path) -> None:
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+
+    async def look(one: opener.Opener, fd: int) -> bytes:
+        with suppress(BundleError):  # it is none, and has been looked at
+            await one.open_bundle(fd)
+        one.ask_check((("hold", "pipe"),), [write])
+        await one.checked()
+        os.close(write)
+        return os.read(read, 1)  # BlockingIOError while anybody has it open
+
+    fd = os.open(programs, os.O_PATH)
+    try:
+        assert asked(fd, look) == b""
+    finally:
+        os.close(fd)
+        os.close(read)
