@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from . import bundle, furniture, kernel, plan, rooms
+from . import bundle, foreign, furniture, plan, rooms
 from .errors import IsolauncherError
 from .launch import Wanted, not_kept
 from .opener import Opener
@@ -122,7 +122,7 @@ _Key = tuple[int, int, int] | None
 
 def _key(caller: Caller, directory: int) -> _Key:
     """Who asks for which directory; None where even that is not to be asked."""
-    if kernel.may_be_served(directory):
+    if not foreign.answers_at_once(directory):
         return None
     return caller.uid, *rooms.file_of(directory)
 

@@ -119,6 +119,7 @@ class Daemon:
         # First, while there is no descriptor of anybody's that it could inherit.
         self.openers = opener.Service(opener.SPARES * config.rooms.spares)
         self.openers.start()
+        foreign.know_mounts()
         self.kernel: kernel.Kernel = linux or kernel.Linux()
         self.run_dir = Path(config.run_dir)
         self.state_dir = Path(config.state_dir)

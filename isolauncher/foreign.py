@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import socket
 import stat
 import threading
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import cache
 
 from . import kernel, wire
 
@@ -64,15 +66,71 @@ def served(fd: int) -> str | None:
     mounted in our own namespace will do; there FUSE refuses root at once, unless it
     is open to others than the person who serves it.
     """
-    kind = kernel.file_system(fd)
-    if kind not in (kernel.FUSE_SUPER_MAGIC, kernel.OVERLAYFS_SUPER_MAGIC):
+    if answers_at_once(fd):
         return None
     here = mount(fd)
     if here is None:
+        # What a person mounts in a user namespace answers at once to who is outside.
+        kind = kernel.file_system(fd)
+        if kind not in (kernel.FUSE_SUPER_MAGIC, kernel.OVERLAYFS_SUPER_MAGIC):
+            return None
         return "in another mount namespace, on a file system that may not answer"
     if "allow_other" in here[1] and is_a_persons(here):
         return "on a file system that a person's program serves"
     return None
+
+
+_Devices = frozenset[tuple[int, int]]
+
+
+def answers_at_once(fd: int) -> bool:
+    """Whether it is mounted in our own mount namespace, and no program serves it.
+
+    Or is the kernel's own, a pipe or a socket. No server is asked.
+    """
+    return kernel.device(fd) in know_mounts().devices()
+
+
+class _Table:
+    """Our namespace's mount table, read again when it has changed.
+
+    As long as it has not, the number of a device stays the same one's.
+    """
+
+    def __init__(self) -> None:
+        self._file = open("/proc/self/mountinfo", "rb")  # noqa: SIM115
+        self._poll = select.poll()
+        self._poll.register(self._file, select.POLLPRI)
+        self._known: _Devices | None = None
+        read, write = os.pipe2(os.O_CLOEXEC)
+        memory = os.memfd_create("isolauncher", os.MFD_CLOEXEC)
+        with socket.socket(socket.AF_UNIX) as sock:
+            numbers = (read, memory, sock.fileno())
+            self._kernels = frozenset(map(kernel.device, numbers))
+        wire.close_all((read, write, memory))
+
+    def devices(self) -> _Devices:
+        if self._known is None or self._poll.poll(0):
+            self._known = self._kernels | self._read()
+        return self._known
+
+    def _read(self) -> _Devices:
+        self._file.seek(0)
+        found: set[tuple[int, int]] = set()
+        asked: set[tuple[int, int]] = set()
+        for line in self._file:
+            words = line.split()
+            major, _, minor = words[2].partition(b":")
+            kind = line.partition(b" - ")[2].split(None, 1)[0]
+            served = kind.startswith((b"fuse", b"overlay"))
+            (asked if served else found).add((int(major), int(minor)))
+        return frozenset(found - asked)
+
+
+@cache
+def know_mounts() -> _Table:
+    """Open the mount table, for as long as this process lives."""
+    return _Table()
 
 
 def mount(fd: int) -> tuple[str, frozenset[str]] | None:

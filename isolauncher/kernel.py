@@ -37,11 +37,11 @@ import prctl
 _NUMBERS: Mapping[str, Mapping[str, int]] = {
     "x86_64": {
         **{"pivot_root": 155, "keyctl": 250, "seccomp": 317, "rt_sigaction": 13},
-        **{"setresuid": 117, "setresgid": 119, "renameat2": 316},
+        **{"setresuid": 117, "setresgid": 119, "renameat2": 316, "statx": 332},
     },
     "aarch64": {
         **{"pivot_root": 41, "keyctl": 219, "seccomp": 277, "rt_sigaction": 134},
-        **{"setresuid": 147, "setresgid": 149, "renameat2": 276},
+        **{"setresuid": 147, "setresgid": 149, "renameat2": 276, "statx": 291},
     },
 }
 _COMMON = {
@@ -71,6 +71,7 @@ AT_FDCWD = -100
 AT_EMPTY_PATH = 0x1000
 AT_RECURSIVE = 0x8000
 AT_SYMLINK_NOFOLLOW = 0x100
+AT_STATX_DONT_SYNC = 0x4000
 OPEN_TREE_CLONE = 1
 OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 MOVE_MOUNT_F_EMPTY_PATH = 0x04
@@ -751,8 +752,27 @@ PROC_SUPER_MAGIC = 0x9FA0
 TMPFS_MAGIC = 0x01021994
 
 
+def device(fd: int) -> tuple[int, int]:
+    """Major and minor number of its file system, for which no server is asked.
+
+    By statx(2), of nothing else and as the kernel knows it (AT_STATX_DONT_SYNC).
+    """
+    found = bytearray(256)
+    place = (ctypes.c_char * 256).from_buffer(found)
+    flags = AT_EMPTY_PATH | AT_STATX_DONT_SYNC
+    number = _number("statx")
+    where = ctypes.addressof(place)
+    _check(_libc_syscall(number, fd, b"", flags, 0, where, 0), "statx")
+    major, minor = struct.unpack_from("=II", found, 136)
+    return int(major), int(minor)
+
+
 def file_system(fd: int) -> int:
-    """The magic number of its kind (statfs(2)); nobody's server is asked for it."""
+    """The magic number of its kind (statfs(2)).
+
+    A person's file system that is open to others (FUSE, allow_other) has its server
+    asked, and may never answer: see `foreign.served`.
+    """
     room = (ctypes.c_long * 32)()  # struct statfs: 120 bytes, f_type first
     _check(_fstatfs(fd, room), "fstatfs")
     return int(room[0]) & 0xFFFFFFFF
@@ -761,12 +781,6 @@ def file_system(fd: int) -> int:
 def is_local(fd: int) -> bool:
     """Whether the file system is one that only this kernel's own disks answer for."""
     return file_system(fd) in _LOCAL
-
-
-def may_be_served(fd: int) -> bool:
-    """Whether a program or another machine may have to answer for what lies there."""
-    kind = file_system(fd)
-    return kind not in _LOCAL or kind == OVERLAYFS_SUPER_MAGIC
 
 
 def proc_is_the_kernels() -> bool:

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from . import furniture, kernel, plan, rooms, view
+from . import foreign, furniture, plan, rooms, view
 from .activity import Wanted
 from .errors import StepError, VerifyError
 from .zygote.handover import gtk
@@ -64,7 +64,7 @@ def of(wanted: Wanted) -> Session | None:
         return None
     if asked.display is None or wanted.policy.network == "host":
         return None  # in the host's network the display has another number each time
-    if kernel.may_be_served(wanted.fds["display"]):
+    if not foreign.answers_at_once(wanted.fds["display"]):
         return None  # and it is not asked: what it is was not looked at yet
     return Session(
         display=asked.display,

@@ -27,7 +27,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, NoReturn, TypeVar
 
-from . import bundledir, kernel, ways, wire
+from . import bundledir, foreign, kernel, ways, wire
 from .bundle import MAX_BYTES, Found
 from .channel import leave, readable
 from .errors import (
@@ -315,7 +315,7 @@ class Opener:
 
     async def ask_bundle(self, bundle: int) -> None:
         """Have it do that."""
-        if kernel.may_be_served(bundle):
+        if not foreign.answers_at_once(bundle):
             # Else the child says so, where it lies in another mount namespace.
             bundledir.check_mount(bundle)
         await self._begin()

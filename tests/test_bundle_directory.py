@@ -25,7 +25,7 @@ import pytest
 from support import powers
 from support.peers import ALICE, BOB
 
-from isolauncher import bundle, bundledir, channel, opener
+from isolauncher import bundle, bundledir, channel, foreign, opener
 from isolauncher.bundle import Found
 from isolauncher.errors import BundleError, IsolauncherError
 from isolauncher.request import Caller
@@ -72,6 +72,7 @@ def asked(
 
     powers.need(powers.root())
     # Counted, and not looked at: of some nobody may even ask what they are.
+    foreign.know_mounts()  # which stays open
     before = len(os.listdir("/proc/self/fd"))
     try:
         return asyncio.run(ask())
@@ -493,6 +494,35 @@ def test_a_bundle_that_a_person_s_program_serves_is_refused_and_never_asked_for(
         refused(system / "Plain.activity", "bundle-served")
 
 
+def test_no_descriptor_of_a_silent_server_keeps_the_daemon_waiting(
+    system: Path,
+) -> None:
+    place = system / "Plain.activity"
+    place.mkdir()
+    told = {}
+    with opened(place) as before:
+        assert foreign.answers_at_once(before)
+    for options in ("", ",allow_other"):
+        with silent_server(place, options), opened(place) as fd:
+            assert not foreign.answers_at_once(fd)
+            told[options] = foreign.served(fd)
+    assert told == {
+        "": None,  # it refuses root, at once
+        ",allow_other": "on a file system that a person's program serves",
+    }
+    with opened(place) as after:
+        assert foreign.answers_at_once(after)
+
+
+@contextmanager
+def opened(place: Path) -> Iterator[int]:
+    fd = os.open(place, os.O_PATH)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
 def test_what_is_mounted_inside_a_bundle_is_not_part_of_it(system: Path) -> None:
     place = make(system / "Plain.activity")
     with silent_server(place / "activity"):
@@ -611,20 +641,21 @@ def test_sugar_s_own_starter_runs_in_the_zygote_s_interpreter() -> None:
 
 
 def test_an_opener_keeps_no_pipe_that_it_has_looked_at(programs: Path) -> None:
-    read, write = os.pipe()
-    os.set_blocking(read, False)
-
     async def look(one: opener.Opener, fd: int) -> bytes:
         with suppress(BundleError):  # it is none, and has been looked at
             await one.open_bundle(fd)
-        one.ask_check((("hold", "pipe"),), [write])
-        await one.checked()
-        os.close(write)
-        return os.read(read, 1)  # BlockingIOError while anybody has it open
+        read, write = os.pipe()
+        os.set_blocking(read, False)
+        with open(read, "rb", buffering=0) as end:
+            one.ask_check((("hold", "pipe"),), [write])
+            await one.checked()
+            os.close(write)
+            left = end.read(1)  # None while anybody has it open
+        assert left is not None
+        return left
 
     fd = os.open(programs, os.O_PATH)
     try:
         assert asked(fd, look) == b""
     finally:
         os.close(fd)
-        os.close(read)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import pytest
 
-from isolauncher import consult, kernel
+from isolauncher import consult, foreign
 from isolauncher.bundle import Found
 from isolauncher.errors import BundleError, ProgramNotFound
 from isolauncher.paths import vendor_policies
@@ -137,7 +137,7 @@ def test_a_bundle_that_was_spoilt_is_refused_and_may_be_mended(
 def test_nothing_is_known_of_where_it_cannot_be_asked(
     daemon: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kernel, "may_be_served", lambda fd: True)
+    monkeypatch.setattr(foreign, "answers_at_once", lambda fd: False)
     for _ in range(2):
         one = Looking(found(tmp_path, "org.example.One", "one"))
         looked(daemon, tmp_path, one)

@@ -152,6 +152,7 @@ def test_an_overlay_of_another_mount_namespace_is_not_even_looked_at(
         monkeypatch.setattr(
             kernel, "file_system", lambda fd: kernel.OVERLAYFS_SUPER_MAGIC
         )
+        monkeypatch.setattr(foreign, "answers_at_once", lambda fd: False)
         assert foreign.served(ours.fileno()) is None
         need(namespaces("mnt"))
         theirs = _of_another_namespace(__file__)
