@@ -149,6 +149,7 @@ class Fresh(Exception):
 # Below the dataclasses, which the modules import from here.
 from isolauncher.zygote.handover import (  # noqa: E402
     bytecode,
+    catalogues,
     dbus_python,
     elsewhere,
     environment,
@@ -170,6 +171,7 @@ ORDER: tuple[ModuleType, ...] = (
     elsewhere,
     environment,
     locale_time,
+    catalogues,
     signals,
     stdlib_caches,
     randomness,

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where a text's translation may be is found out in fewer steps, each time anew.
+
+Hazards: none; it answers none and must add none. `gettext` looks for the catalogues of
+a domain at every text that it is to translate, and most programs and languages have
+none: 75 µs, of which a start of Sugar's takes some 200. What it goes by is looked at as
+ever: the variables, who normalizes a locale, whether a file is there. What is kept is
+which directories of languages there were, for as long as the directory above has not
+changed, as importlib keeps what is in a directory.
+
+It is the code of `gettext.find` that is another, so that nothing else is; its frame is
+unseen, and whatever is not as usual is left to the code that was there.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from os import fsdecode
+from posix import lstat, stat  # a program may replace those of os
+from time import time
+from types import CodeType, FunctionType
+from typing import Any
+
+from isolauncher.zygote import unseen
+from isolauncher.zygote.handover import Start, World
+
+_VARIABLES = (b"LANGUAGE", b"LC_ALL", b"LC_MESSAGES", b"LANG")
+_LANGPACK = "/usr/share/locale-langpack"
+_SETTLED_S = 2
+"""A directory that was changed later than so long ago may change unseen."""
+_OFTEN = 20
+_MOST = 64
+
+
+def settle(world: World) -> World:
+    module = sys.modules.get("gettext")
+    find = getattr(module, "find", None)
+    # Debian's has a second place where it looks.
+    if type(find) is FunctionType and _LANGPACK in find.__code__.co_consts:
+        _replace(module)
+        for _ in range(_OFTEN):
+            find("nobody", "/nonexistent", all=True)
+            module.dgettext("nobody", "")  # type: ignore[union-attr]
+    return world
+
+
+def apply(start: Start, world: World) -> None:
+    """Nothing is left to do in the child until it translates."""
+
+
+def _replace(module: Any) -> None:
+    search = _search(module)
+    for name, model in (("find", _find), ("dgettext", _dgettext)):
+        function = getattr(module, name)
+        code = function.__code__
+        plain = FunctionType(code, module.__dict__, name, function.__defaults__)
+        function.__code__ = _with(model.__code__, code, SEARCH=search, PLAIN=plain)
+
+
+# Their names in capitals are constants that `_with` exchanges: the globals that they
+# have are gettext's.
+
+
+def _find(domain, localedir=None, languages=None, all=False):  # type: ignore[no-untyped-def]
+    search = "SEARCH"
+    plain = "PLAIN"
+    found = search(domain, localedir, languages, all)  # type: ignore[operator]
+    if found is None:
+        return plain(domain, localedir, languages, all)  # type: ignore[operator]
+    return found
+
+
+def _dgettext(domain, message):  # type: ignore[no-untyped-def]
+    search = "SEARCH"
+    plain = "PLAIN"
+    if search(domain, None, None, None) == []:  # type: ignore[operator]
+        return message
+    return plain(domain, message)  # type: ignore[operator]
+
+
+def _with(code: CodeType, known: CodeType, **constants: object) -> CodeType:
+    """``code`` with other constants, and as if it were where ``known`` is."""
+    return code.replace(
+        co_consts=tuple(
+            constants.get(c, c) if isinstance(c, str) else c for c in code.co_consts
+        ),
+        co_filename=known.co_filename,
+        co_firstlineno=known.co_firstlineno,
+        co_name=known.co_name,
+        co_qualname=known.co_qualname,
+    )
+
+
+def _search(module: Any) -> Callable[..., list[str] | None]:
+    """What finds the catalogues in the usual case, and else says None."""
+    names, there = module.__dict__, sys.modules
+    environ: Any = os.environ
+    path, exists, join = os.path, os.path.exists, os.path.join
+    expand, find, translation = module._expand_lang, module.find, module.translation
+    normalize = there["locale"].normalize
+    known: dict[tuple[str, ...], tuple[str, ...]] = {}
+    held: dict[tuple[str, tuple[str, ...]], tuple[object, list[str | None]]] = {}
+
+    def directories(top: str, languages: tuple[str, ...]) -> list[str | None]:
+        """For each language where its catalogues are; None if that is not there."""
+        try:
+            now = stat(top)
+        except (OSError, ValueError):
+            return [None] * len(languages)
+        is_ = now.st_dev, now.st_ino, now.st_ctime_ns
+        was = held.get((top, languages))
+        if was is None or was[0] != is_:
+            settled = now.st_ctime < time() - _SETTLED_S
+            was = (
+                is_,
+                [
+                    None if settled and _is_missing(one) else f"{one}/LC_MESSAGES/"
+                    for one in (join(top, language) for language in languages)
+                ],
+            )
+            if len(held) > _MOST:
+                held.clear()
+            held[top, languages] = was
+        return was[1]
+
+    def search(domain: Any, top: Any, languages: Any, all: Any) -> list[str] | None:
+        if type(domain) is not str or "/" in domain:
+            return None
+        if all is None:
+            # As dgettext would.
+            if names["translation"] is not translation or names["find"] is not find:
+                return None
+            top, all = names["_localedirs"].get(domain), True
+        locale = there.get("locale")
+        if (
+            languages is not None
+            or all is not True
+            or names["os"] is not os
+            or os.path is not path
+            or os.environ is not environ
+            or path.exists is not exists
+            or path.join is not join
+            or names["_expand_lang"] is not expand
+            or locale is None
+            or locale.normalize is not normalize
+        ):
+            return None
+        if top is None:
+            top = names["_default_localedir"]
+        if type(top) is not str or not top:
+            return None
+        words: list[str] = []
+        for variable in _VARIABLES:
+            value = environ._data.get(variable)
+            if value:
+                words = fsdecode(value).split(":")
+                break
+        if "C" not in words:
+            words.append("C")
+        asked = tuple([normalize(word) for word in words])
+        order = known.get(asked)
+        if order is None:
+            order = known[asked] = _order(expand, words)
+        name, found = f"{domain}.mo", []
+        for pair in zip(
+            directories(top, order), directories(_LANGPACK, order), strict=True
+        ):
+            for place in pair:
+                if place is not None and exists(place + name):
+                    found.append(place + name)
+        return found
+
+    for function in (directories, search):
+        unseen.hide(function)
+    return search
+
+
+def _order(expand: Callable[[str], list[str]], words: list[str]) -> tuple[str, ...]:
+    """The languages in the order in which they are looked for."""
+    order: list[str] = []
+    for word in words:
+        order += (one for one in expand(word) if one not in order)
+    return tuple(order[: order.index("C")] if "C" in order else order)
+
+
+def _is_missing(path: str) -> bool:
+    try:
+        lstat(path)
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError):
+        pass
+    return False
+
+
+for _function in (_find, _dgettext, _order, _is_missing):
+    unseen.hide(_function)
