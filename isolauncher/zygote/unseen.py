@@ -20,8 +20,8 @@ import marshal
 import os
 import sys
 from collections.abc import Callable
-from types import CodeType
-from typing import NoReturn
+from types import CodeType, FunctionType
+from typing import Any, NoReturn
 
 from isolauncher.errors import ZygoteError
 
@@ -38,6 +38,30 @@ def unseen_code(code: CodeType) -> CodeType:
 def hide(function: Callable[..., object]) -> None:
     """Make all later frames of ``function`` unseen."""
     function.__code__ = unseen_code(function.__code__)
+
+
+def exchange(function: FunctionType, model: Any, **constants: object) -> None:
+    """Give ``function`` the code of ``model``, unseen, as if it were where its own is.
+
+    Its globals stay its own. So what the model wants of ours it names by strings, each
+    the whole of a constant: those of ``constants``, and ``PLAIN``, the function as it
+    was before.
+    """
+    code = function.__code__
+    plain = FunctionType(
+        code, function.__globals__, function.__name__, function.__defaults__
+    )
+    exchanged = {**constants, "PLAIN": plain}
+    function.__code__ = unseen_code(model.__code__).replace(
+        co_consts=tuple(
+            exchanged.get(c, c) if isinstance(c, str) else c
+            for c in model.__code__.co_consts
+        ),
+        co_filename=code.co_filename,
+        co_firstlineno=code.co_firstlineno,
+        co_name=code.co_name,
+        co_qualname=code.co_qualname,
+    )
 
 
 def image(path: str) -> bytes:

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from os import fsdecode
 from posix import lstat, stat  # a program may replace those of os
 from time import time
-from types import CodeType, FunctionType
+from types import FunctionType
 from typing import Any
 
 from isolauncher.zygote import unseen
@@ -53,14 +53,10 @@ def apply(start: Start, world: World) -> None:
 def _replace(module: Any) -> None:
     search = _search(module)
     for name, model in (("find", _find), ("dgettext", _dgettext)):
-        function = getattr(module, name)
-        code = function.__code__
-        plain = FunctionType(code, module.__dict__, name, function.__defaults__)
-        function.__code__ = _with(model.__code__, code, SEARCH=search, PLAIN=plain)
+        unseen.exchange(getattr(module, name), model, SEARCH=search)
 
 
-# Their names in capitals are constants that `_with` exchanges: the globals that they
-# have are gettext's.
+# Models for `unseen.exchange`, which says what the names in capitals are.
 
 
 def _find(domain, localedir=None, languages=None, all=False):  # type: ignore[no-untyped-def]
@@ -78,19 +74,6 @@ def _dgettext(domain, message):  # type: ignore[no-untyped-def]
     if search(domain, None, None, None) == []:  # type: ignore[operator]
         return message
     return plain(domain, message)  # type: ignore[operator]
-
-
-def _with(code: CodeType, known: CodeType, **constants: object) -> CodeType:
-    """``code`` with other constants, and as if it were where ``known`` is."""
-    return code.replace(
-        co_consts=tuple(
-            constants.get(c, c) if isinstance(c, str) else c for c in code.co_consts
-        ),
-        co_filename=known.co_filename,
-        co_firstlineno=known.co_firstlineno,
-        co_name=known.co_name,
-        co_qualname=known.co_qualname,
-    )
 
 
 def _search(module: Any) -> Callable[..., list[str] | None]:
@@ -195,5 +178,5 @@ def _is_missing(path: str) -> bool:
     return False
 
 
-for _function in (_find, _dgettext, _order, _is_missing):
+for _function in (_order, _is_missing):
     unseen.hide(_function)
