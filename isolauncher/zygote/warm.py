@@ -28,7 +28,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from isolauncher.errors import StepError
@@ -94,7 +94,7 @@ def _all(start: Start, world: World, until: int) -> str:
     _modules_before.update(sys.modules)
     if not gtk.initialise(start, world):
         return "no display"
-    for part in (_settings, _widgets):
+    for part in (_settings, _widgets, _toplevel):
         if _is_asked_for(until):
             return "it was asked for"
         try:
@@ -141,16 +141,60 @@ def _widgets(world: World) -> None:
     text = gtk3.Label()
     style = _of("sugar3.graphics.style", world)
     text.set_markup(
-        f'<span font="{style.FONT_FACE} {style.FONT_SIZE:g}">{_LETTERS} '
-        f"<b>{_LETTERS}</b></span>"
+        "".join(
+            f'<span font="{face} {style.FONT_SIZE:g}">{_LETTERS} <b>{_LETTERS}</b> '
+            f"<i>{_LETTERS} <b>{_LETTERS}</b></i></span>"
+            for face in (style.FONT_FACE, "Monospace")
+        )
     )
     for widget in (gtk3.Button(label="7"), text):
         box.pack_start(widget, False, True, 0)
-    scrolled = gtk3.ScrolledWindow()
-    scrolled.add(gtk3.EventBox())
-    box.pack_start(scrolled, True, True, 0)
+    book = gtk3.Notebook()
+    for child in (gtk3.EventBox(), _rows(gtk3)):
+        scrolled = gtk3.ScrolledWindow()
+        scrolled.add(child)
+        book.append_page(scrolled, gtk3.Label(label="x"))
+    box.pack_start(book, True, True, 0)
     window.show_all()
     _run(gtk3)
+    measured = gtk3.VBox()
+    for made in _unseen(gtk3, world):
+        measured.pack_start(made, False, True, 0)
+    measured.show_all()
+    gtk3.Window().add(measured)
+    measured.get_preferred_width()
+    measured.get_preferred_height()
+
+
+def _rows(gtk3: Any) -> Any:
+    rows = gtk3.TreeView(model=gtk3.ListStore(str))
+    rows.get_model().append(["x"])
+    rows.append_column(gtk3.TreeViewColumn("x", gtk3.CellRendererText(), text=0))
+    return rows
+
+
+def _unseen(gtk3: Any, world: World) -> Iterator[Any]:
+    """Where text is entered: drawn, they would look for an input method."""
+    yield gtk3.TextView()
+    yield _of("sugar3.graphics.alert", world).Alert()
+    yield gtk3.ComboBox()
+
+
+def _toplevel(world: World) -> None:
+    """A window of an activity's that the display knows, and never shows.
+
+    What it is told about one is asked of it by names, for which it has numbers.
+    """
+    windows = _of("sugar3.graphics.window", world)
+    window = windows.Window()
+    window.set_title("x")
+    window.set_canvas(_of("gi.repository.Gtk", world).VBox())
+    window.realize()
+    hints, xid = _of("gi.repository.SugarExt", world), window.get_window().get_xid()
+    hints.wm_set_bundle_id(xid, "x")
+    hints.wm_set_activity_id(xid, "x")
+    keys = _of("gi.repository.Gdk", world).Keymap
+    keys.get_for_display(window.get_display()).get_modifier_state()
 
 
 def _items(gtk3: Any, bars: Any, world: World) -> Iterator[Any]:
@@ -266,6 +310,12 @@ def _unheard() -> Iterator[Callable[[], bytes]]:
         os.close(file)
 
 
+def _threads() -> Iterator[str]:
+    for number in os.listdir("/proc/self/task"):
+        with suppress(OSError), open(f"/proc/self/task/{number}/comm") as file:
+            yield file.read().strip()
+
+
 def _prove(before: set[str], said: Callable[[], bytes], imported: set[str]) -> None:
     faults = []
     if said():
@@ -275,7 +325,8 @@ def _prove(before: set[str], said: Callable[[], bytes], imported: set[str]) -> N
     until = time.monotonic() + _THREADS_S
     while (tasks := len(os.listdir("/proc/self/task"))) > 1:
         if time.monotonic() > until:
-            faults.append(f"it has {tasks} threads")
+            names = sorted(_threads())
+            faults.append(f"it has {tasks} threads: {', '.join(names)}")
             break
         time.sleep(0.001)
     for name in set(os.listdir("/proc/self/fd")) - before:

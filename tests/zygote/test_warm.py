@@ -192,6 +192,45 @@ def test_fonts_icons_and_the_display_are_there_before_the_program(
     assert other.out.decode() == "[True, True, 1] 0 1\n"
 
 
+ASKED = """\
+import ctypes, os, threading, gi
+gi.require_version("Gtk", "3.0")
+from gi.repository import Gtk
+from sugar3.graphics.window import Window
+
+x = ctypes.CDLL("libX11.so.6")
+x.XNextRequest.restype = ctypes.c_ulong
+gdk = ctypes.CDLL("libgdk-3.so.0")
+gdk.gdk_display_get_default.restype = gdk.gdk_x11_display_get_xdisplay.restype = \
+    ctypes.c_void_p
+gdk.gdk_x11_display_get_xdisplay.argtypes = x.XNextRequest.argtypes = (ctypes.c_void_p,)
+display = gdk.gdk_x11_display_get_xdisplay(gdk.gdk_display_get_default())
+before = x.XNextRequest(display)
+window = Window()
+window.realize()
+print(x.XNextRequest(display) - before)
+"""
+
+
+def test_windows_and_fonts_are_known_before_the_program(
+    made: Desktop, zygote: twins.Zygote
+) -> None:
+    """By what it asks the display, which has numbers for names: fewer than cold."""
+    script = written(made, "asked.py", ASKED)
+    environment = environment_of(made)
+    alone = cold(made, script, environment=environment)
+    other = warmed(zygote, script, environment=environment, before=THERE)
+    asked, again = (int(ended.out.split()[-1]) for ended in (alone, other))
+    assert again <= asked - 8
+    assert other.out.startswith(b"True\n")
+
+
+THERE = """
+assert not lacks
+print("DejaVuSansMono" in open("/proc/self/maps").read(), flush=True)
+"""
+
+
 def files_below(top: Path) -> list[str]:
     return sorted(str(path) for path in top.rglob("*"))
 
