@@ -134,6 +134,7 @@ def _preload(
     streams.before_fork()
     # Init reaps its own; ours are reaped by the kernel.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    handover.pictures.draw(world, NOBODY)
     lacks = "" if name == BARE else report.lacks(name)
     told = {
         "set": name,

@@ -8,8 +8,9 @@ a child of its own, which does the rest that a zygote does: ``start`` (the field
 `Start`), ``plant`` (code run before it settles: what it spoils the hand-over must
 mend), ``without`` (modules of the hand-over left out), ``children`` (how many, one
 after the other), ``first`` (a `Start` that was handed over to before), ``warm`` (and
-warmed then), ``before`` (code that a warmed child runs while it waits), ``stop`` (end
-where a launch would wait for its "go"). The answer is the last child's status.
+warmed then, with icons that were drawn), ``before`` (code that a warmed child runs
+while it waits), ``stop`` (end where a launch would wait for its "go"). The answer is
+the last child's status.
 """
 
 import sys
@@ -99,6 +100,8 @@ def settled(told, report, fds):
             if hasattr(module, "settle") and module is not handover.modules:
                 del module.settle
     world = handover.settle(report.world)
+    if told.get("warm"):
+        handover.pictures.draw(world, None)
     handover.begin(world)
     gc.collect()
     gc.freeze()
@@ -115,7 +118,11 @@ def settled(told, report, fds):
                 handover.run(first, world)
                 if told.get("warm"):
                     lacks = warm.warm(first, world)
-                    known = {"lacks": lacks, "gtk": handover.gtk}
+                    known = {
+                        "lacks": lacks,
+                        "gtk": handover.gtk,
+                        "pictures": handover.pictures,
+                    }
                     exec(told.get("before", ""), known)  # noqa: S102
             handover.run(start, world)
             prepared = program.prepare(start, world)

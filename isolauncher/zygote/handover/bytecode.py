@@ -120,7 +120,7 @@ def _matches(wanted: Any, text: str) -> bool:
 
 def _compiled(tops: tuple[str, ...]) -> Iterator[_Compiled]:
     left = MOST
-    for path in (path for top in tops for path in _sources(top)):
+    for path in files_of_root(tops, ".py"):
         try:
             with open(path, "rb") as file:
                 source = file.read(_LARGEST + 1)
@@ -143,16 +143,15 @@ def _compiled(tops: tuple[str, ...]) -> Iterator[_Compiled]:
         )
 
 
-def _sources(top: str) -> Iterator[str]:
-    """Python files below ``top`` that only root can have put there."""
-    if not _is_roots(top):
-        return
-    for place, directories, files in os.walk(top):
-        directories[:] = sorted(d for d in directories if _is_roots(f"{place}/{d}"))
-        for name in sorted(files):
-            path = f"{place}/{name}"
-            if name.endswith(".py") and _is_roots(path):
-                yield path
+def files_of_root(tops: tuple[str, ...], suffix: str) -> Iterator[str]:
+    """Files below ``tops`` that only root can have put there."""
+    for top in filter(_is_roots, tops):
+        for place, directories, files in os.walk(top):
+            directories[:] = sorted(d for d in directories if _is_roots(f"{place}/{d}"))
+            for name in sorted(files):
+                path = f"{place}/{name}"
+                if name.endswith(suffix) and _is_roots(path):
+                    yield path
 
 
 def _is_roots(path: str) -> bool:
