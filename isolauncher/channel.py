@@ -38,6 +38,10 @@ class Channel:
         """Never waits: who does not read what it asked for is cut off (wire-busy)."""
         wire.send(self.sock, message, fds)
 
+    def send_data(self, data: bytes, fds: Sequence[int] = ()) -> None:
+        """As `send`; see `wire.send_data`."""
+        wire.send_data(self.sock, data, fds)
+
     def close(self) -> None:
         wire.close_all(self.take_apart())
 

@@ -22,7 +22,6 @@ Messages to the daemon, on the channel that came with the fork:
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -118,8 +117,7 @@ def rehearse() -> None:
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        text = json.dumps(plan.pack(_LIKELY))
-        wire.send(ours, {"descriptors": ["likely"], "plan": text}, [ours.fileno()])
+        wire.send_data(ours, plan.write(["likely"], _LIKELY), [ours.fileno()])
         _, descriptors = receive(theirs, plan.Rest)
         wire.close_all(descriptors.values())
     finally:
@@ -164,7 +162,7 @@ def practise(times: int = _OFTEN) -> None:
     names = ("", "stdin", "stdout", "stderr")
     for _ in range(times):
         rehearse()
-        plan.unpack(json.loads(json.dumps(plan.pack(steps))))
+        plan.read(plan.write([], steps))
         nobodys = Recorder().as_kernel()
         c = Context(
             kernel=nobodys, descriptors=dict.fromkeys(names, 0), keep=frozenset()
@@ -176,21 +174,19 @@ def practise(times: int = _OFTEN) -> None:
 
 
 def receive(channel: socket.socket, kind: type[_T]) -> tuple[_T, dict[str, int]]:
-    """A part of the plan; in a memory file where it is larger than a message."""
-    message = wire.recv(channel, max_fds=250)
-    names = message.fields.get("descriptors")
-    if not isinstance(names, list) or len(names) != len(message.fds):
-        raise StepError("descriptors and names differ", step="plan", code="not-a-plan")
-    descriptors = dict(zip((str(n) for n in names), message.fds, strict=True))
-    text = message.fields.get("plan")
-    if not isinstance(text, str):
-        fd = descriptors.pop("plan")
-        text = os.pread(fd, os.fstat(fd).st_size, 0).decode()
-        os.close(fd)
-    value = plan.unpack(json.loads(text))
+    """A part of the plan; in a memory file where it is larger than a packet."""
+    message = wire.recv_data(channel, max_fds=250)
+    data, fds = message.data, message.fds
+    if data == plan.LONG:
+        *fds, paper = fds
+        data = os.pread(paper, os.fstat(paper).st_size, 0)
+        os.close(paper)
+    names, value = plan.read(data)
     if not isinstance(value, kind):
         raise StepError("something else came", step="plan", code="not-a-plan")
-    return value, descriptors
+    if len(names) != len(fds):
+        raise StepError("descriptors and names differ", step="plan", code="not-a-plan")
+    return value, dict(zip(names, fds, strict=True))
 
 
 def walk(

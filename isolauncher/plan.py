@@ -17,11 +17,12 @@ from __future__ import annotations
 import base64
 import binascii
 import dataclasses
+import json
 import os
 import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Literal
 
 from . import devices, kernel
@@ -1562,43 +1563,81 @@ _CLASSES: Mapping[str, type] = {
 _FIELDS: Mapping[type, tuple[str, ...]] = {
     c: tuple(f.name for f in dataclasses.fields(c)) for c in _CLASSES.values()
 }
+_KINDS = tuple(_CLASSES.values())
+_NUMBERS = {kind: number for number, kind in enumerate(_KINDS)}
+_TUPLE, _BYTES = -1, -2
+# By the fields themselves: the constructor of a frozen class asks for each.
+_PUT = tuple(tuple(getattr(c, name).__set__ for name in _FIELDS[c]) for c in _KINDS)
+_new = object.__new__
 # Most values of a plan are these, and a launch waits for every one of them.
 _PLAIN = frozenset((str, int, bool, type(None)))
 
 
 def pack(value: object) -> object:
-    """A plan or a part of it as JSON values; bytes as base64."""
+    """A plan or a part of it as JSON values: what is not plain is a list.
+
+    First the number of its class and then the fields, for a process of the same code
+    (or one that says that it is a tuple, or bytes, in base64).
+    """
     kind = type(value)
     if kind in _PLAIN:
         return value
     if isinstance(value, bytes):
-        return {"bytes": base64.b64encode(value).decode("ascii")}
+        return [_BYTES, base64.b64encode(value).decode("ascii")]
     if isinstance(value, tuple):
-        return [v if type(v) in _PLAIN else pack(v) for v in value]
-    packed: dict[str, object] = {"class": kind.__name__}
+        packed: list[object] = [_TUPLE]
+        packed += [v if type(v) in _PLAIN else pack(v) for v in value]
+        return packed
+    packed = [_NUMBERS[kind]]
     for name in _FIELDS[kind]:
         field = getattr(value, name)
-        packed[name] = field if type(field) in _PLAIN else pack(field)
+        packed.append(field if type(field) in _PLAIN else pack(field))
     return packed
 
 
 def unpack(value: object) -> object:
     """The reverse of `pack`; StepError for what `pack` cannot have written."""
-    if isinstance(value, list):
-        return tuple([v if type(v) in _PLAIN else unpack(v) for v in value])
-    if isinstance(value, dict):
-        try:
-            name = value.pop("class", None)
-            if name is None:
-                return base64.b64decode(value["bytes"], validate=True)
-            for key, item in value.items():
-                if type(item) not in _PLAIN:
-                    value[key] = unpack(item)
-            made: object = _CLASSES[name](**value)
-            return made
-        except (KeyError, TypeError, binascii.Error) as e:
-            raise StepError(f"not a plan: {e}", step="plan", code="not-a-plan") from e
-    return value
+    if not isinstance(value, list):
+        return value
+    try:
+        number, *fields = value
+        if number == _TUPLE:
+            return tuple([v if type(v) in _PLAIN else unpack(v) for v in fields])
+        if number == _BYTES:
+            (text,) = fields
+            return base64.b64decode(text, validate=True)
+        if number < 0:
+            raise ValueError("no class has that number")
+        made: object = _new(_KINDS[number])
+        for put, field in zip(_PUT[number], fields, strict=True):
+            put(made, field if type(field) in _PLAIN else unpack(field))
+        return made
+    except (IndexError, TypeError, ValueError, binascii.Error) as e:
+        raise _not_a_plan(f"not a plan: {e}") from e
+
+
+LONG = b"[]"
+"""In the place of a part that is too long for a packet, and comes as a memory file."""
+
+_ENCODER = json.JSONEncoder(check_circular=False, separators=(",", ":"))
+_not_a_plan = partial(StepError, step="plan", code="not-a-plan")
+
+
+def write(names: Iterable[str], part: object) -> bytes:
+    """One of two processes' part, and what the descriptors are called that go with it.
+
+    Not a message that anybody could send: the daemon's word, to who is to obey it.
+    """
+    return _ENCODER.encode([list(names), pack(part)]).encode()
+
+
+def read(data: bytes) -> tuple[list[str], object]:
+    """The reverse of `write`."""
+    try:
+        names, part = json.loads(data)
+    except (TypeError, ValueError) as e:
+        raise _not_a_plan(f"not a plan: {e}") from e
+    return names, unpack(part)
 
 
 # -------------------------------------------------------------------------- showing

@@ -9,7 +9,6 @@ launch, with its own words.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import select
 import signal
@@ -312,25 +311,22 @@ def pid_of(pidfd: int) -> int:
 # -------------------------------------------------------------------------- messages
 
 
-_SHORT = 4096
-"""Bytes of a part of a plan that goes in the message itself, where they are escaped,
-and read twice."""
+_PACKET = 64 * 1024
+"""The largest part of a plan that goes as one; a larger one is a memory file."""
 
 
 def _hand(
     channel: Channel, part: plan.RoomPart | plan.Rest, fds: Mapping[str, int]
 ) -> None:
-    text = json.dumps(plan.pack(part))
-    if len(text) <= _SHORT:
-        message = {"descriptors": list(fds), "plan": text}
-        tell(channel, "plan", message, tuple(fds.values()))
+    data = plan.write(fds, part)
+    if len(data) <= _PACKET:
+        _send("plan", lambda: channel.send_data(data, tuple(fds.values())))
         return
     paper = os.memfd_create("isolauncher-plan", os.MFD_CLOEXEC)
     try:
         with open(paper, "wb", closefd=False) as f:
-            f.write(text.encode())
-        names = {"descriptors": [*fds, "plan"]}
-        tell(channel, "plan", names, (*fds.values(), paper))
+            f.write(data)
+        _send("plan", lambda: channel.send_data(plan.LONG, (*fds.values(), paper)))
     finally:
         os.close(paper)
 
@@ -342,8 +338,12 @@ def tell(
     fds: tuple[int, ...] = (),
 ) -> None:
     """Send it into the sandbox; one that has ended is not a client that went away."""
+    _send(step, lambda: channel.send(message, fds))
+
+
+def _send(step: str, send: Callable[[], None]) -> None:
     try:
-        channel.send(message, fds)
+        send()
     except WireError as e:
         raise StepError(
             f"the sandbox ended before it was told: {e.message}",

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """One bounded message and its descriptors over an AF_UNIX SOCK_SEQPACKET socket.
 
-Here is the framing (one packet, one message), the only serializer (JSON, read
-strictly) and what the kernel says about the peer. What a message may mean is in
-``request.py``; nothing here acts on it. Whatever is wrong with a message is a
-`WireError`, and then every descriptor that came with it is closed again.
+Here is the framing (one packet, one message), the only serializer of what anybody may
+send (JSON, read strictly) and what the kernel says about the peer. What a message may
+mean is in ``request.py``; nothing here acts on it. Whatever is wrong with a message is
+a `WireError`, and then every descriptor that came with it is closed again.
 
 On the wire a message is UTF-8 with a program's undecodable bytes as they are
 (Python's ``surrogateescape``), so a byte costs a byte and argv survives exactly.
@@ -131,6 +131,12 @@ def send(
         raise WireError("the other end does not take messages now", code="wire-busy")
 
 
+def send_data(sock: socket.socket, data: bytes, fds: Sequence[int] = ()) -> None:
+    """As `send`, of bytes that are no message of ours, and not larger than one."""
+    if not _transmit(sock, data, fds, 0):
+        raise WireError("the other end does not take messages now", code="wire-busy")
+
+
 def try_send(
     sock: socket.socket, message: Mapping[str, object], fds: Sequence[int] = ()
 ) -> bool:
@@ -147,6 +153,14 @@ def recv(
     the kernel does not tell from it. ``credentials`` wants `pass_credentials` before.
     """
     message = _receive(sock, max_fds, credentials, 0, None, _nothing)
+    if message is None:
+        raise WireError("no message came in time", code="wire-timeout")
+    return message
+
+
+def recv_data(sock: socket.socket, *, max_fds: int = 0) -> Message:
+    """As `recv`, of what `send_data` sent: it has ``data``, and no ``fields``."""
+    message = _receive(sock, max_fds, False, 0, None, _whatever)
     if message is None:
         raise WireError("no message came in time", code="wire-timeout")
     return message
@@ -173,6 +187,11 @@ def try_recv(
 def _nothing(data: bytes) -> bool:
     """Of what is known: no message is."""
     return False
+
+
+def _whatever(data: bytes) -> bool:
+    """Each is: it is somebody else's to read."""
+    return True
 
 
 def pass_credentials(sock: socket.socket) -> None:

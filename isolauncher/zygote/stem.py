@@ -3,11 +3,11 @@
 
 Messages with the daemon, on a channel of its own:
 
-    ← {"descriptors": […], "plan": "…"} + […]            its part of a room
+    ← a plan's part (`plan.write`) + […]                  of a room
     → {"event": "room", "notes": […]}                    the room's steps are done
-    ← {"descriptors": [], "plan": "…"}                    where to wait: in a session
+    ← a plan's part                                       where to wait: in a session
     → {"event": "living", "lacks": "", "descriptors": […]}   and what it has for that
-    ← {"descriptors": […], "plan": "…"} + [stdin, …]     the rest of the plan, or how
+    ← a plan's part + [stdin, …]                          the rest of the plan, or how
                                                           it begins and then the rest
     → {"event": "sealed", "probes": {…}, "notes": […]}   every step is done
     → {"event": "ready"}                                  a cold start's twin, and waits
