@@ -42,7 +42,8 @@ class Context:
     survive `CloseDescriptors`; ``stem`` is the stem's pid as init sees it; ``root``
     the new root's mount; ``ruleset`` and ``filter`` are there until they bind;
     ``identity`` is the activity's uid inside, its uid and its gid outside; ``mappings``
-    the user namespaces made for id-mapped mounts, by owner and group.
+    the user namespaces made for id-mapped mounts, by owner and group. ``owed`` are the
+    turns of the other's that were not waited for yet.
     """
 
     kernel: Kernel
@@ -51,6 +52,7 @@ class Context:
     stem: int = 0
     root: int = -1
     ruleset: int = -1
+    owed: int = 0
     filter: bytes = b""
     identity: tuple[int, int, int] = (-1, -1, -1)
     notes: list[plan.Skipped] = field(default_factory=list)
@@ -163,6 +165,9 @@ def _apply(step: plan.Step, c: Context) -> None:
             _attach(step, c)
         case plan.Pivot():
             k.pivot_root(c.root)
+        case plan.LeaveOldRoot():
+            # It lies over the new one, which is where we are.
+            k.unmount(".")
         case plan.MountProc():
             k.mount("proc", "/proc", "proc", _MS_NOSUID_NODEV_NOEXEC, "")
         case plan.MountTerminals():

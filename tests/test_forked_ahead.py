@@ -110,7 +110,35 @@ def test_a_pair_holds_nothing_but_its_channels(where: Service) -> None:
         # The daemon's log, and two sockets: to the daemon and to one another; once it
         # has rehearsed.
         assert until(lambda pid=pid: held(pid) == HELD), held(pid)
-        assert os.readlink(f"/proc/{pid}/ns/mnt") == os.readlink("/proc/self/ns/mnt")
+        # And in namespaces in which there is nothing; what is mounted can go.
+        for name, own in (("net", True), ("ipc", True), ("uts", True), ("mnt", False)):
+            link = os.readlink(f"/proc/{pid}/ns/{name}")
+            assert (link != os.readlink(f"/proc/self/ns/{name}")) == own, name
+            assert link == os.readlink(f"/proc/{init}/ns/{name}")
+
+
+def test_a_pair_in_another_network_than_the_policys_is_not_given(
+    where: Service,
+) -> None:
+    """And the next one is for who launched last."""
+    where.policy(
+        "host",
+        'version = 1\nextends = "default"\n[match]\ncallers = ["*"]\n'
+        '[network]\naccess = "host"\n',
+    )
+    script = where.script(
+        "net.py", "import os; print(os.readlink('/proc/self/ns/net'))"
+    )
+    host = os.readlink("/proc/self/ns/net")
+    ready(where)
+    for policy, shares in (("host", True), ("host", True), ("default", False)):
+        first = ready(where)
+        done = where.run("--policy", policy, "--", script)
+        assert done.status == 0, done
+        assert (done.text.strip() == host) == shares
+        assert title(first) == ""
+        now = os.readlink(f"/proc/{ready(where)}/ns/net")
+        assert (now == host) == shares
 
 
 def held(pid: int) -> list[str]:

@@ -21,7 +21,7 @@ STORE = PolicyStore(vendor_policies(), "/nowhere")
 def test_what_is_read_is_what_was_written(name: str) -> None:
     whole = plan.for_nobody(STORE.get(name))
     for actor in ("init", "stem"):
-        room, rest = whole.room.part_of(actor), whole.rest.part_of(actor)  # type: ignore[arg-type]
+        room, rest = whole.room.part_of(actor, ()), whole.rest.part_of(actor)  # type: ignore[arg-type]
         for part in (room, rest):
             names, read = plan.read(plan.write(["a", "b"], part))
             assert names == ["a", "b"]

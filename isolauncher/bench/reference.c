@@ -68,6 +68,7 @@ struct beneath { uint64_t rights; int32_t fd; } __attribute__((packed));
 
 struct step {
 	char who;  // 'i' for init, 's' for the stem
+	char waits;  // before it, for the other's turns
 	const char *name;
 	void (*act)(const struct step *);
 	char *text[STRINGS];
@@ -272,8 +273,16 @@ static void do_pivot(const struct step *s)
 {
 	must(fchdir(root));
 	must(syscall(SYS_pivot_root, ".", "."));
-	must(umount2(".", MNT_DETACH));
 	must(chdir("/"));
+}
+
+static void do_leave_root(const struct step *s) { must(umount2(".", MNT_DETACH)); }
+
+static void do_follow(const struct step *s)
+{
+	int fd = must(syscall(SYS_pidfd_open, 1, 0));
+	must(setns(fd, s->number[0]));
+	close(fd);
 }
 
 static void do_proc(const struct step *s)
@@ -528,6 +537,8 @@ static const struct kind {
 	{"memory-files", "snnnnn", do_memory},
 	{"attach", "snnn", do_attach},
 	{"pivot", "", do_pivot},
+	{"leave-old-root", "", do_leave_root},
+	{"follow-init", "n", do_follow},
 	{"mount-proc", "", do_proc},
 	{"mount-terminals", "", do_terminals},
 	{"seal-root", "", do_seal},
@@ -581,16 +592,22 @@ static void take(void)
 		_exit(125);
 }
 
-// As init.walk: in the plan's order, waiting for the baton where the other's come between.
+// As init.walk: in the plan's order, waiting before some for the other's turns.
 static void walk(char me, int from, int to)
 {
 	char previous = 'i';
+	int owed = 0, last = to;
+	while (last > from && steps[last - 1].who == steps[to - 1].who)
+		last--;
 	for (int i = from; i < to; i++) {
 		if (steps[i].who == me) {
 			if (previous != me)
+				owed++;
+			for (; owed && steps[i].waits; owed--)
 				take();
 			act(&steps[i]);
-			if (i + 1 < to && steps[i + 1].who != me)
+			// Nobody waits for what only the last turn comes after.
+			if (i + 1 < last && steps[i + 1].who != me)
 				pass();
 		}
 		previous = steps[i].who;
@@ -716,7 +733,8 @@ static void read_step(char *line)
 	}
 	struct step *s = &steps[count++];
 	int texts = 0, numbers = 0;
-	*s = (struct step){.who = *who, .name = kind->name, .act = kind->act};
+	*s = (struct step){.who = *who | 0x20, .waits = !(*who & 0x20),
+		.name = kind->name, .act = kind->act};
 	for (const char *a = kind->arguments; *a; a++) {
 		char *word = strtok(NULL, " ");
 		if (!word)
@@ -872,7 +890,7 @@ static int remove_cgroups(unsigned long number)
 {
 	int busy = 0;
 	char path[4096];
-	for (int i = 0; i < stem_begins; i++)
+	for (int i = 0; i < rest_begins; i++)
 		if (steps[i].act == do_cgroup_make) {
 			snprintf(path, sizeof path, "%s/%lu", steps[i].text[0], number);
 			if (rmdir(path) < 0 && errno != ENOENT)

@@ -41,8 +41,12 @@ def write(whole: plan.Plan, sources: Mapping[str, str]) -> str:
 
 def _part(steps: tuple[plan.Planned, ...], trees: Mapping[str, int]) -> Iterator[str]:
     for planned in steps:
+        # A large letter: before it one waits for the other's turns.
+        who = planned.actor[0]
+        who = who.upper() if type(planned.step) in plan.WAITS else who
         for name, *words in _words(planned.step, trees):
-            yield _line(planned.actor[0], str(name), *words)
+            yield _line(who, str(name), *words)
+            who = planned.actor[0]
 
 
 _Word = str | bytes | int
@@ -58,6 +62,7 @@ def _words(step: plan.Step, trees: Mapping[str, int]) -> Iterator[tuple[_Word, .
             | plan.ScheduleNormally()
             | plan.MakePrivate()
             | plan.Pivot()
+            | plan.LeaveOldRoot()
             | plan.MountProc()
             | plan.MountTerminals()
             | plan.SealRoot()
@@ -75,14 +80,14 @@ def _words(step: plan.Step, trees: Mapping[str, int]) -> Iterator[tuple[_Word, .
         ):
             yield (name,)
         case plan.FollowInit():
-            pass  # its stem is forked when its first step comes, and is in there
+            for member in step.members:
+                above, file = os.path.split(member)
+                yield "cgroup-join", os.path.dirname(above), file
+            yield name, _flags(step.namespaces)
         case plan.JoinCgroup():
             yield from _cgroup(step)
         case plan.Unshare():
-            flags = 0
-            for kind in step.namespaces:
-                flags |= plan.NAMESPACES[kind]
-            yield name, flags
+            yield name, _flags(step.namespaces)
         case plan.NewRoot():
             attributes = kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV
             yield name, step.over, str(step.size), attributes
@@ -143,6 +148,10 @@ def _words(step: plan.Step, trees: Mapping[str, int]) -> Iterator[tuple[_Word, .
             yield name, step.uid
         case _:
             assert_never(step)
+
+
+def _flags(namespaces: tuple[str, ...]) -> int:
+    return sum(plan.NAMESPACES[name] for name in namespaces)
 
 
 def _cgroup(step: plan.JoinCgroup) -> Iterator[tuple[_Word, ...]]:

@@ -2,8 +2,9 @@
 """The zygote's life: import without power, prove fitness, then fork on demand.
 
 It parses nothing. The first message on its channel is the name of a set and names to
-leave out; every later one is a byte ("f", or "a" where nobody waits yet) and the
-channels of a new init and of its stem. What it answers, each a message of its own:
+leave out; every later one is a word ("f", or "a" where nobody waits yet; and "n" if it
+has a network of its own) and the channels of a new init and of its stem. What it
+answers, each a message of its own:
 
     descriptors of two memory files: the report of the imports, the files they read
     the pid of the init just forked, or "!" and why there is none
@@ -227,7 +228,8 @@ def _serve(
             channel.close()
             os.close(own_namespace)
             of_init, of_stem = (socket.socket(fileno=fd) for fd in fds)
-            return init.main(of_init, of_stem, linux, ahead=data == b"a")
+            ahead, own_net = data[:1] == b"a", data[1:] == b"n"
+            return init.main(of_init, of_stem, linux, own_net=own_net, ahead=ahead)
         linux.setns(own_namespace, kernel.CLONE_NEWPID)
         wire.close_all(fds)
         channel.send(b"%d" % pid)

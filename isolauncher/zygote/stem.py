@@ -56,19 +56,31 @@ def prepare(
     try:
         return _prepare(stem, warm, live)
     except BaseException as e:
+        if isinstance(e, StepError) and (e.step, e.errno) == _INIT_HAS_ENDED:
+            e = Gone()  # and has said why
         give_up(stem.channel, e)
+
+
+_INIT_HAS_ENDED = (
+    plan.name_of(plan.FollowInit(members=(), namespaces=())),
+    errno.ESRCH,
+)
 
 
 def _prepare(
     stem: Stem, warm: Callable[[int], None], live: Live
 ) -> tuple[plan.Start, str]:
-    room, descriptors = init.receive(stem.channel, plan.RoomPart)
-    outside = descriptors.get("landlock-probe", -1)
-    keep = {0, 1, 2, stem.channel.fileno(), stem.baton.fileno()}
-    if outside >= 0:
-        keep.add(outside)
-    c = Context(kernel=stem.kernel, descriptors=descriptors, keep=frozenset(keep))
+    keep = frozenset((0, 1, 2, stem.channel.fileno(), stem.baton.fileno()))
+    c = Context(kernel=stem.kernel, descriptors={}, keep=keep)
+    init.walk_alone("stem", stem.first, c)
+    room, c.descriptors = init.receive(stem.channel, plan.RoomPart)
     init.walk("stem", room.steps, c, stem.baton)
+    while room.more:
+        room, c.descriptors = init.receive(stem.channel, plan.RoomPart)
+        init.walk("stem", room.steps, c, stem.baton)
+    outside = c.descriptors.get("landlock-probe", -1)
+    if outside >= 0:
+        c.keep |= {outside}
     _tell("room", stem.channel, c)
     warm(stem.channel.fileno())
     if room.ahead:

@@ -38,16 +38,13 @@ TABLE = {
     "JoinKeyring": "keyring",
     "ScheduleNormally": "scheduling",
     "JoinCgroup": REFUSED,
+    "Unshare net": "net",
+    "Unshare ipc": "ipc",
+    "Unshare uts": "uts",
     # That it was not made is noticed by the stem, which cannot follow.
-    "Unshare net": REFUSED,
-    "Unshare ipc": REFUSED,
-    "Unshare uts": REFUSED,
     "Unshare cgroup": REFUSED,
     "FollowInit": "root",
     "FollowInit members": "cgroup pids",
-    "FollowInit net": "net",
-    "FollowInit ipc": "ipc",
-    "FollowInit uts": "uts",
     "FollowInit cgroup": "cgroupns",
     "NewRoot": REFUSED,
     "Directory": REFUSED,
@@ -62,7 +59,9 @@ TABLE = {
     "Attach directory": "files.read /usr",
     "Attach /etc/debian_version": "files.read /etc/debian_version",
     "Attach {write}": "files.write {write}",
-    "Pivot": "root",
+    # The root that is let go is the new one then.
+    "Pivot": REFUSED,
+    "LeaveOldRoot": "root",
     "MountProc": REFUSED,
     "MountTerminals": "/dev/pts",
     "SealRoot": "root",
@@ -166,6 +165,9 @@ def bench_for(of: Spoilt) -> Iterator[Bench]:
         os.chown(write, _unowned(), _unowned())
         for access in ("none", "loopback"):
             of.service.policy(access, POLICY.format(access=access, write=write))
+        # In which nothing else needs that the old root is gone.
+        plain = POLICY.replace('write = ["{write}"]', "")
+        of.service.policy("plain", plain.format(access="none"))
         with closing(PolicyStore(etc_dir=str(of.service.policies))) as store:
             yield Bench(of, store, write)
     finally:
@@ -222,7 +224,7 @@ def test_every_step_that_is_switched_off_is_caught_and_its_claim_named(
 
 def caught(bench: Bench, left_out: str) -> None:
     """With the verifier at work and without."""
-    access = "loopback" if left_out == "LoopbackUp" else "none"
+    access = {"LoopbackUp": "loopback", "LeaveOldRoot": "plain"}.get(left_out, "none")
     claim = TABLE[left_out].format(write=bench.write)
     called, pid = socket.gethostname(), zygote(bench.of, "python")
     if left_out == "ScheduleNormally":

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from isolauncher.spoilt.board import Board
 
 Change = Callable[[plan.Step], plan.Step]
-_Part = TypeVar("_Part", plan.Room, plan.RoomPart, plan.Rest)
+_Part = TypeVar("_Part", plan.Room, plan.Rest)
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,15 @@ class Bend:
 
     def apply(self, part: _Part) -> _Part:
         """A part of a plan, bent if it has such a step."""
-        steps = list(part.steps)
+        return replace(part, steps=self.bent(part.steps))
+
+    def bent(self, planned: tuple[plan.Planned, ...]) -> tuple[plan.Planned, ...]:
+        steps = list(planned)
         kinds = (i for i, p in enumerate(steps) if isinstance(p.step, self.kind))
         at = next(kinds, None)
-        if at is None:
-            return part
-        steps[at] = replace(steps[at], step=self.change(steps[at].step))
-        return replace(part, steps=tuple(steps))
+        if at is not None:
+            steps[at] = replace(steps[at], step=self.change(steps[at].step))
+        return tuple(steps)
 
     def named(self) -> str:
         return self.step or plan.name_of(object.__new__(self.kind))
@@ -158,9 +160,9 @@ def bend_as_told(board: Board) -> None:
     """From now on plans are built as the board says."""
     foundation, room, rest = plan.foundation, plan.room, plan.rest
 
-    def bent_foundation(**keywords: object) -> plan.RoomPart:
-        part = foundation(**keywords)  # type: ignore[arg-type]
-        return BENDS[board.bent].apply(part) if board.bent else part
+    def bent_foundation(**keywords: object) -> tuple[plan.Planned, ...]:
+        steps = foundation(**keywords)  # type: ignore[arg-type]
+        return BENDS[board.bent].bent(steps) if board.bent else steps
 
     def bent_room(**keywords: object) -> plan.Room:
         part = room(**keywords)  # type: ignore[arg-type]
