@@ -502,6 +502,7 @@ class Daemon:
             # something of ours has ended.
             self.log.often("cannot-accept", why=e.strerror)
             self.rooms.drop_all("what they hold is needed")
+            self.rooms.views.drop_all()
             self.pool.drop_spares()
             loop.remove_reader(listener.fileno())
             loop.call_later(ACCEPT_AGAIN_S, self._listen_to, loop, listener)

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from . import foreign, kernel, opener, plan, road, rooms, verify
+from . import foreign, kernel, opener, plan, road, rooms, seen, verify
 from .activity import Activity, Wanted
 from .errors import StepError
 
@@ -114,7 +114,7 @@ def again(
     if expected is None:
         return None
     program = wanted.fds.get("program", -1)
-    if program >= 0 and not _stays(program):
+    if program >= 0 and not seen.stays(program):
         return None
     return Again(
         serves=expected,
@@ -122,15 +122,6 @@ def again(
         tier=tier,
         skipped=tuple(skipped),
         program=os.dup(program) if program >= 0 else -1,
-    )
-
-
-def _stays(fd: int) -> bool:
-    """Whether the file system is one that this system itself runs from, or memory."""
-    in_memory = kernel.file_system(fd) == kernel.TMPFS_MAGIC
-    return in_memory or (
-        kernel.is_local(fd)
-        and os.fstat(fd).st_dev in {os.stat(top).st_dev for top in ("/", "/usr")}
     )
 
 

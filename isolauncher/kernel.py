@@ -421,8 +421,13 @@ class Linux:
 
     def shares_mounts(self) -> bool:
         """Whether any mount here still propagates to another namespace."""
-        with open("/proc/self/mountinfo", "rb", buffering=0) as f:
-            text = f.readall()
+        fd = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            text = b""
+            while block := os.read(fd, 1 << 16):
+                text += block
+        finally:
+            os.close(fd)
         # A path may have the word in it; without the word none is shared.
         return b" shared:" in text and any(
             b" shared:" in line.partition(b" - ")[0] for line in text.splitlines()

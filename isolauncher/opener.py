@@ -240,6 +240,10 @@ class Opener:
         }
         return _read_answer(await self._ask(question, _maybe(program), meanwhile))
 
+    def is_idle(self) -> bool:
+        """Whether it is there and owes no answer."""
+        return self._sock is not None and not self._owed
+
     def open_program(self, program: int) -> None:
         """Have it open the program, beside all else."""
         self._put({"wants": []}, [program])
@@ -608,7 +612,7 @@ def _child(sock: socket.socket, *, rehearse: bool) -> NoReturn:
             signal.alarm(PATIENCE_S + 1)
             fds: list[int] = []
             try:
-                # Its own descriptor stays open: to close it may wait for the caller.
+                # Its other descriptors stay open: to close one may wait for the caller.
                 answer = answers.to(message, fds)
             except Exception as e:
                 if not isinstance(e, IsolauncherError):
@@ -617,6 +621,10 @@ def _child(sock: socket.socket, *, rehearse: bool) -> NoReturn:
                 answer, fds = e.as_fields(), []
             wire.send(sock, answer, fds)
             wire.close_all(fds)
+            if not {"check", "bundle"} & message.fields.keys():
+                # A program's file: who has many opened one after the other has no more
+                # of them held than one. Whoever makes us wait here makes himself wait.
+                message.close()
             signal.alarm(0)
             if not named:
                 # Not before: somebody waits for the answer, and nobody for this.

@@ -956,15 +956,13 @@ def own_net(policy: Policy) -> bool:
     return policy.network != "host"
 
 
-def foundation(
-    *, policy: Policy, person: Person, machine: Machine
-) -> tuple[Planned, ...]:
-    """What they do next: all that is the same whatever there is to be shown.
+def foundation(*, policy: Policy, machine: Machine) -> tuple[Planned, ...]:
+    """What they do next: all that is the same whoever it is for and what he is shown.
 
-    So that they can begin while a policy's paths are still being opened. Raises
-    `HostError` as `room` does.
+    So that they can begin while a uid is found and a policy's paths are being opened.
+    Raises `HostError` as `room` does.
     """
-    return _founded(policy, person, machine, [])
+    return _founded(policy, machine, [])
 
 
 def begins(
@@ -975,7 +973,7 @@ def begins(
 
 
 def _founded(
-    policy: Policy, person: Person, machine: Machine, skipped: list[Skipped]
+    policy: Policy, machine: Machine, skipped: list[Skipped]
 ) -> tuple[Planned, ...]:
     spaces = ("mnt", "cgroup")
     cgroup = tuple(_cgroup(policy, machine, skipped))
@@ -1003,7 +1001,7 @@ def _founded(
         *(Planned(actor="init", step=s) for s in init),
         *(Planned(actor="stem", step=s) for s in stem),
         # Meanwhile.
-        *(Planned(actor="init", step=s) for s in _skeleton(policy, person, machine)),
+        *(Planned(actor="init", step=s) for s in _skeleton(policy, machine)),
     )
 
 
@@ -1026,12 +1024,19 @@ def room(
     Raises `HostError` when the policy requires what the machine has not.
     """
     skipped: list[Skipped] = []
-    begun = first(own_net=own_net(policy)) + _founded(policy, person, machine, skipped)
+    begun = first(own_net=own_net(policy)) + _founded(policy, machine, skipped)
     late = _late(view.trees)
     early = tuple(t for t in view.trees if t not in late)
-    init: list[Step] = list(_root(person, early, view, policy))
+    own = _own(person)
+    # What has an owner lies in one of these; else it is the same for everybody.
+    shown = _shown(view, early, own, person.uid if own or view.devices else 0)
     # /proc after the pivot: mounted before it would show beside the host's.
-    init += [MountProc(), MountTerminals(), SetHostname(name=policy.hostname)]
+    init: list[Step] = [
+        Pivot(),
+        MountProc(),
+        MountTerminals(),
+        SetHostname(name=policy.hostname),
+    ]
     if policy.network == "loopback":
         init.append(LoopbackUp())
     init += [
@@ -1044,7 +1049,6 @@ def room(
         ),
     ]
     # After the map: an id-mapped mount needs the user namespace to be finished.
-    own = _own(person)
     known = _known(early, view.links) | _leading_to(own)
     leaving = [LeaveOldRoot()]
     if late:
@@ -1070,6 +1074,8 @@ def room(
     meanwhile.append(LowerInit())
     steps = (
         *begun,
+        *(Planned(actor="init", step=s) for s in _before(person, view, policy)),
+        *shown,
         *(Planned(actor="init", step=s) for s in init),
         *(Planned(actor="stem", step=s) for s in stem),
         *(Planned(actor="init", step=s) for s in meanwhile),
@@ -1315,13 +1321,14 @@ MACHINE_ID = b"isolauncher/none".hex().encode() + b"\n"
 MADE_FILES = frozenset(f"/etc/{n}" for n in ETC) | {f"/dev/{n}" for n in DEVICES}
 
 
+@lru_cache(maxsize=32)
 def _late(trees: tuple[Tree, ...]) -> tuple[Tree, ...]:
     """Trees that are id-mapped, and those below them, which they would hide."""
     mapped = tuple(t for t in trees if t.owned_by is not None)
     return tuple(t for t in trees if t in mapped or below(t.path, mapped))
 
 
-def _skeleton(policy: Policy, person: Person, machine: Machine) -> Iterator[Step]:
+def _skeleton(policy: Policy, machine: Machine) -> Iterator[Step]:
     # Room for the skeleton only; what fills up is /tmp and /dev/shm, with own sizes.
     yield NewRoot(over=machine.root_over, size=1 << 20)
     for path in ("/dev", "/etc", "/proc", "/run", "/tmp", "/var"):  # noqa: S108
@@ -1333,28 +1340,12 @@ def _skeleton(policy: Policy, person: Person, machine: Machine) -> Iterator[Step
         mode=0o1777,
         executable=True,
     )
-    for path in _own(person):
-        yield from _own_directory(path, policy, person.uid)
-    contents = (
-        person.passwd,
-        person.group,
-        person.nsswitch,
-        person.hosts,
-        policy.hostname.encode() + b"\n",
-        MACHINE_ID,
-    )
-    for name, data in zip(ETC, contents, strict=True):
-        yield WriteFile(path=f"/etc/{name}", data=data, mode=0o444)
+    if not policy.devices:
+        yield from _dev(policy)
 
 
-def _root(
-    person: Person, trees: tuple[Tree, ...], view: View, policy: Policy
-) -> Iterator[Step]:
-    """What is shown in the root, and the pivot into it."""
-    own = _own(person)
-    if view.devices:
-        # Before all that is in it.
-        yield MountDevices(inodes=_IN_DEV + 2 * len(view.devices))
+def _dev(policy: Policy) -> Iterator[Step]:
+    """What is in every /dev."""
     for name in DEVICES:
         yield WriteFile(path=f"/dev/{name}", data=b"", mode=0o666)
         yield Attach(
@@ -1380,9 +1371,45 @@ def _root(
         ("ptmx", "pts/ptmx"),
     ):
         yield Symlink(path=f"/dev/{name}", target=target)
-    yield from _devices(view.devices, person.uid)
+
+
+def _before(person: Person, view: View, policy: Policy) -> Iterator[Step]:
+    """What comes into the root before all that is shown there."""
+    for path in _own(person):
+        yield from _own_directory(path, policy, person.uid)
+    contents = (
+        person.passwd,
+        person.group,
+        person.nsswitch,
+        person.hosts,
+        policy.hostname.encode() + b"\n",
+        MACHINE_ID,
+    )
+    for name, data in zip(ETC, contents, strict=True):
+        yield WriteFile(path=f"/etc/{name}", data=data, mode=0o444)
+    if view.devices:
+        # Before all that is in it.
+        yield MountDevices(inodes=_IN_DEV + 2 * len(view.devices))
+    if policy.devices:
+        yield from _dev(policy)
+
+
+@lru_cache(maxsize=32)
+def _shown(
+    view: View, trees: tuple[Tree, ...], own: tuple[str, ...], owner: int
+) -> tuple[Planned, ...]:
+    """As `_show`; most launches are shown what another was."""
+    steps = _show(view, trees, own, owner)
+    return tuple(Planned(actor="init", step=s) for s in steps)
+
+
+def _show(
+    view: View, trees: tuple[Tree, ...], own: tuple[str, ...], owner: int
+) -> Iterator[Step]:
+    """Devices, trees and links, each where it belongs."""
+    yield from _devices(view.devices, owner)
     known = BUILT | _leading_to(own)
-    yield from _places(trees, above=(), known=known, own=own, uid=person.uid)
+    yield from _places(trees, above=(), known=known, own=own, uid=owner)
     for tree in trees:
         yield _attach(tree)
     directories = set(_directories(trees)) | known
@@ -1393,7 +1420,6 @@ def _root(
                 yield Directory(path=parent, mode=0o755)
         if not below(posixpath.dirname(link.path), trees):
             yield Symlink(path=link.path, target=link.target)
-    yield Pivot()
 
 
 _IN_DEV = 16
@@ -1484,6 +1510,7 @@ def _directories(trees: tuple[Tree, ...]) -> Iterator[str]:
             yield tree.path
 
 
+@lru_cache(maxsize=32)
 def _known(trees: tuple[Tree, ...], links: tuple[Link, ...]) -> frozenset[str]:
     of_links = {p for link in links for p in _parents(link.path)}
     return BUILT | set(_directories(trees)) | of_links

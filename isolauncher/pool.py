@@ -266,6 +266,15 @@ class Pool:
         self._retire(zygote, "died")
         return await (await self.zygote(set_name)).fork(own_net=own_net)
 
+    def spare(self, set_name: str, *, own_net: bool) -> Sandbox | None:
+        """The spare one, where there is one and its zygote is as it was."""
+        zygote = self._zygotes.get(set_name)
+        if zygote is None or zygote.spare is None or zygote.dead or zygote.changed():
+            return None
+        spare = zygote.take_spare(own_net=own_net)
+        self._spare_later(zygote)
+        return spare
+
     def as_data(self) -> dict[str, int]:
         """How many spares wait, and how many are still to be forked."""
         of = self._zygotes.values()

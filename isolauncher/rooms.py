@@ -37,6 +37,7 @@ from . import (
     plan,
     pool,
     records,
+    seen,
     verify,
     view,
     ways,
@@ -96,9 +97,8 @@ class Facts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ground:
-    """What is known of a room before its paths are opened, and what is done of it."""
+    """What is known of a room before anything else, and what is done of it then."""
 
-    person: plan.Person
     machine: plan.Machine
     steps: tuple[plan.Planned, ...]
 
@@ -241,8 +241,12 @@ async def prepare(
     room.facts = made_from
     room.ahead = ahead
     policy = made_from.policy
-    checker = room.checker = opener.Opener(daemon.openers, made_from.caller)
+    known = None if ahead else daemon.rooms.seen(made_from)
+    lent = known.borrow() if known is not None else None
+    room.checker = lent or opener.Opener(daemon.openers, made_from.caller)
     refused: list[IsolauncherError | OSError] = []
+
+    begun = False
 
     def meanwhile() -> None:
         """The ledger asks NSS and writes files, while others are at work.
@@ -250,37 +254,52 @@ async def prepare(
         What is made ahead leaves an activity that ends as much time to give its uid
         back.
         """
+        nonlocal begun
+        if begun or ahead:
+            return
+        begun = True
         try:
-            _take_identity(daemon, room, made_from)
             if room.sandbox is not None:
                 _found(daemon, room, made_from)
+            _take_identity(daemon, room, made_from)
+            if known is not None and room.sandbox is not None:
+                _furnish(daemon, room, made_from, known.show)
         except (IsolauncherError, OSError) as e:
             refused.append(e)
 
-    sandbox, (opened, found_program) = await _both(
-        room,
-        _forked(daemon, room, made_from, ahead=ahead),
-        checker.open(
-            view.wants(policy, made_from.home if made_from.own_home else ""),
-            program,
-            (lambda: None) if ahead else meanwhile,
-            again=ahead,
-        ),
-    )
-    mounts = view.Mounts(daemon.kernel)
-    try:
-        if ahead:
-            _take_identity(daemon, room, made_from)
-        for e in refused:
-            if not isinstance(e, IdentityError) or e.code not in _NO_UID:
-                raise e
-            # Who has a use for a uid now goes before who may come.
-            own = made_from.caller.uid if e.code == "identity-quota" else None
-            if not await daemon.rooms.make_way(e.message, own):
-                raise e
-            _take_identity(daemon, room, made_from)
-        ground = room.ground or _found(daemon, room, made_from)
-        room.visible, room.skipped = view.show(
+    wants = view.wants(policy, made_from.home if made_from.own_home else "")
+
+    async def opening() -> _Found:
+        assert room.checker is not None  # noqa: S101 (for the type checker)
+        now = () if known is not None else wants
+        try:
+            return await room.checker.open(now, program, meanwhile, again=ahead)
+        except StepError as e:
+            if lent is None or e.code != "open-failed":
+                raise
+        # It has waited, and was its caller's to end.
+        room.close_checker()
+        room.checker = opener.Opener(daemon.openers, made_from.caller)
+        return await room.checker.open(now, program, meanwhile)
+
+    spare = None
+    if not ahead:
+        own_net = plan.own_net(made_from.policy)
+        spare = daemon.pool.spare(made_from.set_name, own_net=own_net)
+    if spare is not None:
+        # Nobody need be waited for but the opener.
+        sandbox = room.sandbox = spare
+        opened, found_program = await opening()
+        if (ended := told_to_end(room)) is not None:
+            _close_opened(opened)
+            close_program(found_program)
+            raise ended
+    else:
+        forking = _forked(daemon, room, made_from, ahead=ahead)
+        sandbox, (opened, found_program) = await _both(room, forking, opening())
+
+    def show(mounts: view.Mounts) -> tuple[plan.View, list[plan.Skipped]]:
+        return view.show(
             mounts,
             opened,
             made_from.caller,
@@ -288,36 +307,78 @@ async def prepare(
             refuse_write=daemon.store.refuse_write,
             allowed=policy.devices,
         )
-        room.planned = plan.room(
-            room_id=room.id,
-            policy=policy,
-            person=ground.person,
-            view=room.visible,
-            machine=ground.machine,
-            filter_=compiled_filter(policy),
-            ahead=ahead,
-        )
-        room.frame = plan.frame(room.planned, room.visible)
-        room.skipped += room.planned.skipped
-        room.sent = {name: file_of(fd) for name, fd in mounts.fds.items()}
-        await sandbox.furnish(
-            room.planned,
-            mounts.fds,
-            {"landlock-probe": daemon.outside},
-            ground.steps,
-        )
+
+    try:
+        if ahead:
+            _take_identity(daemon, room, made_from)
+        for e in refused:
+            if isinstance(e, StepError) and e.code == "sandbox-died":
+                # What they had begun may have failed, and it has been said why.
+                raise await sandbox.why_ended() or e from e
+            if not isinstance(e, IdentityError) or e.code not in _NO_UID:
+                raise e
+            # Who has a use for a uid now goes before who may come.
+            own = made_from.caller.uid if e.code == "identity-quota" else None
+            if not await daemon.rooms.make_way(e.message, own):
+                raise e
+            _take_identity(daemon, room, made_from)
+        if room.planned is None:
+            try:
+                _furnish(daemon, room, made_from, known.show if known else show)
+            except StepError as e:
+                if e.code != "sandbox-died":
+                    raise
+                raise await sandbox.why_ended() or e from e
         if ahead:
             await made(room)
             look(room)
+        elif known is None:
+            daemon.rooms.views.came(made_from)
     except BaseException:
         close_program(found_program)
         raise
     finally:
-        mounts.close()
         _close_opened(opened)
-        if not ahead:
+        if known is not None and room.checker is not None:
+            known.give_back(room.checker)
+            room.checker = None
+        elif not ahead:
             room.close_checker_later()
     return found_program
+
+
+_Show = Callable[[view.Mounts], tuple[plan.View, list[plan.Skipped]]]
+
+
+def _furnish(daemon: Daemon, room: Room, made_from: Facts, show: _Show) -> None:
+    """Have them do all the rest of a room, for which there is a uid by now."""
+    sandbox, policy = room.sandbox, made_from.policy
+    ground = room.ground or _found(daemon, room, made_from)
+    assert sandbox is not None  # noqa: S101 (for the type checker)
+    assert room.record is not None  # noqa: S101
+    # Whose uid it may come to have, too, before it is told that.
+    room.record.append("planned", describe(daemon, room, made_from.caller))
+    mounts = view.Mounts(daemon.kernel)
+    try:
+        room.visible, room.skipped = show(mounts)
+        planned = plan.room(
+            room_id=room.id,
+            policy=policy,
+            person=_person(room, made_from),
+            view=room.visible,
+            machine=ground.machine,
+            filter_=compiled_filter(policy),
+            ahead=room.ahead,
+        )
+        room.frame = plan.frame(planned, room.visible)
+        room.skipped += planned.skipped
+        room.sent |= {name: file_of(fd) for name, fd in mounts.fds.items()}
+        sandbox.furnish(
+            planned, mounts.fds, {"landlock-probe": daemon.outside}, ground.steps
+        )
+        room.planned = planned
+    finally:
+        mounts.close()
 
 
 async def _forked(
@@ -332,20 +393,25 @@ async def _forked(
 
 
 def _found(daemon: Daemon, room: Room, made_from: Facts) -> Ground:
-    """Have init and the stem begin, with what needs no path."""
+    """Have init and the stem begin, with what needs neither a path nor a uid."""
     sandbox = room.sandbox
     assert sandbox is not None  # noqa: S101 (for the type checker)
     machine = replace(made_from.machine, cgroups=daemon.parents.for_activity(room.id))
-    person = _person(room, made_from)
-    steps = plan.foundation(policy=made_from.policy, person=person, machine=machine)
+    steps = plan.foundation(policy=made_from.policy, machine=machine)
     room.cgroups = tuple(place.path for place in machine.cgroups)
     room.init_start = records.start_time(sandbox.pid)
     # Before init is told anything: a daemon that comes after us must find it.
     room.record = records.create(
         daemon.run_dir, room.id, describe(daemon, room, made_from.caller)
     )
-    sandbox.begin(room.id, steps, ahead=room.ahead)
-    room.ground = Ground(person=person, machine=machine, steps=steps)
+    mounts = view.Mounts(daemon.kernel)
+    try:
+        view.show_devices(mounts)
+        room.sent = {name: file_of(fd) for name, fd in mounts.fds.items()}
+        sandbox.begin(room.id, steps, mounts.fds, ahead=room.ahead)
+    finally:
+        mounts.close()
+    room.ground = Ground(machine=machine, steps=steps)
     return room.ground
 
 
@@ -648,6 +714,7 @@ class Rooms:
         self._ending: dict[asyncio.Task[None], Room] = {}
         self._mounts = MountTable()
         self._watch = ways.Watch()
+        self.views = seen.Views(daemon, self._watch)
         self._short_until = 0.0
         self._in_vain: deque[object] = deque(maxlen=REMEMBERED)
         """What no room could be prepared to serve; as often as it was tried."""
@@ -656,7 +723,7 @@ class Rooms:
         """How many are ready, are to be made for who launched lately, and end."""
         ready = [r for r in self._ready.values() if r.facts and of(r.facts.caller.uid)]
         filling = self._filling is not None and not self._filling.done()
-        wanted = filling or self._wanted() is not None
+        wanted = filling or self._wanted() is not None or self.views.is_busy()
         return {
             "ready": len(ready),
             "wanted": int(wanted),
@@ -679,6 +746,15 @@ class Rooms:
         if self._making is not None:
             rooms.append(self._making)
         return any(room.id == room_id for room in rooms)
+
+    def seen(self, made_from: Facts) -> seen.Seen | None:
+        """What would be shown just as it was, if that is known."""
+        self._drop_if_mounted()
+        return self.views.find(made_from)
+
+    def has_mounts_changed(self) -> bool:
+        """Since it was last asked for whatever; what depends on it is gone by then."""
+        return self._drop_if_mounted()
 
     async def take(self, made_from: Facts, asked: object = None) -> Room | None:
         """As `find`, one that is still right; what is not is gone by then."""
@@ -779,6 +855,7 @@ class Rooms:
     def give_up_memory(self, why: str) -> None:
         """What only waits for a request goes, and no other comes for a while."""
         self._short_until = asyncio.get_running_loop().time() + memory.RELIEF_S
+        self.views.drop_all()
         self.drop_all(why)
         if self._making is not None:
             self._making.end()
@@ -907,6 +984,7 @@ class Rooms:
         """Whether something was; the kernel says so once, so it concerns all rooms."""
         changed = self._mounts.changed()
         if changed:
+            self.views.drop_all()
             self.drop_all("something was mounted")
             if self._making is not None:
                 self._making.end()
@@ -940,6 +1018,7 @@ class Rooms:
         if self._filling is not None:
             self._filling.cancel()
             await asyncio.gather(self._filling, return_exceptions=True)
+        await self.views.close()
         await self.make_way("the daemon ends")
         for asked in self._asked:
             asked.close()

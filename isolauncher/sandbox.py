@@ -68,14 +68,20 @@ class Sandbox:
     own_net: bool = True
 
     def begin(
-        self, room_id: str, steps: tuple[plan.Planned, ...], *, ahead: bool
+        self,
+        room_id: str,
+        steps: tuple[plan.Planned, ...],
+        for_init: Mapping[str, int],
+        *,
+        ahead: bool,
     ) -> None:
         """Have them do what comes first of a room that is still being planned."""
         # For init the stem has to wait.
-        _hand(self.channel, plan.begins(room_id, steps, "init", ahead=ahead), {})
+        of_init = plan.begins(room_id, steps, "init", ahead=ahead)
+        _hand(self.channel, of_init, for_init)
         _hand(self._stem(), plan.begins(room_id, steps, "stem", ahead=ahead), {})
 
-    async def furnish(
+    def furnish(
         self,
         room: plan.Room,
         for_init: Mapping[str, int],
@@ -84,14 +90,8 @@ class Sandbox:
     ) -> None:
         """Have the room's steps done, of which they have ``begun`` the first."""
         begun = plan.first(own_net=self.own_net) + begun
-        try:
-            _hand(self.channel, room.part_of("init", begun), for_init)
-            _hand(self._stem(), room.part_of("stem", begun), for_stem)
-        except StepError as e:
-            if e.code != "sandbox-died":
-                raise
-            # What they had begun may have failed, and it has been said why.
-            raise await self.why_ended() or e from e
+        _hand(self.channel, room.part_of("init", begun), for_init)
+        _hand(self._stem(), room.part_of("stem", begun), for_stem)
 
     async def furnished(self) -> list[plan.Skipped]:
         """They are done: what had to be let pass."""

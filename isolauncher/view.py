@@ -136,8 +136,6 @@ def show(
                     group=caller.gid,
                 )
             )
-    for name in plan.DEVICES:
-        _device(name, mounts)
     nodes, lacking = _granted(opened, allowed)
     view = plan.View(trees=tuple(trees), links=tuple(links), devices=nodes)
     return view, [*skipped, *lacking]
@@ -190,6 +188,12 @@ def _number(fd: int) -> int:
     """A character device's (st_rdev), whatever was told of it; 0: it is none."""
     status = os.fstat(fd)
     return status.st_rdev if stat.S_ISCHR(status.st_mode) else 0
+
+
+def show_devices(mounts: Mounts) -> None:
+    """Those that every sandbox has."""
+    for name in plan.DEVICES:
+        _device(name, mounts)
 
 
 def _device(name: str, mounts: Mounts) -> None:

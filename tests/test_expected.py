@@ -18,7 +18,7 @@ import pytest
 from support.daemons import ROOMS_AHEAD, Finished, Service
 from support.powers import need, sandboxes
 
-from isolauncher import expected, road, rooms, verify
+from isolauncher import expected, road, rooms, seen, verify
 from isolauncher.errors import StepError, VerifyError
 from isolauncher.request import Caller
 
@@ -225,11 +225,11 @@ def test_a_disk_that_can_be_taken_away_is_not_held(
     fd = os.open(file, os.O_PATH)
     try:
         elsewhere = SimpleNamespace(st_dev=-1)
-        monkeypatch.setattr(expected.kernel, "file_system", lambda fd: 0xEF53)
-        monkeypatch.setattr(expected.os, "stat", lambda path: elsewhere)
-        assert not expected._stays(fd)
+        monkeypatch.setattr(seen.kernel, "file_system", lambda fd: 0xEF53)
+        monkeypatch.setattr(seen.os, "stat", lambda path: elsewhere)
+        assert not seen.stays(fd)
         elsewhere.st_dev = os.fstat(fd).st_dev
-        assert expected._stays(fd)
+        assert seen.stays(fd)
     finally:
         os.close(fd)
 

@@ -87,7 +87,9 @@ def main(
         return _live(start, world, until)
 
     if waiting.ahead:
-        # Else what a program does not need would be copied in a launch's time.
+        # Else what it writes to, and a program need not, would be copied in a launch's
+        # time.
+        init.practise(1)
         touch(waiting.channel.fileno())
     start, cwd = stem.prepare(waiting, begin, live)
     return _hand_over(waiting.channel, start, cwd, world, touch)
