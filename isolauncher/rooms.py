@@ -263,7 +263,7 @@ async def prepare(
                 _found(daemon, room, made_from)
             _take_identity(daemon, room, made_from)
             if known is not None and room.sandbox is not None:
-                _furnish(daemon, room, made_from, known.show)
+                _furnish(daemon, room, made_from, known.show, known.sent)
         except (IsolauncherError, OSError) as e:
             refused.append(e)
 
@@ -324,7 +324,10 @@ async def prepare(
             _take_identity(daemon, room, made_from)
         if room.planned is None:
             try:
-                _furnish(daemon, room, made_from, known.show if known else show)
+                if known is not None:
+                    _furnish(daemon, room, made_from, known.show, known.sent)
+                else:
+                    _furnish(daemon, room, made_from, show)
             except StepError as e:
                 if e.code != "sandbox-died":
                     raise
@@ -350,8 +353,17 @@ async def prepare(
 _Show = Callable[[view.Mounts], tuple[plan.View, list[plan.Skipped]]]
 
 
-def _furnish(daemon: Daemon, room: Room, made_from: Facts, show: _Show) -> None:
-    """Have them do all the rest of a room, for which there is a uid by now."""
+def _furnish(
+    daemon: Daemon,
+    room: Room,
+    made_from: Facts,
+    show: _Show,
+    sent: Mapping[str, tuple[int, int]] | None = None,
+) -> None:
+    """Have them do all the rest of a room, for which there is a uid by now.
+
+    ``sent``: device and inode of each of the mounts that ``show`` makes, if known.
+    """
     sandbox, policy = room.sandbox, made_from.policy
     ground = room.ground or _found(daemon, room, made_from)
     assert sandbox is not None  # noqa: S101 (for the type checker)
@@ -372,7 +384,7 @@ def _furnish(daemon: Daemon, room: Room, made_from: Facts, show: _Show) -> None:
         )
         room.frame = plan.frame(planned, room.visible)
         room.skipped += planned.skipped
-        room.sent |= {name: file_of(fd) for name, fd in mounts.fds.items()}
+        room.sent |= sent or {name: file_of(fd) for name, fd in mounts.fds.items()}
         sandbox.furnish(
             planned, mounts.fds, {"landlock-probe": daemon.outside}, ground.steps
         )

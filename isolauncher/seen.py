@@ -42,13 +42,15 @@ class Seen:
     """``made_from`` is what it was looked at for, to be compared; ``found`` has the
     descriptors, by the plan's names, and whether each is of a directory.
 
-    ``idle``: an opener of the caller's that has nothing to do.
+    ``sent`` says device and inode of each. ``idle``: an opener of the caller's that has
+    nothing to do.
     """
 
     made_from: Facts
     shown: plan.View
     skipped: tuple[plan.Skipped, ...]
     found: Mapping[str, tuple[int, bool, str]]
+    sent: Mapping[str, tuple[int, int]]
     watched: ways.Watched
     idle: opener.Opener | None
     used: float = 0.0
@@ -94,10 +96,13 @@ def keep(
     """With descriptors of what was ``opened``; the last two are its own by then."""
     fds = {entry.path: entry.fd for entry in opened if entry.fd >= 0}
     found: dict[str, tuple[int, bool, str]] = {}
+    sent: dict[str, tuple[int, int]] = {}
     try:
         for tree in shown.trees:
             fd = os.dup(fds[tree.path])
             found[tree.descriptor] = fd, tree.kind == "directory", tree.path
+            status = os.fstat(fd)
+            sent[tree.descriptor] = status.st_dev, status.st_ino
     except BaseException:
         watched.close()
         wire.close_all(fd for fd, _, _ in found.values())
@@ -107,6 +112,7 @@ def keep(
         shown=shown,
         skipped=tuple(skipped),
         found=found,
+        sent=sent,
         watched=watched,
         idle=looked,
     )
