@@ -39,6 +39,9 @@ FORK_S = 5
 MAX_REPORT = 8 << 20
 SPARE_AFTER_S = 0.1
 """How long after a zygote was last asked it forks a spare: a launch goes first."""
+SOON_S = 0.004
+OFTEN_S = 0.3
+"""And how long where launches come as close as this: the next one will not wait."""
 
 Command = Callable[[str], tuple[str, ...]]
 
@@ -68,6 +71,8 @@ class Zygote:
     own_net: bool = True
     spare: Sandbox | None = None
     spare_due: asyncio.TimerHandle | None = None
+    asked: float = 0.0
+    pause: float = SPARE_AFTER_S
 
     def changed(self) -> list[str]:
         return [] if self.watch is None else self.watch.changed()
@@ -254,7 +259,10 @@ class Pool:
         zygote = await self.zygote(set_name)
         try:
             spare = None if ahead else zygote.take_spare(own_net=own_net)
-            self._spare_later(zygote)
+            if ahead:
+                self._spare_later(zygote)
+            else:
+                self._asked(zygote)
             return spare or await zygote.fork(own_net=own_net, ahead=ahead)
         except ZygoteError as e:
             if e.code == "init-died":
@@ -272,7 +280,7 @@ class Pool:
         if zygote is None or zygote.spare is None or zygote.dead or zygote.changed():
             return None
         spare = zygote.take_spare(own_net=own_net)
-        self._spare_later(zygote)
+        self._asked(zygote)
         return spare
 
     def as_data(self) -> dict[str, int]:
@@ -288,6 +296,13 @@ class Pool:
         for zygote in self._zygotes.values():
             zygote.drop_spare()
 
+    def _asked(self, zygote: Zygote) -> None:
+        """It has been, by a launch; the next spare is for the next one."""
+        now = asyncio.get_running_loop().time()
+        zygote.pause = SOON_S if now - zygote.asked < OFTEN_S else SPARE_AFTER_S
+        zygote.asked = now
+        self._spare_later(zygote)
+
     def _spare_later(self, zygote: Zygote) -> None:
         """Once it has not been asked for a while."""
         if zygote.spare_due is not None:
@@ -295,7 +310,7 @@ class Pool:
         zygote.spare_due = None
         if self._spares and not zygote.dead:
             loop = asyncio.get_running_loop()
-            zygote.spare_due = loop.call_later(SPARE_AFTER_S, self._spare_now, zygote)
+            zygote.spare_due = loop.call_later(zygote.pause, self._spare_now, zygote)
 
     def _spare_now(self, zygote: Zygote) -> None:
         match self._may_spare(zygote.set_name):

@@ -22,7 +22,9 @@ from support.peers import until, zygotes
 from support.powers import need, sandboxes
 from support.spoiling import Run, launch
 
+from isolauncher import pool
 from isolauncher.daemon import Daemon
+from isolauncher.log import Log
 
 CONFIG = "version = 1\n[rooms]\nahead = 0\nspares = 1\n"
 SLEEPS = "print('runs', flush=True)\ninput()\n"
@@ -212,6 +214,23 @@ def test_there_is_none_where_memory_is_short_or_none_is_wanted(more: str) -> Non
         stats = where.at_rest()
         assert stats["spares"] == {"ready": 0, "wanted": 0}
         assert spares(where) == []
+
+
+def test_where_launches_follow_each_other_the_next_pair_is_forked_at_once() -> None:
+    async def check() -> None:
+        one = pool.Pool(Log(quiet=True), died=lambda zygote: None, spares=True)
+        zygote = SimpleNamespace(
+            asked=-1.0, pause=0.0, spare_due=None, dead=False, set_name="python"
+        )
+        for pause in (pool.SPARE_AFTER_S, pool.SOON_S, pool.SOON_S):
+            one._asked(zygote)  # type: ignore[arg-type]
+            assert zygote.pause == pause
+        zygote.asked -= pool.OFTEN_S
+        one._asked(zygote)  # type: ignore[arg-type]
+        assert zygote.pause == pool.SPARE_AFTER_S
+        zygote.spare_due.cancel()
+
+    asyncio.run(check())
 
 
 @pytest.mark.parametrize("busy", [True, False])
