@@ -1177,7 +1177,7 @@ def left(session: Hostile) -> list[str]:
     running = session.home / ".sugar/default/isolauncher/running"
     return [
         *(str(p) for p in session.processes("isolauncher: mediator(")),
-        *(str(p) for p in session.processes("xdg-dbus-proxy")),
+        *(str(p) for p in session.filters()),
         *(p.name for p in session.runtime.iterdir() if "isolauncher" in p.name),
         *(p.name for p in (running.iterdir() if running.exists() else ())),
     ]
@@ -1330,7 +1330,7 @@ def test_without_its_mediator_it_has_no_bus_and_nothing_else_opens(
     with session.launch() as witness:
         assert witness.do(bus_and_journal) == ["ok"] * 4
         os.kill(session.mediator(witness.id), signal.SIGKILL)
-        assert until(lambda: not session.processes("xdg-dbus-proxy"))
+        assert until(lambda: not session.filters())
         session.shell.heard()
         assert witness.do(bus_and_journal) == ["error"] * 4
         assert witness.do(again) != "ok"
@@ -1503,7 +1503,7 @@ def test_on_overlayfs_a_killed_mediator_leaves_what_was_kept_before(
     with session.launch(session.bundle("org.laptop.Overlay")) as witness:
         witness.do(work)
         os.kill(session.mediator(witness.id), signal.SIGKILL)
-        assert until(lambda: not session.processes("xdg-dbus-proxy"))
+        assert until(lambda: not session.filters())
     assert until(lambda: os.listdir(scratch) == [])
     assert (unmapped / "data/changed").read_bytes() == b"before"
     assert (unmapped / "data/below/removed").read_bytes() == b"removed"

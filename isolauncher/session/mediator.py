@@ -124,6 +124,8 @@ def rehearse() -> None:
         wire.recv(channel, max_fds=8).close()
         made.end()
         made.forget()
+    # It needs a moment before it can be told what to filter.
+    proxy.prepare()
 
 
 class Mediator:
@@ -170,6 +172,8 @@ class Mediator:
             signal.signal(number, signal.SIG_IGN)
         if self.directories is not None:
             GLib.timeout_add(SCAN_MS, self._look)
+        # Its first message waits for the filter, which only has to be told.
+        GLib.idle_add(self._start_filter)
         try:
             self.loop.run()
         finally:
@@ -280,7 +284,8 @@ class Mediator:
 
     def _start_filter(self) -> None:
         if self.proxy is None and self.buses:
-            self.proxy = proxy.Proxy(self.buses)
+            self.proxy = proxy.taken()
+            self.proxy.filter(self.buses)
 
     def _ready(self) -> None:
         """The filter is there to be connected to."""
@@ -334,12 +339,7 @@ class Mediator:
         return True
 
     def _no_longer_named(self) -> None:
-        """It runs, or never will: what is mounted needs no name out here.
-
-        Its first message waits for the filter, which comes up while the program does,
-        not in the launch's way; if this is the end, that is noticed before.
-        """
-        GLib.idle_add(self._start_filter)
+        """It runs, or never will: what is mounted needs no name out here."""
         GLib.idle_add(self._attend_session)
         for name in ("bus", "accessibility"):
             if name in self.bus_at:

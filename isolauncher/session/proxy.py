@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 from ..errors import HostError
 from ..host import BUS_FILTER as PROGRAM
@@ -84,17 +85,19 @@ def refuse_missing() -> None:
 class Proxy:
     """One process that filters one or more buses for as long as this object is kept.
 
-    It ends when ``fd``, whose other end it has, is closed, by whatever ends us.
+    It is there before it is told which: most of its start is its libraries'. It ends
+    when ``fd``, whose other end it has, is closed, by whatever ends us.
     """
 
-    def __init__(self, buses: Sequence[tuple[str, str, Sequence[str]]]) -> None:
-        """``buses``: address, path of the socket to be made, and rules, of each."""
+    def __init__(self) -> None:
         self.is_ready = False
+        self._stamp = _stamp()
         self.fd, end = os.pipe2(os.O_CLOEXEC)
+        told, self._words = os.pipe2(os.O_CLOEXEC)
         try:
             self.process = subprocess.Popen(
-                [PROGRAM, f"--fd={end}", *_words(buses)],
-                pass_fds=(end,),
+                [PROGRAM, f"--fd={end}", f"--args={told}"],
+                pass_fds=(end, told),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 cwd="/",
@@ -102,12 +105,26 @@ class Proxy:
             )
         except OSError as error:
             os.close(self.fd)
+            os.close(self._words)
             raise HostError(
                 f"the filter of the session bus cannot be started: {error.strerror}",
                 code="bus-proxy-failed",
             ) from None
         finally:
             os.close(end)
+            os.close(told)
+
+    def is_fit(self) -> bool:
+        """Whether it waits to be told, and is still what is installed."""
+        return self.process.poll() is None and self._stamp == _stamp()
+
+    def filter(self, buses: Sequence[tuple[str, str, Sequence[str]]]) -> None:
+        """``buses``: address, path of the socket to be made, and rules, of each."""
+        words = "".join(f"{word}\0" for word in _words(buses))
+        with suppress(BrokenPipeError):  # it has ended, which `wait` tells
+            with open(self._words, "wb", buffering=0) as pipe:
+                pipe.write(os.fsencode(words))
+        self._words = -1
 
     def wait(self) -> None:
         """Until its sockets are there; HostError if it has ended instead."""
@@ -120,8 +137,38 @@ class Proxy:
         self.is_ready = True
 
     def close(self) -> None:
+        if self._words >= 0:
+            self.process.kill()  # else it says that it was told nothing
+            os.close(self._words)
         os.close(self.fd)
         self.process.wait()
+
+
+def prepare() -> None:
+    """Have one wait, for `taken`."""
+    global _ahead
+    _ahead = Proxy()
+
+
+def taken() -> Proxy:
+    """The one that waits, if it is fit, or another."""
+    global _ahead
+    one, _ahead = _ahead, None
+    if one is not None and not one.is_fit():
+        one.close()
+        one = None
+    return one or Proxy()
+
+
+_ahead: Proxy | None = None
+
+
+def _stamp() -> tuple[int, ...]:
+    try:
+        status = os.stat(PROGRAM)
+    except OSError:
+        return ()
+    return status.st_dev, status.st_ino, status.st_size, status.st_ctime_ns
 
 
 def _words(buses: Sequence[tuple[str, str, Sequence[str]]]) -> Iterator[str]:

@@ -279,6 +279,15 @@ class Hostile:
         (pid,) = (one for one in found if _parent(one) not in found)
         return pid
 
+    def filters(self) -> list[int]:
+        """What filters a bus; one whose mediator waits has nothing to filter yet."""
+        waiting = set(self.processes("isolauncher: mediators, spare"))
+        return [
+            pid
+            for pid in self.processes("xdg-dbus-proxy")
+            if _parent(pid) not in waiting
+        ]
+
     def processes(self, title: str) -> list[int]:
         """The person's processes whose command line holds ``title``."""
         found = []
@@ -292,6 +301,13 @@ class Hostile:
                 if title.encode() in words and uid == self.session.uid:
                     found.append(int(name))
         return found
+
+
+def _parent(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
 
 
 @contextmanager
