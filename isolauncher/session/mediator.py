@@ -26,7 +26,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -121,11 +121,97 @@ def rehearse() -> None:
         )
         wire.send(channel, asdict(wanted))
         made = Mediator(from_fields(wire.recv(its).fields), its)
+        if made.directories is not None:
+            _rehearse_bus(top, made.directories)
         wire.recv(channel, max_fds=8).close()
         made.end()
         made.forget()
     # It needs a moment before it can be told what to filter.
     proxy.prepare()
+
+
+_DRIVER, _DRIVER_AT = "org.freedesktop.DBus", "/org/freedesktop/DBus"
+
+
+def _rehearse_bus(top: str, directories: files.Directories) -> bytes:
+    """A conversation such as an activity begins with, with nobody at either end.
+
+    What it is told. (What is asked of GLib for the first time PyGObject has to look
+    up; of the person's bus nothing is asked.)
+    """
+    upstream, bus = os.path.join(top, "filter"), os.path.join(top, "bus")
+    mediated = journal.Journal(
+        part=journal.Part(
+            documents="own",
+            bundle_id="none",
+            activity_id="none",
+            maker="none",
+            opened=None,
+            file_size=0,
+            directories=directories,
+            staging=top,
+        ),
+        connect=_unreachable,
+    )
+    turn = GLib.MainContext.default().iteration
+    stand_ins = (presence.NoAccounts(), mediated)
+    with socket.socket(socket.AF_UNIX) as behind, socket.socket(socket.AF_UNIX) as one:
+        behind.bind(upstream)
+        behind.listen()
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(bus)
+        listener.listen()
+        talk = relay.Relay(
+            listener, upstream, stand_ins, lambda: None, frozenset({"none"})
+        )
+        mediated.relay = talk
+        try:
+            one.connect(bus)
+            turn(False)
+            other, _ = behind.accept()
+            with other:
+                for sender, words in _conversation(mediated.unique):
+                    (one if sender == "activity" else other).sendall(words)
+                    while turn(False):
+                        pass
+                return one.recv(1 << 16)
+        finally:
+            talk.close()
+            for path in (upstream, bus):
+                os.unlink(path)
+
+
+def _unreachable() -> Any:
+    raise GLib.Error("there is none")
+
+
+def _conversation(datastore: str) -> Iterator[tuple[str, bytes]]:
+    """Who says what; ``datastore`` is its unique name."""
+    yield "activity", b"\0AUTH EXTERNAL\r\n"
+    yield "bus", b"OK 0\r\n"
+    yield "activity", b"BEGIN\r\n"
+    driver = (_DRIVER, _DRIVER_AT, _DRIVER)
+    calls: tuple[tuple[tuple[str, str, str], str, Any], ...] = (
+        (driver, "Hello", None),
+        (driver, "AddMatch", GLib.Variant("(s)", ("sender='none'",))),
+        (driver, "GetNameOwner", GLib.Variant("(s)", (journal.NAME,))),
+        (driver, "RequestName", GLib.Variant("(su)", ("none", 0))),
+        (
+            (datastore, journal.PATH, journal.NAME),
+            "create",
+            GLib.Variant("(a{sv}sb)", ({"title": GLib.Variant("s", "")}, "", False)),
+        ),
+    )
+    for serial, ((name, path, interface), member, body) in enumerate(calls, 1):
+        call = Gio.DBusMessage.new_method_call(name, path, interface, member)
+        call.set_serial(serial)
+        if body is not None:
+            call.set_body(body)
+        yield "activity", call.to_blob(Gio.DBusCapabilityFlags.NONE)
+        if member in ("Hello", "AddMatch"):
+            answer = Gio.DBusMessage.new_method_reply(call)
+            answer.set_serial(serial)
+            yield "bus", answer.to_blob(Gio.DBusCapabilityFlags.NONE)
 
 
 class Mediator:

@@ -61,6 +61,13 @@ _FIXED = 16
 _ORDERS = {ord("l"): "<", ord("B"): ">"}
 _INTERFACE, _MEMBER, _DESTINATION, _UNIX_FDS = 2, 3, 6, 9
 _MAX_QUESTION = 4096
+_ABOUT_NAMES = frozenset(
+    (
+        *("GetNameOwner", "NameHasOwner", "StartServiceByName", "ListQueuedOwners"),
+        *("GetConnectionUnixUser", "RequestName", "ReleaseName"),
+    )
+)
+"""What a stand-in, or a private name, has an answer to."""
 
 
 class Call(Protocol):
@@ -302,6 +309,8 @@ class _Connection:
         """What the bus would answer of the stand-in, and of private names."""
         if header.kind != _CALL or len(data) > _MAX_QUESTION:
             return False
+        if header.member not in _ABOUT_NAMES:
+            return False  # which most are, and GLib takes as long as all else
         message = _read(data)
         body = message.get_body()
         if body is None or body.n_children() == 0:

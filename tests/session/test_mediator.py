@@ -3,18 +3,20 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from support.glib import GLib  # noqa: F401 (before anybody else imports it)
+from support.glib import Gio, GLib  # noqa: F401 (before anybody else imports it)
 
 from isolauncher import client
 from isolauncher.errors import DaemonError
-from isolauncher.session import files, mediator
+from isolauncher.session import files, mediator, proxy, relay
 
 
 @dataclass
@@ -87,3 +89,39 @@ def test_a_bus_that_went_before_it_could_be_listened_to_is_noticed(
     monkeypatch.setattr(one, "_session_over", told.set)
     one._attend_session()
     assert told.is_set()
+
+
+def test_one_that_waits_has_had_a_conversation(tmp_path: Path, capfd: Any) -> None:
+    fd = os.open(tmp_path, os.O_PATH)
+    try:
+        own = files.Directories("/root", {"data": fd})
+        told = mediator._rehearse_bus(str(tmp_path), own)
+    finally:
+        os.close(fd)
+    first, _, rest = told.partition(b"\r\n")
+    assert first == b"OK 0"
+    answers = []
+    while rest:
+        size = relay.message_size(rest)
+        answers.append(Gio.DBusMessage.new_from_blob(rest[:size], relay._FDS))
+        rest = rest[size:]
+    # Hello, AddMatch, GetNameOwner, RequestName, and create, for which nobody is there.
+    assert [a.get_reply_serial() for a in answers] == [1, 2, 3, 4, 5]
+    kinds = [a.get_message_type() for a in answers]
+    assert kinds == [Gio.DBusMessageType.METHOD_RETURN] * 4 + [
+        Gio.DBusMessageType.ERROR
+    ]
+    assert answers[-1].get_body().unpack() == ("the DataStore could not do it",)
+    assert os.listdir(tmp_path) == []
+    assert capfd.readouterr().err == ""
+
+
+def test_what_was_rehearsed_leaves_a_filter_and_nothing_else(capfd: Any) -> None:
+    mediator.rehearse()
+    proxy.taken().close()
+    before = sorted(os.listdir("/proc/self/fd"))
+    mediator.rehearse()
+    assert proxy._ahead is not None
+    proxy.taken().close()
+    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert capfd.readouterr().err == ""
