@@ -31,6 +31,7 @@ import os
 import select
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NoReturn
 
 from .. import init, kernel, plan, wire
@@ -198,6 +199,9 @@ def await_go(
     message = wire.try_recv(channel)
     if message is None:
         wire.send(channel, {"event": "ready"})
+        with suppress(OSError):  # the policy's filter may not let it
+            # Who is to say "go" may be waiting for this very processor.
+            os.sched_yield()
         warm(channel.fileno())
         message = wire.recv(channel, max_fds=len(_STREAMS))
         if message.fields == {"verb": "streams"}:
