@@ -63,6 +63,13 @@ AFTER_S = 0.05
 OPENING_S = 1.0
 """The same after a bundle's launch, which has a window to open by then."""
 
+OPENED_S = 15.0
+"""When it has one at the latest, or will go on to be busy whatever is open."""
+
+LOOK_S = 0.25
+BUSY = 0.2
+"""Of one processor, between two looks `LOOK_S` apart: who has more is opening still."""
+
 TWICE = 2
 """Who launched once may not come again: a room is made after this many launches."""
 
@@ -890,6 +897,8 @@ class Rooms:
             wanted = self._wanted()
             opening = wanted is not None and wanted[0].own_home
             await asyncio.sleep(OPENING_S if opening else AFTER_S)
+            if opening:
+                await self._opened()
             wanted = self._wanted()
             if wanted is None or self._daemon.starting():
                 return  # the launch under way asks us again when it is done
@@ -900,6 +909,24 @@ class Rooms:
                     self.dissolve(room)
             # Whoever's is not made is forgotten, and the next one's turn comes.
             await self._make(*wanted)
+
+    async def _opened(self) -> None:
+        """Until no bundle's activity that has begun of late wants the processor."""
+        now = asyncio.get_running_loop().time
+        used: dict[int, float] = {}
+        while True:
+            since = now() - OPENED_S
+            last, used = (
+                used,
+                {
+                    a.pid: _processor_s(a.pid)
+                    for a in self._daemon.activities.values()
+                    if a.state == "running" and a.bundle_id and a.started > since
+                },
+            )
+            if all(used[pid] - last.get(pid, -LOOK_S) < BUSY * LOOK_S for pid in used):
+                return
+            await asyncio.sleep(LOOK_S)
 
     async def _make(self, made_from: Facts, again: Again | None) -> None:
         self._drop_if_mounted()
@@ -1037,6 +1064,19 @@ class Rooms:
         self._asked.clear()
         self._mounts.close()
         self._watch.close()
+
+
+def _processor_s(pid: int) -> float:
+    """What a process has used of it (proc_pid_stat(5), utime and stime)."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / _TICKS_A_S
+
+
+_TICKS_A_S = os.sysconf("SC_CLK_TCK")
 
 
 def _patience(made_from: Facts | None) -> float:

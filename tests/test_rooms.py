@@ -573,6 +573,51 @@ def test_what_was_begun_for_a_room_comes_to_its_end_however_often_it_is_cut_shor
         os.fstat(opened)
 
 
+def test_the_next_one_waits_until_what_was_launched_has_opened(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks: list[int] = []
+    # Processor time of two, look by look: the second is open at last.
+    seen = {7: [0.0, 0.4, 0.4, 0.4], 8: [0.3, 0.5, 0.75, 0.751]}
+
+    def used(pid: int) -> float:
+        looks.append(pid)
+        return seen[pid].pop(0)
+
+    monkeypatch.setattr(rooms, "_processor_s", used)
+    monkeypatch.setattr(rooms, "LOOK_S", 0.25)
+
+    async def look(activities: list[SimpleNamespace]) -> float:
+        now = asyncio.get_running_loop().time
+        began = now()
+        for activity in activities:
+            activity.started += began
+        daemon = SimpleNamespace(activities=dict(enumerate(activities)))
+        await rooms.Rooms._opened(SimpleNamespace(_daemon=daemon))  # type: ignore[arg-type]
+        return now() - began
+
+    def one(pid: int, **other: Any) -> SimpleNamespace:
+        begun = {"state": "running", "bundle_id": "x", "started": -1.0, "pid": pid}
+        return SimpleNamespace(**(begun | other))
+
+    assert 0.7 < asyncio.run(look([one(7), one(8)])) < 5
+    assert looks == [7, 8] * 4
+    # None of these opens a window now.
+    others = (
+        one(9, bundle_id=None),
+        one(9, state="exited"),
+        one(9, started=-rooms.OPENED_S - 1),
+    )
+    assert asyncio.run(look(list(others))) < 0.2
+
+
+def test_processor_time_is_told_of_who_runs() -> None:
+    before = rooms._processor_s(os.getpid())
+    while rooms._processor_s(os.getpid()) < before + 0.02:
+        pass
+    assert rooms._processor_s(0) == 0.0
+
+
 def _titled(where: Service, words: str) -> list[int]:
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):

@@ -38,6 +38,8 @@ from ..errors import HostError, IsolauncherError, RequestError, WireError
 from . import chooser, copying, files, journal, presence, proxy, relay
 
 SCAN_MS = 1000
+ATTEND_S = 1
+"""How long after a launch it is watched whether the session goes on."""
 AGAIN_S = 1
 _GROWTH = 1 << 20
 _NAMES = 256
@@ -426,7 +428,8 @@ class Mediator:
 
     def _no_longer_named(self) -> None:
         """It runs, or never will: what is mounted needs no name out here."""
-        GLib.idle_add(self._attend_session)
+        # In its own time: what runs opens its window now.
+        GLib.timeout_add_seconds(ATTEND_S, self._attend_session)
         for name in ("bus", "accessibility"):
             if name in self.bus_at:
                 with suppress(OSError):
