@@ -26,7 +26,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -229,6 +229,8 @@ class Mediator:
         self.proxy: proxy.Proxy | None = None
         self.session: Any = None
         self.buses: list[tuple[str, str, tuple[str, ...]]] = []
+        self.later: list[Callable[[], object]] = []
+        """What is done when the activity runs."""
         self.bus_at: dict[str, str] = {}
         self.scans = 0
         self.space = (0, 0)
@@ -260,8 +262,6 @@ class Mediator:
             signal.signal(number, signal.SIG_IGN)
         if self.directories is not None:
             GLib.timeout_add(SCAN_MS, self._look)
-        # Its first message waits for the filter, which only has to be told.
-        GLib.idle_add(self._start_filter)
         try:
             self.loop.run()
         finally:
@@ -363,8 +363,7 @@ class Mediator:
             choosing.relay = self.relay
         if mediated is not None:
             mediated.relay = self.relay
-            # By the time the activity asks for the first time.
-            GLib.idle_add(mediated.get_ready)
+            self.later.append(mediated.get_ready)
         self.bus_at["bus"] = bus
         if "accessibility" in self.bus_at:
             self._ready()
@@ -428,6 +427,10 @@ class Mediator:
 
     def _no_longer_named(self) -> None:
         """It runs, or never will: what is mounted needs no name out here."""
+        # By the time it asks for the first time; not while init and the stem are at
+        # work. If this is the end, that is noticed before.
+        for work in (self._start_filter, *self.later):
+            GLib.idle_add(work)
         # In its own time: what runs opens its window now.
         GLib.timeout_add_seconds(ATTEND_S, self._attend_session)
         for name in ("bus", "accessibility"):
