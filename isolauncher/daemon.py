@@ -119,7 +119,6 @@ class Daemon:
         # First, while there is no descriptor of anybody's that it could inherit.
         self.openers = opener.Service(opener.SPARES * config.rooms.spares)
         self.openers.start()
-        foreign.know_mounts()
         self.kernel: kernel.Kernel = linux or kernel.Linux()
         self.run_dir = Path(config.run_dir)
         self.state_dir = Path(config.state_dir)
@@ -128,6 +127,7 @@ class Daemon:
             vendor, etc, protected=(config.state_dir, config.run_dir)
         )
         self.host = host.probe(uids=range(config.uids.first, config.uids.last + 1))
+        foreign.know_mounts()  # /proc is the kernel's
         self.locales = available_locales()
         self.ledger = Ledger(
             self.state_dir,

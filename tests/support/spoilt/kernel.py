@@ -56,7 +56,7 @@ class Spoilt(kernel.Recorder):
         while frame is not None:
             module = frame.f_globals.get("__name__")
             if module == "isolauncher.apply":
-                mapping = mapping or frame.f_code.co_name == "_mapping"
+                mapping = mapping or frame.f_code.co_name == "user_namespace"
                 if frame.f_code.co_name == "apply":
                     step = plan.name_of(frame.f_locals["step"])
                     break
