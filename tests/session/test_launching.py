@@ -18,6 +18,13 @@ from isolauncher.errors import DaemonError
 from isolauncher.session import installed, launching
 from isolauncher.session.mediators import Mediated, Mediators
 
+
+@pytest.fixture(autouse=True)
+def nobodys_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """GSettings would start threads here, which stay for all tests that come after."""
+    monkeypatch.setattr(launching.settings, "of_person", lambda *_: {})
+
+
 GRANTED: Mapping[str, Any] = {
     "event": "granted",
     "id": "a1",
