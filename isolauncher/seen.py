@@ -180,6 +180,9 @@ class Views:
             self._came.append(made_from)
         elif made_from not in self._in_vain and made_from not in self._wanted:
             self._wanted.append(made_from)
+        self._look_later()
+
+    def _look_later(self) -> None:
         if self._wanted and self._due is None and self._looking is None:
             loop = asyncio.get_running_loop()
             self._due = loop.call_later(AFTER_S, self._look_now)
@@ -192,14 +195,15 @@ class Views:
         if self._daemon.closing.is_set():
             return
         if self._daemon.starting() or self._daemon.rooms.making():
-            loop = asyncio.get_running_loop()
-            self._due = loop.call_later(AFTER_S, self._look_now)
+            self._look_later()
             return
         self._looking = asyncio.create_task(self._look())
         self._looking.add_done_callback(self._looked)
 
     def _looked(self, task: asyncio.Task[None]) -> None:
         self._looking = None
+        if not self._daemon.closing.is_set():
+            self._look_later()  # for who came when it was all but over
         if not task.cancelled() and (error := task.exception()) is not None:
             self._daemon.log.event(
                 "internal-error", error=f"{type(error).__name__}: {error}"

@@ -7,6 +7,7 @@ as in any other sandbox is test_probe.py's.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -16,6 +17,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from support.daemons import Finished, Service, service
@@ -284,3 +287,37 @@ def test_it_is_kept_for_no_longer_than_it_is_of_use() -> None:
             known(where, policy, uid=uid)
         assert until(lambda: not openers(where, uids[0]))
         assert all(len(openers(where, uid)) == 1 for uid in uids[1:])
+
+
+def test_who_comes_when_a_look_is_all_but_over_is_looked_for_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked: list[str] = []
+
+    async def once_more(views: seen.Views, made_from: str) -> None:
+        looked.append(made_from)
+
+    monkeypatch.setattr(seen.Views, "_once_more", once_more)
+    monkeypatch.setattr(seen, "AFTER_S", 0)
+
+    async def come() -> bool:
+        daemon: Any = SimpleNamespace(
+            config=SimpleNamespace(rooms=SimpleNamespace(spares=1)),
+            alone=False,
+            closing=asyncio.Event(),
+            starting=lambda: False,
+            rooms=SimpleNamespace(making=lambda: False),
+        )
+        views: Any = seen.Views(daemon, None)  # type: ignore[arg-type]
+        over = asyncio.create_task(asyncio.sleep(0))
+        views._looking = over
+        await over
+        for _ in range(2):
+            views.came("facts")
+        views._looked(over)
+        for _ in range(10):
+            await asyncio.sleep(0.01)
+        return bool(views.is_busy())
+
+    assert not asyncio.run(come())
+    assert looked == ["facts"]
