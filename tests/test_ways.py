@@ -164,11 +164,13 @@ def test_so_is_what_becomes_free_to_be_found(tree: Path) -> None:
         if path.stat().st_mode & 0o5 != 0o5:
             path.chmod(0o755)
     # As all threads of this process: another test may have left some.
+    os.setegid(65534)
     os.seteuid(65534)
     try:
         places = ways.looked_up([str(tree / "above/in/file")])
     finally:
         os.seteuid(0)
+        os.setegid(0)
     assert places is not None
     assert places[-1].names == ("in",)
     watch = ways.Watch()
