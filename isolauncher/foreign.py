@@ -82,13 +82,25 @@ def served(fd: int) -> str | None:
 
 _Devices = frozenset[tuple[int, int]]
 
+# As kernel.is_local has them, and what devices and terminals lie on.
+_LOCAL = frozenset(
+    (
+        *("ext2", "ext3", "ext4", "tmpfs", "btrfs", "xfs", "f2fs", "ramfs"),
+        *("squashfs", "hugetlbfs", "devtmpfs", "devpts"),
+    )
+)
+
 
 def answers_at_once(fd: int) -> bool:
-    """Whether it is mounted in our own mount namespace, and no program serves it.
+    """Whether this kernel's own disks and memory answer for it alone, and nobody else.
 
-    Or is the kernel's own, a pipe or a socket. No server is asked.
+    It is mounted in our own mount namespace then, or a pipe, socket or memory file. No
+    server is asked, neither a person's program nor another machine.
     """
-    return kernel.device(fd) in know_mounts().devices()
+    if kernel.device(fd) in know_mounts().devices():
+        return True
+    here = mount(fd)  # whose files may have another number each (btrfs)
+    return here is not None and here[0] in _LOCAL
 
 
 class _Table:
@@ -116,15 +128,17 @@ class _Table:
 
     def _read(self) -> _Devices:
         self._file.seek(0)
-        found: set[tuple[int, int]] = set()
-        asked: set[tuple[int, int]] = set()
-        for line in self._file:
-            words = line.split()
-            major, _, minor = words[2].partition(b":")
-            kind = line.partition(b" - ")[2].split(None, 1)[0]
-            served = kind.startswith((b"fuse", b"overlay"))
-            (asked if served else found).add((int(major), int(minor)))
-        return frozenset(found - asked)
+        return local_devices(self._file)
+
+
+def local_devices(mounts: Iterable[bytes]) -> _Devices:
+    """Those that only this kernel answers for, of a mount table's lines (proc(5))."""
+    found: set[tuple[int, int]] = set()
+    for line in mounts:
+        major, _, minor = line.split(None, 3)[2].partition(b":")
+        if line.partition(b" - ")[2].split(None, 1)[0].decode() in _LOCAL:
+            found.add((int(major), int(minor)))
+    return frozenset(found)
 
 
 @cache

@@ -143,6 +143,19 @@ def test_descriptors_of_a_refused_message_are_not_closed_by_the_one_thread() -> 
     wire.close_all(apart)
 
 
+def test_only_what_this_kernel_answers_for_alone_is_asked_at_once() -> None:
+    table = b"""\
+29 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
+30 29 0:25 / /tmp rw,nosuid - tmpfs tmpfs rw
+31 29 0:40 / /home/alice/cloud rw - fuse.sshfs host: rw,user_id=1000
+32 29 0:41 / /mnt rw - nfs4 server:/export rw
+33 29 0:42 / /net rw - autofs systemd-1 rw
+34 29 0:43 / /merged rw - overlay overlay rw,lowerdir=/a
+35 29 8:2 / /win rw - fuseblk /dev/sda2 rw,user_id=0
+"""
+    assert foreign.local_devices(table.splitlines()) == {(8, 1), (0, 25)}
+
+
 def test_an_overlay_of_another_mount_namespace_is_not_even_looked_at(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
