@@ -421,13 +421,7 @@ class Linux:
 
     def shares_mounts(self) -> bool:
         """Whether any mount here still propagates to another namespace."""
-        fd = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            text = b""
-            while block := os.read(fd, 1 << 16):
-                text += block
-        finally:
-            os.close(fd)
+        text = read_all("/proc/self/mountinfo")
         # A path may have the word in it; without the word none is shared.
         return b" shared:" in text and any(
             b" shared:" in line.partition(b" - ")[0] for line in text.splitlines()
@@ -754,6 +748,18 @@ FUSE_SUPER_MAGIC = 0x65735546
 OVERLAYFS_SUPER_MAGIC = 0x794C7630
 PROC_SUPER_MAGIC = 0x9FA0
 TMPFS_MAGIC = 0x01021994
+
+
+def read_all(path: str) -> bytes:
+    """All of a file of the kernel's, which tells no size beforehand."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        data = b""
+        while block := os.read(fd, 1 << 16):
+            data += block
+    finally:
+        os.close(fd)
+    return data
 
 
 def device(fd: int) -> tuple[int, int]:

@@ -219,15 +219,7 @@ def _read(pid: int, name: str) -> str:
 
 
 def _text(path: str) -> str:
-    """All of a file of the kernel's, which tells no size beforehand."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        data = b""
-        while block := os.read(fd, 1 << 16):
-            data += block
-    finally:
-        os.close(fd)
-    return os.fsdecode(data)
+    return os.fsdecode(kernel.read_all(path))
 
 
 _NO_CAPABILITY = "0" * 16
