@@ -10,18 +10,17 @@ import asyncio
 import errno
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from support.bundles import system_directory
 from support.daemons import ROOMS_AHEAD, Finished, Leftovers, Service, service
 from support.peers import until, zygotes
 from support.powers import need, root, sandboxes
@@ -53,17 +52,6 @@ for path in sys.argv[1:]:
 def daemon(services: Callable[[str], Service]) -> Service:
     need(sandboxes())
     return services(ROOMS_AHEAD)
-
-
-@contextmanager
-def shown_directory() -> Iterator[Path]:
-    """A directory outside /tmp, which a sandbox has one of its own of."""
-    place = Path(tempfile.mkdtemp(prefix="isolauncher-shown-", dir="/var/tmp"))
-    place.chmod(0o755)
-    try:
-        yield place
-    finally:
-        shutil.rmtree(place)
 
 
 def launch(where: Service, policy: str, *words: str, **keywords: object) -> Finished:
@@ -112,7 +100,7 @@ def test_a_room_of_one_caller_is_not_given_to_another(daemon: Service) -> None:
 
 
 def test_an_edited_policy_governs_the_next_launch(daemon: Service) -> None:
-    with shown_directory() as place:
+    with system_directory() as place:
         policy = showing(daemon, "edited")
         prepared(daemon, policy)
         showing(daemon, "edited", place)
@@ -122,7 +110,7 @@ def test_an_edited_policy_governs_the_next_launch(daemon: Service) -> None:
 
 
 def test_a_directory_that_was_replaced_is_not_shown_as_it_was(daemon: Service) -> None:
-    with shown_directory() as place:
+    with system_directory() as place:
         (place / "here").mkdir()
         policy = showing(daemon, "replaced", place / "here")
         prepared(daemon, policy)
@@ -137,7 +125,7 @@ def test_a_directory_that_was_replaced_is_not_shown_as_it_was(daemon: Service) -
 def test_a_directory_that_the_caller_may_not_read_any_more_is_not_shown(
     daemon: Service,
 ) -> None:
-    with shown_directory() as place:
+    with system_directory() as place:
         (place / "secret").touch()
         policy = showing(daemon, "secret", place)
         prepared(daemon, policy, uid=CAROL)
@@ -150,7 +138,7 @@ def test_a_directory_that_the_caller_may_not_read_any_more_is_not_shown(
 
 
 def test_what_was_mounted_meanwhile_is_seen(daemon: Service) -> None:
-    with shown_directory() as place:
+    with system_directory() as place:
         (place / "below").mkdir()
         policy = showing(daemon, "mounted", place)
         prepared(daemon, policy)

@@ -10,17 +10,15 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import signal
 import subprocess
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from support.bundles import system_directory
 from support.daemons import Finished, Service, service
 from support.peers import until
 from support.powers import need, sandboxes
@@ -43,17 +41,6 @@ for path in sys.argv[1:]:
 def daemon(services: Callable[[str], Service]) -> Service:
     need(sandboxes())
     return services(CONFIG)
-
-
-@contextmanager
-def place() -> Iterator[Path]:
-    """A directory on the system's disk, which no sandbox has one of its own of."""
-    made = Path(tempfile.mkdtemp(prefix="isolauncher-seen-", dir="/var/tmp"))
-    made.chmod(0o755)
-    try:
-        yield made
-    finally:
-        shutil.rmtree(made)
 
 
 def showing(where: Service, name: str, *paths: Path) -> str:
@@ -123,7 +110,7 @@ def alone(daemon: Service) -> Service:
 
 
 def test_the_third_launch_has_only_its_program_opened(alone: Service) -> None:
-    with place() as shown:
+    with system_directory() as shown:
         (shown / "one").touch()
         policy = showing(alone, "third", shown)
         pid = known(alone, policy, shown)
@@ -141,7 +128,7 @@ def test_the_third_launch_has_only_its_program_opened(alone: Service) -> None:
 
 
 def test_another_caller_is_shown_what_he_may_see(alone: Service) -> None:
-    with place() as shown:
+    with system_directory() as shown:
         (shown / "hers").touch()
         os.chown(shown, CAROL, CAROL)
         shown.chmod(0o700)
@@ -171,7 +158,7 @@ CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_what_has_changed_is_opened_anew(
     alone: Service, change: tuple[Callable[[Path], object], str]
 ) -> None:
-    with place() as above:
+    with system_directory() as above:
         shown = above / "shown"
         shown.mkdir()
         policy = showing(alone, "changes", shown)
@@ -183,7 +170,7 @@ def test_what_has_changed_is_opened_anew(
 
 
 def test_what_was_mounted_meanwhile_is_shown(alone: Service) -> None:
-    with place() as shown:
+    with system_directory() as shown:
         (shown / "below").mkdir()
         policy = showing(alone, "mounted", shown)
         known(alone, policy, shown / "below")
@@ -198,7 +185,7 @@ def test_what_was_mounted_meanwhile_is_shown(alone: Service) -> None:
 
 
 def test_a_disk_that_somebody_may_take_away_is_not_kept(alone: Service) -> None:
-    with place() as shown:
+    with system_directory() as shown:
         image = shown / "image"
         with open(image, "wb") as file:
             file.truncate(4 << 20)
@@ -216,7 +203,7 @@ def test_a_disk_that_somebody_may_take_away_is_not_kept(alone: Service) -> None:
 
 
 def test_an_edited_policy_governs_the_next_launch(alone: Service) -> None:
-    with place() as shown:
+    with system_directory() as shown:
         policy = showing(alone, "edited", shown)
         known(alone, policy, shown)
         showing(alone, "edited")
@@ -227,7 +214,7 @@ def test_an_edited_policy_governs_the_next_launch(alone: Service) -> None:
 def test_an_opener_that_its_caller_ends_is_replaced(
     alone: Service, number: signal.Signals
 ) -> None:
-    with place() as shown:
+    with system_directory() as shown:
         policy = showing(alone, "killed", shown)
         pid = known(alone, policy, shown)
         os.kill(pid, number)
@@ -236,7 +223,7 @@ def test_an_opener_that_its_caller_ends_is_replaced(
 
 
 def test_of_launches_at_once_each_has_its_own_program(alone: Service) -> None:
-    with place() as shown:
+    with system_directory() as shown:
         policy = showing(alone, "several", shown)
         known(alone, policy, shown)
         clients = []

@@ -21,7 +21,6 @@ from zygote import twins
 
 from isolauncher import bundle as bundles
 from isolauncher.session import installed as places
-from isolauncher.zygote import sets
 
 from .test_pixels import BYTES, POLICIES, Looks, looked_at, unlike
 
@@ -40,9 +39,8 @@ def made() -> Iterator[Desktop]:
 
 @pytest.fixture(scope="module")
 def zygote(made: Desktop) -> Iterator[twins.Zygote]:
-    started = twins.Zygote({"preload": [*sets.SUGAR3]}, **made.person())
-    yield started
-    started.end()
+    with twins.sugared(**made.person()) as started:
+        yield started
 
 
 @pytest.mark.parametrize(

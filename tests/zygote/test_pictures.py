@@ -99,9 +99,8 @@ def made() -> Iterator[Desktop]:
 
 @pytest.fixture(scope="module")
 def zygote(made: Desktop) -> Iterator[twins.Zygote]:
-    started = twins.Zygote({"preload": [*sets.SUGAR3]}, **made.person())
-    yield started
-    started.end()
+    with twins.sugared(**made.person()) as started:
+        yield started
 
 
 def told(ended: twins.Ended) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from support.powers import installed, need
 from support.sugar import schemas
 
 from isolauncher import twin
-from isolauncher.zygote import sets
 
 from . import twins
 from .test_twin import ENVIRONMENTS, WITNESS, differences, flat
@@ -49,10 +48,8 @@ def made() -> Iterator[Desktop]:
 
 @pytest.fixture(scope="module")
 def zygote(made: Desktop) -> Iterator[twins.Zygote]:
-    """The person's own, with the set sugar3."""
-    started = twins.Zygote({"preload": [*sets.SUGAR3]}, **made.person())
-    yield started
-    started.end()
+    with twins.sugared(**made.person()) as started:
+        yield started
 
 
 def environment_of(made: Desktop, **more: str) -> dict[str, str]:

@@ -15,9 +15,13 @@ import selectors
 import socket
 import subprocess
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from isolauncher.zygote import sets
 
 PYTHON = "/usr/bin/python3"
 BOOTSTRAP = Path(__file__).resolve().parent / "bootstrap.py"
@@ -178,3 +182,13 @@ def start(
 
 def both(*argv: str, **how: Any) -> tuple[Ended, Ended]:
     return cold(*argv, **how), forked(*argv, **how)
+
+
+@contextmanager
+def sugared(**person: Any) -> Iterator[Zygote]:
+    """A person's own, with all of the set sugar3."""
+    started = Zygote({"preload": [*sets.SUGAR3]}, **person)
+    try:
+        yield started
+    finally:
+        started.end()
