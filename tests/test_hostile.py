@@ -1373,6 +1373,8 @@ def test_without_the_sessions_service_it_goes_on_with_bus_and_journal(
     session: Hostile,
 ) -> None:
     with session.launch() as witness:
+        # What it says comes before the service has answered who launched it.
+        assert until(lambda: session.person.do(listed) == [witness.id])
         session.service.kill()
         session.service.wait()
         assert witness.do(bus_and_journal) == ["ok"] * 4

@@ -69,7 +69,10 @@ class Witness:
             ready, _, _ = select.select([fd], [], [], PATIENCE_S)
             assert ready, "it said nothing"
             more = os.read(fd, 65536)
-            assert more, f"it ended: {self.unread!r}, {self.process.wait(PATIENCE_S)}"
+            assert more, (
+                f"it ended: {self.unread!r}, {self.process.wait(PATIENCE_S)}"
+                f" {self.errors.read_text()}"
+            )
             self.unread += more
         line, _, self.unread = self.unread.partition(b"\n")
         return line
@@ -262,10 +265,7 @@ class Hostile:
             )
         witness = Witness(process, id, errors)
         try:
-            try:
-                witness.answer()
-            except AssertionError as error:
-                raise AssertionError(f"{error} {errors.read_text()}") from None
+            witness.answer()
             yield witness
         finally:
             if process.poll() is None:
