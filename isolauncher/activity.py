@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from . import furniture, opener, plan, records, rooms
+from . import furniture, opener, records, rooms, steps
 from .bundle import Bundle
 from .policy.model import Policy
 from .request import Caller, Furnish, ProgramKind, TierName
@@ -30,7 +30,7 @@ class Wanted:
 
     policy: Policy
     variables: Mapping[str, str]
-    not_kept: tuple[plan.Skipped, ...]
+    not_kept: tuple[steps.Skipped, ...]
     program_kind: ProgramKind
     argv: tuple[str, ...]
     fds: Mapping[str, int]
@@ -81,7 +81,7 @@ class Activity:
     clients: int = 0
     namespaces: dict[str, str] = field(default_factory=dict)
     enforced: tuple[str, ...] = ()
-    skipped: list[plan.Skipped] = field(default_factory=list)
+    skipped: list[steps.Skipped] = field(default_factory=list)
     timings: dict[str, int] = field(default_factory=dict)
     status: int | None = None
     reason: str = ""
@@ -95,7 +95,7 @@ class Activity:
         *,
         activity_id: str,
         tier: Literal["fork", "exec"],
-        skipped: Iterable[plan.Skipped],
+        skipped: Iterable[steps.Skipped],
     ) -> Activity:
         """One that is to start, in a room that is not there yet."""
         policy = wanted.policy

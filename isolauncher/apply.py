@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import assert_never
 
-from . import plan
+from . import steps
 from .errors import StepError
 from .kernel import (
     CLONE_NEWUSER,
@@ -55,33 +55,33 @@ class Context:
     owed: int = 0
     filter: bytes = b""
     identity: tuple[int, int, int] = (-1, -1, -1)
-    notes: list[plan.Skipped] = field(default_factory=list)
+    notes: list[steps.Skipped] = field(default_factory=list)
     mappings: dict[tuple[int, int], int] = field(default_factory=dict)
 
 
-def apply(step: plan.Step, c: Context) -> None:
+def apply(step: steps.Step, c: Context) -> None:
     """Do one step; StepError names it and carries the kernel's errno."""
     try:
         _apply(step, c)
     except OSError as e:
         raise StepError(
             f"could not {step.describe()}: {e.strerror or e}",
-            step=plan.name_of(step),
+            step=steps.name_of(step),
             errno=e.errno or 0,
         ) from e
 
 
-def _apply(step: plan.Step, c: Context) -> None:
+def _apply(step: steps.Step, c: Context) -> None:
     k = c.kernel
     match step:
-        case plan.NewSession():
+        case steps.NewSession():
             # Only leaves: init is nobody's process group leader after the fork.
             k.setsid()
-        case plan.JoinKeyring():
+        case steps.JoinKeyring():
             k.join_session_keyring()
-        case plan.ScheduleNormally():
+        case steps.ScheduleNormally():
             k.schedule_normally()
-        case plan.JoinCgroup():
+        case steps.JoinCgroup():
             # The paths are the daemon's, made from its own directory and the id, whose
             # grammar has no slash and no dot.
             for directory in step.directories:
@@ -89,24 +89,24 @@ def _apply(step: plan.Step, c: Context) -> None:
                 for name, value in directory.settings:
                     _write_setting(f"{directory.path}/{name}", value, c)
                 k.write_file(f"{directory.path}/{directory.members}", b"0")
-        case plan.Unshare():
+        case steps.Unshare():
             before = {n: k.namespace(n) for n in step.namespaces}
             k.unshare(_flags(step.namespaces))
             # Everything after this is done to the host if it is still the host's:
             # proved by looking, not by the call's word (openssh proves a drop so).
             _prove_other(before, k)
-        case plan.FollowInit():
+        case steps.FollowInit():
             for path in step.members:
                 k.write_file(path, b"0")
             before = {n: k.namespace(n) for n in step.namespaces}
             k.join_namespaces(_INIT, _flags(step.namespaces))
             # As with those that init has made: what follows is in there, or nowhere.
             _prove_other(before, k)
-        case plan.MakePrivate():
+        case steps.MakePrivate():
             k.make_private()
             if k.shares_mounts():
                 raise OSError(errno.EPERM, "a mount is still shared with the host")
-        case plan.NewRoot():
+        case steps.NewRoot():
             # Mounted in a namespace nobody else is in; the directory below is ours.
             c.root = k.detached_mount(
                 "tmpfs",
@@ -119,16 +119,16 @@ def _apply(step: plan.Step, c: Context) -> None:
             finally:
                 os.close(over)
             os.fchdir(c.root)
-        case plan.Directory():
+        case steps.Directory():
             k.mkdir(_inside(step.path), step.mode)
             _give(step.path, step.owner, c)
-        case plan.Symlink():
+        case steps.Symlink():
             k.symlink(step.target, _inside(step.path))
-        case plan.WriteFile():
+        case steps.WriteFile():
             # O_EXCL and O_NOFOLLOW in a tree that only this process has written to.
             k.create_file(_inside(step.path), step.data, step.mode)
             _give(step.path, step.owner, c)
-        case plan.MemoryFiles():
+        case steps.MemoryFiles():
             attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
             if not step.executable:
                 attributes |= MOUNT_ATTR_NOEXEC
@@ -145,7 +145,7 @@ def _apply(step: plan.Step, c: Context) -> None:
             )
             _attach_at(fd, step.path, c)
             os.close(fd)
-        case plan.MountDevices():
+        case steps.MountDevices():
             # Without MOUNT_ATTR_NODEV, the only one of ours: all that is ever in it is
             # in the plan, and nobody can write to it once it is sealed.
             fd = k.detached_mount(
@@ -155,22 +155,22 @@ def _apply(step: plan.Step, c: Context) -> None:
             )
             _attach_at(fd, "/dev", c)
             os.close(fd)
-        case plan.MakeDevices():
+        case steps.MakeDevices():
             # The numbers are of nodes that the caller may open.
             for node in step.nodes:
                 _make_device(node, step.owner, c)
-        case plan.SealDevices():
+        case steps.SealDevices():
             _seal(_inside("/dev"), c)
-        case plan.Attach():
+        case steps.Attach():
             _attach(step, c)
-        case plan.Pivot():
+        case steps.Pivot():
             k.pivot_root(c.root)
-        case plan.LeaveOldRoot():
+        case steps.LeaveOldRoot():
             # It lies over the new one, which is where we are.
             k.unmount(".")
-        case plan.MountProc():
+        case steps.MountProc():
             k.mount("proc", "/proc", "proc", _MS_NOSUID_NODEV_NOEXEC, "")
-        case plan.MountTerminals():
+        case steps.MountTerminals():
             # newinstance: no terminal of the host is in it (devpts in the kernel docs).
             k.mount(
                 "devpts",
@@ -179,31 +179,31 @@ def _apply(step: plan.Step, c: Context) -> None:
                 _MS_NOSUID_NOEXEC,
                 "newinstance,ptmxmode=0666,mode=0620",
             )
-        case plan.SealRoot():
+        case steps.SealRoot():
             _seal("/", c)
-        case plan.SetHostname():
+        case steps.SetHostname():
             k.sethostname(step.name)
-        case plan.LoopbackUp():
+        case steps.LoopbackUp():
             k.loopback_up()
-        case plan.Priority():
+        case steps.Priority():
             k.setpriority(step.nice)
             k.write_file("/proc/self/oom_score_adj", b"%d" % step.oom_score_adj)
-        case plan.Stdio():
+        case steps.Stdio():
             for number, name in enumerate(("stdin", "stdout", "stderr")):
                 k.dup2(c.descriptors[name], number)
-        case plan.ResetSignals():
+        case steps.ResetSignals():
             k.reset_signals()
-        case plan.SetUmask():
+        case steps.SetUmask():
             k.umask(step.umask)
-        case plan.SetLimits():
+        case steps.SetLimits():
             # Lowering needs no power; none is ever above what the daemon has.
             for limit, number in step.limits:
                 k.setrlimit(limit, number, number)
-        case plan.ClearGroups():
+        case steps.ClearGroups():
             k.setgroups(())
-        case plan.NewUserNamespace():
+        case steps.NewUserNamespace():
             k.unshare(CLONE_NEWUSER)
-        case plan.MapIdentity():
+        case steps.MapIdentity():
             # Written by init, which is root outside: the stem has no right to map a
             # uid other than its own (user_namespaces(7)).
             process = f"/proc/{c.stem}"
@@ -215,22 +215,22 @@ def _apply(step: plan.Step, c: Context) -> None:
                 f"{process}/uid_map", b"%d %d 1\n" % (step.inner_uid, step.uid)
             )
             c.identity = (step.inner_uid, step.uid, step.gid)
-        case plan.MapOwner():
+        case steps.MapOwner():
             _exchanged(step.uid, step.gid, c)
-        case plan.NoNestedUserNamespaces():
+        case steps.NoNestedUserNamespaces():
             try:
                 k.write_file("/proc/sys/user/max_user_namespaces", b"0")
             except OSError as e:
                 # The filter refuses the calls too; this is the second lock.
                 c.notes.append(
-                    plan.Skipped(
+                    steps.Skipped(
                         what="user.max_user_namespaces", why=e.strerror or str(e)
                     )
                 )
-        case plan.BecomeUser():
+        case steps.BecomeUser():
             k.setresgid(step.gid)
             k.setresuid(step.uid)
-        case plan.ShowAs():
+        case steps.ShowAs():
             k.set_name(step.name)
             try:
                 k.set_argument_area(
@@ -241,38 +241,38 @@ def _apply(step: plan.Step, c: Context) -> None:
                 # A kernel without CONFIG_CHECKPOINT_RESTORE: what stays visible is the
                 # zygote's command line and padding, which hold nothing.
                 c.notes.append(
-                    plan.Skipped(
+                    steps.Skipped(
                         what="/proc/self/cmdline and environ", why=e.strerror or str(e)
                     )
                 )
-        case plan.DropCapabilities():
+        case steps.DropCapabilities():
             k.drop_bounding_set()
             k.lock_securebits()
             k.clear_capabilities()
-        case plan.Dumpable():
+        case steps.Dumpable():
             k.set_dumpable(dumpable=True)
-        case plan.NoNewPrivs():
+        case steps.NoNewPrivs():
             k.no_new_privs()
-        case plan.LandlockRules():
+        case steps.LandlockRules():
             c.ruleset = k.landlock_ruleset(step.files, step.net, step.scopes)
             _allow(step.rules, c)
-        case plan.Landlock():
+        case steps.Landlock():
             _allow(step.rules, c)
             k.landlock_restrict(c.ruleset)
             os.close(c.ruleset)
-        case plan.CloseDescriptors():
+        case steps.CloseDescriptors():
             k.close_except(c.keep)
-        case plan.Filter():
+        case steps.Filter():
             c.filter = step.program
-        case plan.Seccomp():
+        case steps.Seccomp():
             k.seccomp(c.filter)
-        case plan.LowerInit():
+        case steps.LowerInit():
             # The bounding set while there is CAP_SETPCAP. What it has stays in force.
             k.drop_bounding_set()
             k.lock_securebits()
             k.setgroups(())
             k.no_new_privs()
-        case plan.LeavePrivileges():
+        case steps.LeavePrivileges():
             # The uid while there is CAP_SETUID. With NO_SETUID_FIXUP locked the change
             # of uid takes nothing away (capabilities(7)): every capability is cleared
             # after it, by name.
@@ -292,7 +292,7 @@ _INIT = 1
 def _flags(namespaces: tuple[str, ...]) -> int:
     flags = 0
     for name in namespaces:
-        flags |= plan.NAMESPACES[name]
+        flags |= steps.NAMESPACES[name]
     return flags
 
 
@@ -313,14 +313,14 @@ def _give(path: str, owner: int, c: Context) -> None:
         c.kernel.chown(_inside(path), owner)
 
 
-def _make_device(node: plan.DeviceNode, owner: int, c: Context) -> None:
+def _make_device(node: steps.DeviceNode, owner: int, c: Context) -> None:
     path = _inside(node.path)
     try:
         c.kernel.mknod(path, node.mode, node.major, node.minor)
     except PermissionError as e:
         # In a container that may make none: the activity has one device less.
         why = f"no node can be made here: {e.strerror or e}"
-        c.notes.append(plan.Skipped(what=f"device {node.path}", why=why))
+        c.notes.append(steps.Skipped(what=f"device {node.path}", why=why))
     else:
         _give(node.path, owner, c)
 
@@ -334,7 +334,7 @@ def _seal(path: str, c: Context) -> None:
         os.close(root)
 
 
-def _allow(rules: tuple[plan.LandlockRule, ...], c: Context) -> None:
+def _allow(rules: tuple[steps.LandlockRule, ...], c: Context) -> None:
     for rule in rules:
         if rule.descriptor:
             c.kernel.landlock_allow(
@@ -354,7 +354,7 @@ def _write_setting(path: str, value: str, c: Context) -> None:
     except FileNotFoundError:
         # The swap's are missing where swap accounting is off: then there is
         # nothing to limit. Any other limit must exist, or we should not have planned.
-        if not path.endswith(plan.SWAP_FILES):
+        if not path.endswith(steps.SWAP_FILES):
             raise
 
 
@@ -373,7 +373,7 @@ def _attach_at(fd: int, path: str, c: Context) -> None:
         os.close(target)
 
 
-def _attach(step: plan.Attach, c: Context) -> None:
+def _attach(step: steps.Attach, c: Context) -> None:
     fd = c.descriptors[step.descriptor]
     userns = -1 if step.mapped is None else _mapping(step, step.mapped, c)
     try:
@@ -395,16 +395,16 @@ def _attach(step: plan.Attach, c: Context) -> None:
         what = f"id-mapped mount of {step.path}"
         if step.copy_mode is not None:
             _copy_in(step, c)
-            c.notes.append(plan.Skipped(what=what, why="copied in instead"))
+            c.notes.append(steps.Skipped(what=what, why="copied in instead"))
             return
-        c.notes.append(plan.Skipped(what=what, why=e.strerror or str(e)))
+        c.notes.append(steps.Skipped(what=what, why=e.strerror or str(e)))
         c.kernel.mount_setattr(
             fd, set_=step.attributes, recursive=step.kind == "directory"
         )
     _attach_at(fd, step.path, c)
 
 
-def _copy_in(step: plan.Attach, c: Context) -> None:
+def _copy_in(step: steps.Attach, c: Context) -> None:
     """Instead of a mount: the file's bytes, from the descriptor the caller opened."""
     assert step.copy_mode is not None  # noqa: S101 (for the type checker)
     source = c.descriptors[f"{step.descriptor}:read"]
@@ -417,7 +417,7 @@ def _copy_in(step: plan.Attach, c: Context) -> None:
     c.kernel.create_file(_inside(step.path), bytes(data), step.copy_mode)
 
 
-def _mapping(step: plan.Attach, owner: int, c: Context) -> int:
+def _mapping(step: steps.Attach, owner: int, c: Context) -> int:
     """A user namespace in which the file system's ``owner`` is the activity's uid.
 
     The stem's own serves for reading when it maps just that. It maps nobody else, and

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from . import bundle, foreign, furniture, plan, rooms
+from . import bundle, foreign, furniture, rooms, steps
 from .errors import IsolauncherError
 from .launch import Wanted, not_kept
 from .opener import Opener
@@ -269,8 +269,8 @@ async def complete(
     )
 
 
-def _not_granted(answers: tuple[wishes.Answer, ...]) -> Iterator[plan.Skipped]:
+def _not_granted(answers: tuple[wishes.Answer, ...]) -> Iterator[steps.Skipped]:
     for told in answers:
         if not told.granted:
             what = f"{bundle.PERMISSIONS}:{told.origin.line}: {told.asked}"
-            yield plan.Skipped(what=what, why=told.why)
+            yield steps.Skipped(what=what, why=told.why)

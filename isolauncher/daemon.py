@@ -44,6 +44,7 @@ from . import (
     pool,
     records,
     rooms,
+    steps,
     wire,
 )
 from .activity import Activity, Counts
@@ -828,7 +829,7 @@ class Daemon:
                 if e.code != "wire-too-large":
                     raise
                 # It repeats the words and the variables of the largest request.
-                less = plan.Skipped(what="report", why="it does not fit one message")
+                less = steps.Skipped(what="report", why="it does not fit one message")
                 small = replace(activity, program=activity.program[:1], skipped=[less])
                 channel.send(end | {"report": small.report()})
         finally:

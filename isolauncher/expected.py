@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from . import foreign, kernel, opener, plan, road, rooms, seen, verify
+from . import foreign, kernel, opener, road, rooms, seen, steps, verify
 from .activity import Activity, Wanted
 from .errors import StepError
 
@@ -83,7 +83,7 @@ class Again:
     serves: Expected
     wanted: Wanted
     tier: Literal["fork", "exec"]
-    skipped: tuple[plan.Skipped, ...]
+    skipped: tuple[steps.Skipped, ...]
     program: int
     times: int = 2
     beside: bool = True
@@ -104,7 +104,7 @@ def again(
     expected: Expected | None,
     wanted: Wanted,
     tier: Literal["fork", "exec"],
-    skipped: Iterable[plan.Skipped],
+    skipped: Iterable[steps.Skipped],
 ) -> Again | None:
     """Keep what is needed to prepare it; None where it cannot be, or is not to be.
 

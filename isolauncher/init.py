@@ -29,10 +29,11 @@ import traceback
 from dataclasses import dataclass
 from typing import NoReturn, TypeVar
 
-from . import plan, wire
+from . import parts, plan, steps, wire
 from .apply import Context, apply
 from .errors import IsolauncherError, StepError
 from .kernel import Kernel, Recorder, fork, forked, title, trim
+from .steps import WAITS, Actor, Planned
 
 FAILED = 125
 
@@ -48,7 +49,7 @@ class Stem:
     kernel: Kernel
     baton: socket.socket
     channel: socket.socket
-    first: tuple[plan.Planned, ...]
+    first: tuple[Planned, ...]
     ahead: bool
 
 
@@ -84,18 +85,18 @@ _T = TypeVar("_T", plan.RoomPart, plan.Rest)
 _LIKELY = plan.Rest(
     id="0",
     steps=tuple(
-        plan.Planned(actor="stem", step=step)
+        Planned(actor="stem", step=step)
         for step in (
-            plan.Stdio(),
-            plan.SetUmask(umask=0),
-            plan.ShowAs(argv=("",) * 2, environ=("",) * 16, name=""),
-            plan.WriteFile(path="/", data=b"", mode=0),
-            plan.Attach(path="/", descriptor="", kind="file", attributes=0),
-            plan.SealRoot(),
-            plan.LeavePrivileges(uid=0),
-            plan.Landlock(rules=(plan.LandlockRule(path="/", rights=0),)),
-            plan.CloseDescriptors(),
-            plan.Seccomp(name="", probe_number=0, probe_arguments=(), probe_errno=0),
+            steps.Stdio(),
+            steps.SetUmask(umask=0),
+            steps.ShowAs(argv=("",) * 2, environ=("",) * 16, name=""),
+            steps.WriteFile(path="/", data=b"", mode=0),
+            steps.Attach(path="/", descriptor="", kind="file", attributes=0),
+            steps.SealRoot(),
+            steps.LeavePrivileges(uid=0),
+            steps.Landlock(rules=(steps.LandlockRule(path="/", rights=0),)),
+            steps.CloseDescriptors(),
+            steps.Seccomp(name="", probe_number=0, probe_arguments=(), probe_errno=0),
         )
     ),
     start=plan.Start(
@@ -119,7 +120,7 @@ def rehearse() -> None:
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        wire.send_data(ours, plan.write(["likely"], _LIKELY), [ours.fileno()])
+        wire.send_data(ours, parts.write(["likely"], _LIKELY), [ours.fileno()])
         _, descriptors = receive(theirs, plan.Rest)
         wire.close_all(descriptors.values())
     finally:
@@ -128,30 +129,30 @@ def rehearse() -> None:
 
 
 _ROOM = (
-    plan.JoinKeyring(),
-    plan.ScheduleNormally(),
-    plan.JoinCgroup(
+    steps.JoinKeyring(),
+    steps.ScheduleNormally(),
+    steps.JoinCgroup(
         directories=(
-            plan.CgroupDirectory(path="", settings=(("", ""),), members="tasks"),
+            steps.CgroupDirectory(path="", settings=(("", ""),), members="tasks"),
         )
     ),
-    plan.Unshare(namespaces=("mnt", "cgroup")),
-    plan.FollowInit(members=("tasks",), namespaces=("mnt", "cgroup")),
-    plan.Directory(path="/", mode=0),
-    plan.Symlink(path="/", target=""),
-    plan.MemoryFiles(path="/", size=0, inodes=0, mode=0, executable=True),
-    plan.MountProc(),
-    plan.LeaveOldRoot(),
-    plan.SetHostname(name=""),
-    plan.Priority(nice=0, oom_score_adj=0),
-    plan.ResetSignals(),
-    plan.SetLimits(limits=(("core", 0),)),
-    plan.ClearGroups(),
-    plan.MapIdentity(inner_uid=0, uid=0, inner_gid=0, gid=0),
-    plan.LowerInit(),
-    plan.BecomeUser(uid=0, gid=0),
-    plan.DropCapabilities(),
-    plan.NoNewPrivs(),
+    steps.Unshare(namespaces=("mnt", "cgroup")),
+    steps.FollowInit(members=("tasks",), namespaces=("mnt", "cgroup")),
+    steps.Directory(path="/", mode=0),
+    steps.Symlink(path="/", target=""),
+    steps.MemoryFiles(path="/", size=0, inodes=0, mode=0, executable=True),
+    steps.MountProc(),
+    steps.LeaveOldRoot(),
+    steps.SetHostname(name=""),
+    steps.Priority(nice=0, oom_score_adj=0),
+    steps.ResetSignals(),
+    steps.SetLimits(limits=(("core", 0),)),
+    steps.ClearGroups(),
+    steps.MapIdentity(inner_uid=0, uid=0, inner_gid=0, gid=0),
+    steps.LowerInit(),
+    steps.BecomeUser(uid=0, gid=0),
+    steps.DropCapabilities(),
+    steps.NoNewPrivs(),
 )
 _OFTEN = 20
 
@@ -162,11 +163,11 @@ def practise(times: int = _OFTEN) -> None:
     The interpreter notes in code that runs how best to run it (PEP 659). What it has
     noted here no child has to write, and to copy, again.
     """
-    steps = (*(plan.Planned(actor="stem", step=s) for s in _ROOM), *_LIKELY.steps)
+    steps = (*(Planned(actor="stem", step=s) for s in _ROOM), *_LIKELY.steps)
     names = ("", "stdin", "stdout", "stderr")
     for _ in range(times):
         rehearse()
-        plan.read(plan.write([], steps))
+        parts.read(parts.write([], steps))
         nobodys = Recorder().as_kernel()
         c = Context(
             kernel=nobodys, descriptors=dict.fromkeys(names, 0), keep=frozenset()
@@ -181,11 +182,11 @@ def receive(channel: socket.socket, kind: type[_T]) -> tuple[_T, dict[str, int]]
     """A part of the plan; in a memory file where it is larger than a packet."""
     message = wire.recv_data(channel, max_fds=250)
     data, fds = message.data, message.fds
-    if data == plan.LONG:
+    if data == parts.LONG:
         *fds, paper = fds
         data = os.pread(paper, os.fstat(paper).st_size, 0)
         os.close(paper)
-    names, value = plan.read(data)
+    names, value = parts.read(data)
     if not isinstance(value, kind):
         raise StepError("something else came", step="plan", code="not-a-plan")
     if len(names) != len(fds):
@@ -194,18 +195,18 @@ def receive(channel: socket.socket, kind: type[_T]) -> tuple[_T, dict[str, int]]
 
 
 def walk(
-    me: plan.Actor, steps: tuple[plan.Planned, ...], c: Context, baton: socket.socket
+    me: Actor, steps: tuple[Planned, ...], c: Context, baton: socket.socket
 ) -> None:
     """Do my steps in order; before some wait for all that comes before them.
 
-    A turn of the other's that ends before one of mine is a baton (see `plan.WAITS`).
+    A turn of the other's that ends before one of mine is a baton (see `steps.WAITS`).
     """
-    previous: plan.Actor = "init"
+    previous: Actor = "init"
     for number, planned in enumerate(steps):
         if planned.actor == me:
             if previous != me:
                 c.owed += 1
-            while c.owed and type(planned.step) in plan.WAITS:
+            while c.owed and type(planned.step) in WAITS:
                 take(baton)
                 c.owed -= 1
             apply(planned.step, c)
@@ -214,7 +215,7 @@ def walk(
         previous = planned.actor
 
 
-def walk_alone(me: plan.Actor, steps: tuple[plan.Planned, ...], c: Context) -> None:
+def walk_alone(me: Actor, steps: tuple[Planned, ...], c: Context) -> None:
     """Do my steps in order, whatever the other is at."""
     for planned in steps:
         if planned.actor == me:
@@ -346,7 +347,7 @@ def _accompany(channel: socket.socket, baton: socket.socket, c: Context) -> NoRe
 
 
 def _tell(event: str, channel: socket.socket, c: Context) -> None:
-    wire.send(channel, {"event": event, "notes": [plan.pack(n) for n in c.notes]})
+    wire.send(channel, {"event": event, "notes": [parts.pack(n) for n in c.notes]})
     c.notes.clear()
 
 

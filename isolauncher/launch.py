@@ -28,6 +28,7 @@ from . import (
     pool,
     road,
     rooms,
+    steps,
     view,
 )
 from .activity import Activity, Wanted
@@ -343,16 +344,16 @@ async def _leave_room(daemon: Daemon, activity: Activity) -> None:
 
 def not_kept(
     setenv: Mapping[str, str], dropped: Iterable[tuple[str, str]]
-) -> Iterator[plan.Skipped]:
+) -> Iterator[steps.Skipped]:
     """What was asked for by name, one by one; of the rest of a shell's, one line."""
     others: dict[str, list[str]] = {}
     for name, why in dropped:
         if name in setenv:
-            yield plan.Skipped(what=f"environment variable {name}", why=why)
+            yield steps.Skipped(what=f"environment variable {name}", why=why)
         else:
             others.setdefault(why, []).append(name)
     for why, names in others.items():
-        yield plan.Skipped(what=f"environment variables {', '.join(names)}", why=why)
+        yield steps.Skipped(what=f"environment variables {', '.join(names)}", why=why)
 
 
 def _policy(
@@ -374,18 +375,18 @@ def _policy(
 
 async def _how(
     daemon: Daemon, wanted: Wanted
-) -> tuple[Literal["fork", "exec"], str, list[plan.Skipped]]:
+) -> tuple[Literal["fork", "exec"], str, list[steps.Skipped]]:
     """(tier, set, what is let pass of it)."""
     skipped = list(wanted.not_kept)
     tier, why = _tier(wanted)
     if why:
-        skipped.append(plan.Skipped(what="tier fork", why=why))
+        skipped.append(steps.Skipped(what="tier fork", why=why))
     if tier == "exec":
         return tier, pool.BARE, skipped
     set_name, why = await daemon.pool.usable(wanted.policy.preload.set)
     if why:
         what = f"preload set {wanted.policy.preload.set}"
-        skipped.append(plan.Skipped(what=what, why=f"{why}; it has {set_name}"))
+        skipped.append(steps.Skipped(what=what, why=f"{why}; it has {set_name}"))
     return tier, set_name, skipped
 
 

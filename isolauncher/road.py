@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from . import furniture, kernel, opener, plan, records, rooms, verify, view
+from . import furniture, kernel, opener, plan, records, rooms, steps, verify, view
 from .errors import StepError, VerifyError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Sealed:
     whole: plan.Plan
     state: verify.Sealed
     namespaces: Mapping[str, str]
-    skipped: tuple[plan.Skipped, ...]
+    skipped: tuple[steps.Skipped, ...]
     enforced: tuple[str, ...]
 
 
@@ -128,7 +128,7 @@ async def seal(
         differs = e
     namespaces: dict[str, str] = {}
 
-    def left(notes: list[plan.Skipped]) -> None:
+    def left(notes: list[steps.Skipped]) -> None:
         activity.skipped.extend(notes)
         namespaces.update(
             verify.verify_left(whole, replace(state, notes=tuple(activity.skipped)))
@@ -216,7 +216,7 @@ async def go(
         activity.tier = activity.path = running.tier
         record.append("go", state | {"tier": running.tier, "path": running.tier})
     if running.why:
-        activity.skipped.append(plan.Skipped(what="tier fork", why=running.why))
+        activity.skipped.append(steps.Skipped(what="tier fork", why=running.why))
     room.close_checker_later()
 
 

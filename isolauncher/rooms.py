@@ -46,6 +46,7 @@ from .errors import IdentityError, IsolauncherError, StepError
 from .policy.model import Policy
 from .request import Caller
 from .sandbox import Sandbox
+from .steps import Planned, Skipped
 
 if TYPE_CHECKING:
     from .daemon import Daemon
@@ -107,7 +108,7 @@ class Ground:
     """What is known of a room before anything else, and what is done of it then."""
 
     machine: plan.Machine
-    steps: tuple[plan.Planned, ...]
+    steps: tuple[Planned, ...]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -145,11 +146,11 @@ class Room:
     made: bool = False
     looked: verify.Looked | None = None
     watched: ways.Watched | None = None
-    begun: tuple[plan.Planned, ...] = ()
+    begun: tuple[Planned, ...] = ()
     serves: object = None
     waiting: Sealed | None = None
     living: Mapping[int, str] = field(default_factory=dict)
-    skipped: list[plan.Skipped] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
 
     def end(self) -> None:
         """What runs in it ends; what is being made of it will."""
@@ -305,7 +306,7 @@ async def prepare(
         forking = _forked(daemon, room, made_from, ahead=ahead)
         sandbox, (opened, found_program) = await _both(room, forking, opening())
 
-    def show(mounts: view.Mounts) -> tuple[plan.View, list[plan.Skipped]]:
+    def show(mounts: view.Mounts) -> tuple[plan.View, list[Skipped]]:
         return view.show(
             mounts,
             opened,
@@ -357,7 +358,7 @@ async def prepare(
     return found_program
 
 
-_Show = Callable[[view.Mounts], tuple[plan.View, list[plan.Skipped]]]
+_Show = Callable[[view.Mounts], tuple[plan.View, list[Skipped]]]
 
 
 def _furnish(

@@ -17,9 +17,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from . import plan, wire
+from . import parts, plan, wire
 from .channel import Channel, leave, readable
 from .errors import IsolauncherError, StepError, WireError, from_fields
+from .steps import Planned, Skipped
 
 if TYPE_CHECKING:
     from .pool import Zygote
@@ -70,7 +71,7 @@ class Sandbox:
     def begin(
         self,
         room_id: str,
-        steps: tuple[plan.Planned, ...],
+        steps: tuple[Planned, ...],
         for_init: Mapping[str, int],
         *,
         ahead: bool,
@@ -86,14 +87,14 @@ class Sandbox:
         room: plan.Room,
         for_init: Mapping[str, int],
         for_stem: Mapping[str, int],
-        begun: tuple[plan.Planned, ...],
+        begun: tuple[Planned, ...],
     ) -> None:
         """Have the room's steps done, of which they have ``begun`` the first."""
         begun = plan.first(own_net=self.own_net) + begun
         _hand(self.channel, room.part_of("init", begun), for_init)
         _hand(self._stem(), room.part_of("stem", begun), for_stem)
 
-    async def furnished(self) -> list[plan.Skipped]:
+    async def furnished(self) -> list[Skipped]:
         """They are done: what had to be let pass."""
         told, sealed = await self._both_say("room", "room")
         return [*_notes(told.fields), *_notes(sealed.fields)]
@@ -103,7 +104,7 @@ class Sandbox:
         rest: plan.Rest,
         for_init: Mapping[str, int],
         for_stem: Mapping[str, int],
-        begun: tuple[plan.Planned, ...] = (),
+        begun: tuple[Planned, ...] = (),
     ) -> None:
         """Have the rest done, of which the stem has ``begun`` the first steps."""
         # For init the stem has to wait.
@@ -113,7 +114,7 @@ class Sandbox:
     def begin_rest(
         self,
         activity_id: str,
-        steps: tuple[plan.Planned, ...],
+        steps: tuple[Planned, ...],
         for_stem: Mapping[str, int],
     ) -> None:
         """Have the stem do its first steps of a rest that is still being planned."""
@@ -126,10 +127,10 @@ class Sandbox:
     async def lodge(
         self,
         room_id: str,
-        steps: tuple[plan.Planned, ...],
+        steps: tuple[Planned, ...],
         start: plan.Start,
         for_init: Mapping[str, int],
-    ) -> tuple[list[plan.Skipped], str, list[int]]:
+    ) -> tuple[list[Skipped], str, list[int]]:
         """Have it wait in a session: what had to be let pass, what the stem lacks.
 
         And the numbers of the descriptors that the stem has for it.
@@ -146,8 +147,8 @@ class Sandbox:
         return list(_notes(lodged.fields)), str(living.get("lacks")), held
 
     async def sealed(
-        self, left: Callable[[list[plan.Skipped]], None]
-    ) -> tuple[list[plan.Skipped], dict[str, int]]:
+        self, left: Callable[[list[Skipped]], None]
+    ) -> tuple[list[Skipped], dict[str, int]]:
         """The rest is done: what the stem let pass, and its answers to probes.
 
         Init may have done its part before; what it let pass is for ``left`` then.
@@ -323,7 +324,7 @@ _PACKET = 64 * 1024
 def _hand(
     channel: Channel, part: plan.RoomPart | plan.Rest, fds: Mapping[str, int]
 ) -> None:
-    data = plan.write(fds, part)
+    data = parts.write(fds, part)
     if len(data) <= _PACKET:
         _send("plan", lambda: channel.send_data(data, tuple(fds.values())))
         return
@@ -331,7 +332,7 @@ def _hand(
     try:
         with open(paper, "wb", closefd=False) as f:
             f.write(data)
-        _send("plan", lambda: channel.send_data(plan.LONG, (*fds.values(), paper)))
+        _send("plan", lambda: channel.send_data(parts.LONG, (*fds.values(), paper)))
     finally:
         os.close(paper)
 
@@ -395,11 +396,11 @@ def _expected(message: wire.Message, event: str) -> wire.Message:
     return message
 
 
-def _notes(fields: Mapping[str, object]) -> Iterator[plan.Skipped]:
+def _notes(fields: Mapping[str, object]) -> Iterator[Skipped]:
     notes = fields.get("notes")
     for packed in notes if isinstance(notes, list) else []:
-        note = plan.unpack(packed)
-        if isinstance(note, plan.Skipped):
+        note = parts.unpack(packed)
+        if isinstance(note, Skipped):
             yield note
 
 

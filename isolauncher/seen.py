@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from . import descriptors, kernel, opener, plan, view, ways, wire
+from . import descriptors, kernel, opener, plan, steps, view, ways, wire
 from .errors import IsolauncherError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Seen:
 
     made_from: Facts
     shown: plan.View
-    skipped: tuple[plan.Skipped, ...]
+    skipped: tuple[steps.Skipped, ...]
     found: Mapping[str, tuple[int, bool, str]]
     sent: Mapping[str, tuple[int, int]]
     watched: ways.Watched
@@ -70,7 +70,7 @@ class Seen:
     def is_same(self) -> bool:
         return self.watched.is_quiet()
 
-    def show(self, mounts: view.Mounts) -> tuple[plan.View, list[plan.Skipped]]:
+    def show(self, mounts: view.Mounts) -> tuple[plan.View, list[steps.Skipped]]:
         """As `view.show` did."""
         for name, (fd, recursive, path) in self.found.items():
             mounts.clone(name, fd, recursive=recursive, shown=path)
@@ -88,7 +88,7 @@ class Seen:
 def keep(
     made_from: Facts,
     shown: plan.View,
-    skipped: list[plan.Skipped],
+    skipped: list[steps.Skipped],
     opened: tuple[opener.Opened, ...],
     watched: ways.Watched,
     looked: opener.Opener,

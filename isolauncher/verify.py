@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from typing import TypeVar
 
-from . import foreign, kernel, plan
+from . import foreign, kernel, plan, steps
 from .errors import VerifyError
 
 _T = TypeVar("_T")
@@ -77,7 +77,7 @@ class Sealed:
     stem: int
     sent: Mapping[str, tuple[int, int]]
     probes: Mapping[str, int]
-    notes: tuple[plan.Skipped, ...]
+    notes: tuple[steps.Skipped, ...]
     looked: Looked | None = None
     living: Mapping[int, str] = field(default_factory=dict)
     inside: str = ""
@@ -105,19 +105,19 @@ def verify_room(room: plan.Room, sealed: Sealed) -> Looked:
     names: dict[str, str] = {}
     mounts: dict[str, str] = {}
     # Sealed with the rest.
-    steps: list[plan.Step] = [
-        p.step for p in room.steps if not isinstance(p.step, plan.NewRoot)
+    planned: list[steps.Step] = [
+        p.step for p in room.steps if not isinstance(p.step, steps.NewRoot)
     ]
 
     def differences() -> Iterator[str]:
         names.update(_namespaces_of(sealed.stem))
         yield from _proc()
-        yield from _namespaces(steps, sealed, names)
-        yield from _maps(steps, sealed)
-        yield from _cgroup(steps, sealed)
+        yield from _namespaces(planned, sealed, names)
+        yield from _maps(planned, sealed)
+        yield from _cgroup(planned, sealed)
         lines = _read(sealed.stem, "mountinfo").splitlines()
         mounts.update((li, m.path) for li in lines if (m := _mount(li)).path != "/")
-        yield from _mounts(steps, sealed, list(mounts))
+        yield from _mounts(planned, sealed, list(mounts))
 
     _refuse(differences())
     return Looked(namespaces=names, mounts=mounts)
@@ -172,39 +172,39 @@ def _refuse(differences: Iterator[str]) -> None:
         )
 
 
-def _differences_begun(steps: list[plan.Step], sealed: Sealed) -> Iterator[str]:
+def _differences_begun(planned: list[steps.Step], sealed: Sealed) -> Iterator[str]:
     yield from _proc()
     if sealed.looked is None:
-        yield from _maps(steps, sealed)
-    yield from _limits(steps, sealed)
-    yield from _cgroup(steps, sealed)
+        yield from _maps(planned, sealed)
+    yield from _limits(planned, sealed)
+    yield from _cgroup(planned, sealed)
 
 
 def _differences_left(
-    steps: list[plan.Step], sealed: Sealed, names: Mapping[str, str]
+    planned: list[steps.Step], sealed: Sealed, names: Mapping[str, str]
 ) -> Iterator[str]:
-    yield from _init(steps, sealed)
-    yield from _namespaces(steps, sealed, names)
+    yield from _init(planned, sealed)
+    yield from _namespaces(planned, sealed, names)
     if sealed.looked is not None and sealed.looked.namespaces != names:
         yield "its namespaces are not those it had in the room"
-    yield from _mounts(steps, sealed, _read(sealed.stem, "mountinfo").splitlines())
+    yield from _mounts(planned, sealed, _read(sealed.stem, "mountinfo").splitlines())
     yield from _directories(sealed)
     yield from _kept_by_init(sealed)
 
 
 def _differences(
-    steps: list[plan.Step], sealed: Sealed, names: Mapping[str, str]
+    planned: list[steps.Step], sealed: Sealed, names: Mapping[str, str]
 ) -> Iterator[str]:
     if _namespaces_of(sealed.stem) != names:
         yield "it has left one of its namespaces"
-    yield from _shown(steps, sealed)
-    yield from _probes(steps, sealed)
+    yield from _shown(planned, sealed)
+    yield from _probes(planned, sealed)
 
 
-def _differences_when_ready(steps: list[plan.Step], sealed: Sealed) -> Iterator[str]:
+def _differences_when_ready(planned: list[steps.Step], sealed: Sealed) -> Iterator[str]:
     # First: a hand-over reads the program's file at its end.
     yield from _descriptors(sealed)
-    yield from _process(steps, sealed)
+    yield from _process(planned, sealed)
     yield from _working_directory(sealed)
 
 
@@ -242,9 +242,9 @@ _SETXID = 33
 _AND_HAD_THREADS = {**_PYTHONS, "SigCgt": _mask(signal.SIGINT, _SETXID)}
 
 
-def _process(steps: list[plan.Step], sealed: Sealed) -> Iterator[str]:
-    identity = _one(steps, plan.MapIdentity)
-    umask = _one(steps, plan.SetUmask).umask
+def _process(planned: list[steps.Step], sealed: Sealed) -> Iterator[str]:
+    identity = _one(planned, steps.MapIdentity)
+    umask = _one(planned, steps.SetUmask).umask
     expected: dict[str, str] = {
         "Uid": "\t".join([str(identity.uid)] * 4),
         "Gid": "\t".join([str(identity.gid)] * 4),
@@ -275,8 +275,8 @@ def _own_filters(pid: int) -> int:
     return int(_value(_read(pid, "status"), "Seccomp_filters") or 0)
 
 
-def _init(steps: list[plan.Step], sealed: Sealed) -> Iterator[str]:
-    leaving = _one(steps, plan.LeavePrivileges)
+def _init(planned: list[steps.Step], sealed: Sealed) -> Iterator[str]:
+    leaving = _one(planned, steps.LeavePrivileges)
     expected = {
         "Uid": "\t".join([str(leaving.uid)] * 4),
         "Gid": "\t".join([str(leaving.uid)] * 4),
@@ -288,8 +288,8 @@ def _init(steps: list[plan.Step], sealed: Sealed) -> Iterator[str]:
     )
 
 
-def _maps(steps: list[plan.Step], sealed: Sealed) -> Iterator[str]:
-    identity = _one(steps, plan.MapIdentity)
+def _maps(planned: list[steps.Step], sealed: Sealed) -> Iterator[str]:
+    identity = _one(planned, steps.MapIdentity)
     for name, value in (
         ("uid_map", f"{identity.inner_uid} {identity.uid} 1"),
         ("gid_map", f"{identity.inner_gid} {identity.gid} 1"),
@@ -328,9 +328,9 @@ def _own_namespaces(pid: int) -> Mapping[str, str]:
 
 
 def _namespaces(
-    steps: list[plan.Step], sealed: Sealed, names: Mapping[str, str]
+    planned: list[steps.Step], sealed: Sealed, names: Mapping[str, str]
 ) -> Iterator[str]:
-    made = (s.namespaces for s in steps if isinstance(s, plan.Unshare))
+    made = (s.namespaces for s in planned if isinstance(s, steps.Unshare))
     fresh = {"pid", "user", *(name for names in made for name in names)}
     owns, inits = _own_namespaces(os.getpid()), _namespaces_of(sealed.init)
     for name, stem in names.items():
@@ -368,26 +368,26 @@ _TMPFS = frozenset(("rw", "nosuid", "nodev"))
 
 
 def _expected_mounts(
-    steps: list[plan.Step], sealed: Sealed
+    planned: list[steps.Step], sealed: Sealed
 ) -> Iterator[tuple[str, str, frozenset[str], bool]]:
     """(path, kind or "", options it must have, whether more may be mounted below)."""
     notes = {n.what: n.why for n in sealed.notes}
-    for step in steps:
+    for step in planned:
         match step:
-            case plan.NewRoot():
+            case steps.NewRoot():
                 yield "/", "tmpfs", frozenset(("ro", "nosuid", "nodev")), False
-            case plan.MemoryFiles():
+            case steps.MemoryFiles():
                 extra = () if step.executable else ("noexec",)
                 yield step.path, "tmpfs", _TMPFS | set(extra), False
-            case plan.MountDevices():
+            case steps.MountDevices():
                 yield "/dev", "tmpfs", frozenset(("ro", "nosuid", "noexec")), False
-            case plan.MountProc():
+            case steps.MountProc():
                 options = frozenset(("rw", "nosuid", "nodev", "noexec"))
                 yield "/proc", "proc", options, False
-            case plan.MountTerminals():
+            case steps.MountTerminals():
                 options = frozenset(("rw", "nosuid", "noexec"))
                 yield "/dev/pts", "devpts", options, False
-            case plan.Attach():
+            case steps.Attach():
                 unmapped = notes.get(f"id-mapped mount of {step.path}")
                 if unmapped == "copied in instead":
                     continue
@@ -411,8 +411,10 @@ def _options(attributes: int) -> frozenset[str]:
     return frozenset(options)
 
 
-def _mounts(steps: list[plan.Step], sealed: Sealed, lines: list[str]) -> Iterator[str]:
-    expected = list(_expected_mounts(steps, sealed))
+def _mounts(
+    planned: list[steps.Step], sealed: Sealed, lines: list[str]
+) -> Iterator[str]:
+    expected = list(_expected_mounts(planned, sealed))
     known = sealed.looked.mounts if sealed.looked is not None else {}
     looked = {known[line] for line in lines if line in known}
     found = [_mount(line) for line in lines if line not in known]
@@ -441,17 +443,17 @@ def _mounts(steps: list[plan.Step], sealed: Sealed, lines: list[str]) -> Iterato
     flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
     root = os.open(f"/proc/{sealed.stem}/root", flags)
     try:
-        for step in steps:
-            if isinstance(step, plan.Attach) and step.path in seen - looked:
+        for step in planned:
+            if isinstance(step, steps.Attach) and step.path in seen - looked:
                 yield from _right_thing(step, root, sealed)
-            if isinstance(step, plan.MakeDevices) and "/dev" not in looked:
-                yield from _devices(step, steps, root, sealed)
+            if isinstance(step, steps.MakeDevices) and "/dev" not in looked:
+                yield from _devices(step, planned, root, sealed)
     finally:
         os.close(root)
 
 
 def _devices(
-    step: plan.MakeDevices, steps: list[plan.Step], root: int, sealed: Sealed
+    step: steps.MakeDevices, planned: list[steps.Step], root: int, sealed: Sealed
 ) -> Iterator[str]:
     """Nodes, owners and numbers; and that there is nothing else in any directory.
 
@@ -463,8 +465,8 @@ def _devices(
         for n in step.nodes
         if f"device {n.path}" not in refused
     }
-    kinds = (plan.Directory, plan.WriteFile, plan.Symlink)
-    made = {s.path for s in steps if isinstance(s, kinds)}
+    kinds = (steps.Directory, steps.WriteFile, steps.Symlink)
+    made = {s.path for s in planned if isinstance(s, kinds)}
     # What lies below these two is in mounts of their own.
     other = ("/dev/pts/", "/dev/shm/")  # noqa: S108
     expected = {p for p in made if p.startswith("/dev/") and not p.startswith(other)}
@@ -533,7 +535,7 @@ def mount_of_directory(pid: int) -> str:
         os.close(here)
 
 
-def _right_thing(step: plan.Attach, root: int, sealed: Sealed) -> Iterator[str]:
+def _right_thing(step: steps.Attach, root: int, sealed: Sealed) -> Iterator[str]:
     # There is no link on the way: it was attached through none.
     here = step.path.lstrip("/")
     inside = os.stat(here, dir_fd=root, follow_symlinks=False)
@@ -582,12 +584,12 @@ def _kept_by_init(sealed: Sealed) -> Iterator[str]:
             yield f"init keeps the descriptor {held}"
 
 
-def _limits(steps: list[plan.Step], sealed: Sealed) -> Iterator[str]:
+def _limits(planned: list[steps.Step], sealed: Sealed) -> Iterator[str]:
     yield from _compare_limits(
-        _read(sealed.stem, "limits"), _one(steps, plan.SetLimits).limits
+        _read(sealed.stem, "limits"), _one(planned, steps.SetLimits).limits
     )
     # proc_pid_stat(5): session 6, tty_nr 7, nice 19, policy 41; two are cut off.
-    priority = _one(steps, plan.Priority)
+    priority = _one(planned, steps.Priority)
     for whose, pid in (("init's", sealed.init), ("its", sealed.stem)):
         fields = _read(pid, "stat").rpartition(")")[2].split()
         if fields[16] != str(priority.nice):
@@ -615,9 +617,9 @@ def _compare_limits(text: str, limits: tuple[tuple[str, int], ...]) -> tuple[str
     )
 
 
-def _cgroup(steps: list[plan.Step], sealed: Sealed) -> Iterator[str]:
-    for step in steps:
-        if not isinstance(step, plan.JoinCgroup):
+def _cgroup(planned: list[steps.Step], sealed: Sealed) -> Iterator[str]:
+    for step in planned:
+        if not isinstance(step, steps.JoinCgroup):
             continue
         for directory in step.directories:
             members = _text(f"{directory.path}/cgroup.procs").split()
@@ -631,7 +633,7 @@ def _setting(path: str, value: str) -> Iterator[str]:
     try:
         found = _text(path).strip()
     except FileNotFoundError:
-        if not path.endswith(plan.SWAP_FILES):
+        if not path.endswith(steps.SWAP_FILES):
             yield f"{path} is missing"
         return
     # The kernel rounds sizes down to pages and shares to what its scheduler knows.
@@ -640,25 +642,25 @@ def _setting(path: str, value: str) -> Iterator[str]:
         yield f"{path} is {found}, not {value}"
 
 
-def _shown(steps: list[plan.Step], sealed: Sealed) -> Iterator[str]:
+def _shown(planned: list[steps.Step], sealed: Sealed) -> Iterator[str]:
     if any(n.what == "/proc/self/cmdline and environ" for n in sealed.notes):
         return
-    shown = _one(steps, plan.ShowAs)
+    shown = _one(planned, steps.ShowAs)
     for name, values in (("cmdline", shown.argv), ("environ", shown.environ)):
         if _read(sealed.stem, name) != "".join(v + "\0" for v in values):
             yield f"/proc/PID/{name} is not what was planned"
 
 
-def _probes(steps: list[plan.Step], sealed: Sealed) -> Iterator[str]:
-    seccomp = _one(steps, plan.Seccomp)
+def _probes(planned: list[steps.Step], sealed: Sealed) -> Iterator[str]:
+    seccomp = _one(planned, steps.Seccomp)
     if sealed.probes.get("seccomp") != seccomp.probe_errno:
         yield f"the filter {seccomp.name} did not answer its probe"
     if sealed.probes.get("securebits") != kernel.SECUREBITS:
         yield f"securebits are {sealed.probes.get('securebits')}"
-    confined = plan.Landlock in {type(s) for s in steps}
+    confined = steps.Landlock in {type(s) for s in planned}
     if confined and sealed.probes.get("landlock") != errno.EACCES:
         yield "Landlock let a file be opened that no rule covers"
 
 
-def _one(steps: list[plan.Step], kind: type[_T]) -> _T:
-    return next(s for s in steps if isinstance(s, kind))
+def _one(planned: list[steps.Step], kind: type[_T]) -> _T:
+    return next(s for s in planned if isinstance(s, kind))

@@ -16,7 +16,7 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 
-from . import devices, kernel, opener, plan
+from . import devices, kernel, opener, plan, steps
 from .errors import ProgramNotExecutable, ProgramNotFound, RequestError, StepError
 from .policy.model import IN_HOME, Policy
 from .request import Caller
@@ -97,7 +97,7 @@ def show(
     refuse_read: Callable[[str], str | None],
     refuse_write: Callable[[str], str | None],
     allowed: tuple[str, ...],
-) -> tuple[plan.View, list[plan.Skipped]]:
+) -> tuple[plan.View, list[steps.Skipped]]:
     """The view a policy's paths make, the devices included; what is not there.
 
     A path of the policy's may be a link to one that no policy may name.
@@ -105,21 +105,21 @@ def show(
     """
     trees: list[plan.Tree] = []
     links: list[plan.Link] = []
-    skipped: list[plan.Skipped] = []
+    skipped: list[steps.Skipped] = []
     for entry in sorted(opened, key=lambda o: o.path):
         if any(devices.of_kind(kind, entry.path) for kind in allowed):
             continue  # below
         if entry.kind == "link":
             links.append(plan.Link(path=entry.path, target=entry.target))
         elif entry.kind == "absent":
-            skipped.append(plan.Skipped(what=f"files {entry.path}", why=entry.why))
+            skipped.append(steps.Skipped(what=f"files {entry.path}", why=entry.why))
         else:
             if entry.writable and (why := refuse_write(entry.path)):
                 raise RequestError(
                     f"files.write: {entry.path}: {why}", code="write-refused"
                 )
             if why := refuse_read(entry.path):
-                skipped.append(plan.Skipped(what=f"files {entry.path}", why=why))
+                skipped.append(steps.Skipped(what=f"files {entry.path}", why=why))
                 continue
             if _covered(entry, trees):
                 continue
@@ -143,10 +143,10 @@ def show(
 
 def _granted(
     opened: tuple[opener.Opened, ...], allowed: tuple[str, ...]
-) -> tuple[tuple[plan.DeviceNode, ...], list[plan.Skipped]]:
+) -> tuple[tuple[steps.DeviceNode, ...], list[steps.Skipped]]:
     """The nodes of the kinds that the policy names, and what there is not."""
-    nodes: dict[str, plan.DeviceNode] = {}
-    skipped: list[plan.Skipped] = []
+    nodes: dict[str, steps.DeviceNode] = {}
+    skipped: list[steps.Skipped] = []
     found = (
         devices.Found(
             path=entry.path,
@@ -160,7 +160,7 @@ def _granted(
             nodes[path] = plan.device_node(path, kind, number)
         if given.why:
             what = "some devices" if given.nodes else "devices"
-            skipped.append(plan.Skipped(what=f"{what} {given.kind}", why=given.why))
+            skipped.append(steps.Skipped(what=f"{what} {given.kind}", why=given.why))
     return tuple(nodes[path] for path in sorted(nodes)), skipped
 
 

@@ -8,7 +8,7 @@ import socket
 
 import pytest
 
-from isolauncher import init, plan, sandbox
+from isolauncher import init, parts, plan, sandbox, steps
 from isolauncher.channel import Channel
 from isolauncher.errors import StepError
 from isolauncher.paths import vendor_policies
@@ -23,7 +23,7 @@ def test_what_is_read_is_what_was_written(name: str) -> None:
     for actor in ("init", "stem"):
         room, rest = whole.room.part_of(actor, ()), whole.rest.part_of(actor)  # type: ignore[arg-type]
         for part in (room, rest):
-            names, read = plan.read(plan.write(["a", "b"], part))
+            names, read = parts.read(parts.write(["a", "b"], part))
             assert names == ["a", "b"]
             assert read == part
 
@@ -31,8 +31,8 @@ def test_what_is_read_is_what_was_written(name: str) -> None:
 @pytest.mark.parametrize("size", [1, 3 * 64 * 1024])
 def test_a_part_of_any_size_arrives_with_its_descriptors(size: int) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    step = plan.Filter(program=os.urandom(size))
-    part = plan.RoomPart(id="0", steps=(plan.Planned(actor="stem", step=step),))
+    step = steps.Filter(program=os.urandom(size))
+    part = plan.RoomPart(id="0", steps=(steps.Planned(actor="stem", step=step),))
     with theirs, open("/dev/null", "rb") as null:
         channel = Channel(ours)
         try:
@@ -67,4 +67,4 @@ def test_a_part_of_any_size_arrives_with_its_descriptors(size: int) -> None:
 )
 def test_what_is_no_plan_is_refused(data: bytes) -> None:
     with pytest.raises(StepError, match="not a plan"):
-        plan.read(data)
+        parts.read(data)

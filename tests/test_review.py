@@ -17,7 +17,7 @@ import pytest
 from support.daemons import Leftovers, Service, nothing_left
 from support.powers import namespaces, need, sandboxes
 
-from isolauncher import cgroups, foreign, kernel, opener, plan, verify, wire
+from isolauncher import cgroups, foreign, kernel, opener, plan, steps, verify, wire
 from isolauncher.channel import Channel, leave, readable
 from isolauncher.errors import StepError, WireError
 from isolauncher.request import Caller
@@ -336,10 +336,10 @@ def test_a_proc_that_is_not_the_kernels_is_a_difference(
 
 
 def test_an_id_mapped_mount_that_is_none_is_a_difference() -> None:
-    step = plan.Attach(
+    step = steps.Attach(
         path="/x", descriptor="x", kind="file", attributes=plan.READ_ONLY, mapped=1
     )
-    note = plan.Skipped(what="id-mapped mount of /x", why="not here")
+    note = steps.Skipped(what="id-mapped mount of /x", why="not here")
     for notes, wanted in (((), True), ((note,), False)):
         sealed = verify.Sealed(init=0, stem=0, sent={}, probes={}, notes=notes)
         [(_, _, options, _)] = verify._expected_mounts([step], sealed)
@@ -348,7 +348,7 @@ def test_an_id_mapped_mount_that_is_none_is_a_difference() -> None:
 
 def test_a_mount_of_a_waiting_room_is_looked_at_again_if_it_is_another() -> None:
     line = "40 30 0:5 / /x rw,nosuid,nodev - tmpfs tmpfs rw"
-    step = plan.MemoryFiles(path="/x", size=1, inodes=1, mode=0, executable=True)
+    step = steps.MemoryFiles(path="/x", size=1, inodes=1, mode=0, executable=True)
     sealed = verify.Sealed(
         init=os.getpid(),
         stem=os.getpid(),

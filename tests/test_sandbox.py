@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from isolauncher import plan, verify, wire
+from isolauncher import plan, steps, verify, wire
 from isolauncher.channel import Channel
 from isolauncher.errors import IsolauncherError, ProgramNotFound, VerifyError
 from isolauncher.init import failure
@@ -102,7 +102,7 @@ def test_a_rest_begins_as_the_stem_was_told() -> None:
     left = rest.part_of("stem", begun)
     assert (*begun, *left.steps) == rest.part_of("stem").steps
     assert left.start == start
-    assert [type(p.step) for p in left.steps] == [plan.CloseDescriptors]
+    assert [type(p.step) for p in left.steps] == [steps.CloseDescriptors]
     with pytest.raises(ValueError, match="begun"):
         rest.part_of("stem", plan.begin(start, 0o77, filter_))
 

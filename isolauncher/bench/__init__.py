@@ -13,7 +13,7 @@ touched. Nothing here is on the way of a launch.
     contenders.py  all ways to start the script that are compared
     forkserver.py  one of them, in a process of its own
     reference.c    the same isolation made on demand by a C program, with
-    steps.py       the plan as it reads it,
+    lines.py       the plan as it reads it,
     planned.py     made by this machine's daemon, and
     reference.py   which is built, proved to be the same by the verifier, and spoken to
     forks.py       children that are forked without a program of their own

@@ -16,10 +16,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .. import plan
+from .. import parts, plan
 from ..config import Config
 from ..errors import DaemonError
 from ..memory import rollup
+from ..steps import Attach, JoinCgroup
 from . import forks
 from .patience import PATIENCE_S, read
 
@@ -43,7 +44,7 @@ class Planned:
     def sources(self) -> dict[str, str]:
         """Of which path outside each mounted descriptor is: it is called the same."""
         steps = (p.step for p in self.whole.steps)
-        return {s.descriptor: s.path for s in steps if isinstance(s, plan.Attach)}
+        return {s.descriptor: s.path for s in steps if isinstance(s, Attach)}
 
     def cgroups(self) -> list[str]:
         """The planner's own, below which each sandbox has one."""
@@ -51,7 +52,7 @@ class Planned:
         return [
             os.path.dirname(directory.path)
             for step in steps
-            if isinstance(step, plan.JoinCgroup)
+            if isinstance(step, JoinCgroup)
             for directory in step.directories
         ]
 
@@ -111,7 +112,7 @@ def _understand(line: bytes, hold: int) -> Planned:
         raise DaemonError(
             f"a launch could not be planned: {told['error']}", code="bench-no-plan"
         )
-    room, rest = plan.unpack(told["room"]), plan.unpack(told["rest"])
+    room, rest = parts.unpack(told["room"]), parts.unpack(told["rest"])
     assert isinstance(room, plan.Room)  # noqa: S101 (for the type checker)
     assert isinstance(rest, plan.Rest)  # noqa: S101
     huge = min(told["huge_kb"], MOST_KB)
@@ -190,8 +191,8 @@ async def _plan(
         memory = rollup(zygote.process.pid)
         shown_as = {name: rooms.file_of(fd) for name, fd in mounts.fds.items()}
         told = {
-            "room": plan.pack(room.planned),
-            "rest": plan.pack(rest),
+            "room": parts.pack(room.planned),
+            "rest": parts.pack(rest),
             "sent": room.sent | shown_as,
             "anonymous_kb": memory["Anonymous"],
             "huge_kb": memory["AnonHugePages"],

@@ -17,10 +17,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import launch, plan, verify
+from .. import launch, plan, steps, verify
 from ..errors import HostError
 from ..memory import rollup
-from . import steps, talk
+from . import lines, talk
 from .patience import END_S, PATIENCE_S
 from .planned import Planned
 
@@ -118,7 +118,7 @@ def build(directory: Path) -> Path:
 def running(program: Path, directory: Path, planned: Planned) -> Iterator[Reference]:
     """With the plan's steps and the zygote's memory, ready to be timed."""
     path = directory / f"steps-{planned.whole.room.id}"
-    path.write_text(steps.write(planned.whole, planned.sources()))
+    path.write_text(lines.write(planned.whole, planned.sources()))
     outside = launch.new_outside()
     try:
         with talk.running(
@@ -183,18 +183,18 @@ def verify_held(
     return namespaces
 
 
-def _named(planned: tuple[plan.Planned, ...], name: str) -> Iterator[plan.Planned]:
+def _named(planned: tuple[steps.Planned, ...], name: str) -> Iterator[steps.Planned]:
     """Its cgroups are called by its number, an activity's by the activity."""
     for each in planned:
         step = each.step
-        if isinstance(step, plan.JoinCgroup):
-            step = plan.JoinCgroup(
+        if isinstance(step, steps.JoinCgroup):
+            step = steps.JoinCgroup(
                 directories=tuple(
                     dataclasses.replace(d, path=f"{os.path.dirname(d.path)}/{name}")
                     for d in step.directories
                 )
             )
-        yield plan.Planned(actor=each.actor, step=step)
+        yield steps.Planned(actor=each.actor, step=step)
 
 
 def children(pid: int) -> list[int]:

@@ -21,6 +21,7 @@ from ..consult import FOUND_BEFORE, UNHEARD
 from ..policy import check
 from ..policy.model import IN_HOME
 from ..report import Proof
+from ..steps import SetLimits, Step
 from .caller import SECRETS, UMASK, Case, Place
 from .outside import NAMESPACES, Outside
 from .probe import NO_ANSWER
@@ -95,7 +96,7 @@ class Seen:
         return {s["what"]: s["why"] for s in self.report.get("skipped", ())}
 
     @property
-    def steps(self) -> list[plan.Step]:
+    def steps(self) -> list[Step]:
         return [p.step for p in plan.for_nobody(self.case.policy).steps]
 
     def planned(self, kind: type[_T]) -> _T:
@@ -615,7 +616,7 @@ def limits(case: Case) -> dict[str, int]:
     Of memory there is one only where no cgroup has it.
     """
     steps = (p.step for p in plan.for_nobody(case.policy).steps)
-    step = next(s for s in steps if isinstance(s, plan.SetLimits))
+    step = next(s for s in steps if isinstance(s, SetLimits))
     return {**dict(step.limits), "data": case.policy.limits.memory}
 
 

@@ -3,7 +3,7 @@
 
 Messages with the daemon, on a channel of its own:
 
-    ← a plan's part (`plan.write`) + […]                  of a room
+    ← a plan's part (`parts.write`) + […]                 of a room
     → {"event": "room", "notes": […]}                    the room's steps are done
     ← a plan's part                                       where to wait: in a session
     → {"event": "living", "lacks": "", "descriptors": […]}   and what it has for that
@@ -34,7 +34,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
-from .. import init, kernel, plan, wire
+from .. import init, kernel, parts, plan, steps, wire
 from ..apply import Context
 from ..errors import ProgramNotExecutable, ProgramNotFound, StepError
 from ..init import Gone, Stem
@@ -63,7 +63,7 @@ def prepare(
 
 
 _INIT_HAS_ENDED = (
-    plan.name_of(plan.FollowInit(members=(), namespaces=())),
+    steps.name_of(steps.FollowInit(members=(), namespaces=())),
     errno.ESRCH,
 )
 
@@ -87,7 +87,7 @@ def _prepare(
     if room.ahead:
         init.rehearse()
     rest, c.descriptors = init.receive(stem.channel, plan.Rest)
-    steps = room.steps + rest.steps
+    walked = room.steps + rest.steps
     while not rest.last:
         # How it begins, while the daemon is still at work on the rest; or where to
         # wait for it.
@@ -95,16 +95,16 @@ def _prepare(
         if rest.start is not None:
             c.keep |= _live(stem, rest.start, live)
         rest, more = init.receive(stem.channel, plan.Rest)
-        steps += rest.steps
+        walked += rest.steps
         c.descriptors |= more
     assert rest.start is not None  # noqa: S101 (for the type checker)
-    bound = (p.step for p in rest.steps if isinstance(p.step, plan.Landlock))
+    bound = (p.step for p in rest.steps if isinstance(p.step, steps.Landlock))
     waits = not all(step.rules_are_sent for step in bound)
     if waits:
         # A rule names what init attaches.
         init.take(stem.baton)
     init.walk_alone("stem", rest.steps, c)
-    seccomp = next(p.step for p in steps if isinstance(p.step, plan.Seccomp))
+    seccomp = next(p.step for p in walked if isinstance(p.step, steps.Seccomp))
     probes = {
         "seccomp": stem.kernel.probe(
             seccomp.probe_number, seccomp.probe_arguments
@@ -136,7 +136,7 @@ def enter(cwd: str) -> str:
 
 
 def _tell(event: str, channel: socket.socket, c: Context, **more: object) -> None:
-    notes = [plan.pack(n) for n in c.notes]
+    notes = [parts.pack(n) for n in c.notes]
     wire.send(channel, {"event": event, "notes": notes, **more})
     c.notes.clear()
 

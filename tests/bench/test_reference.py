@@ -20,8 +20,8 @@ from pathlib import Path
 import pytest
 from support.powers import landlock, need, program, sandboxes
 
-from isolauncher import plan
-from isolauncher.bench import alive, daemons, planned, reference, scripts, steps
+from isolauncher import plan, steps
+from isolauncher.bench import alive, daemons, lines, planned, reference, scripts
 from isolauncher.errors import HostError, VerifyError
 
 
@@ -123,7 +123,7 @@ def test_its_sandbox_is_what_an_activity_of_the_daemon_has(made: Made) -> None:
         wanted = next(
             p.step.probe_errno
             for p in made.plan.whole.steps
-            if isinstance(p.step, plan.Seccomp)
+            if isinstance(p.step, steps.Seccomp)
         )
         assert probes == {
             **{"seccomp": wanted, "securebits": 0b11101111, "landlock": errno.EACCES}
@@ -147,12 +147,12 @@ def test_its_sandbox_is_what_an_activity_of_the_daemon_has(made: Made) -> None:
 def test_what_leaves_a_step_out_is_not_timed(
     made: Made, monkeypatch: pytest.MonkeyPatch, step: str, told: str
 ) -> None:
-    whole = steps.write(made.plan.whole, made.plan.sources())
+    whole = lines.write(made.plan.whole, made.plan.sources())
     left = "".join(
         line for line in whole.splitlines(keepends=True) if not line.startswith(step)
     )
     assert left != whole
-    monkeypatch.setattr(steps, "write", lambda *of: left)
+    monkeypatch.setattr(lines, "write", lambda *of: left)
     with (
         reference.running(made.program, made.top, made.plan) as one,
         pytest.raises((VerifyError, HostError), match=re.escape(told)),
@@ -233,12 +233,12 @@ def test_however_it_ends_none_of_its_cgroups_is_left(
 
 
 def test_a_step_that_it_does_not_know_is_refused(made: Made) -> None:
-    lent = plan.Planned(actor="init", step=plan.MapOwner(uid=1000, gid=1000))
+    lent = steps.Planned(actor="init", step=steps.MapOwner(uid=1000, gid=1000))
     room = dataclasses.replace(
         made.plan.whole.room, steps=(*made.plan.whole.room.steps, lent)
     )
     with pytest.raises(HostError, match="id-mapped mounts of a person's"):
-        steps.write(
+        lines.write(
             plan.Plan(room=room, rest=made.plan.whole.rest), made.plan.sources()
         )
 

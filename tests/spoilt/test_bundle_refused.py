@@ -16,7 +16,7 @@ import pytest
 from support.bundles import Launched, Person, make, person, system_directory
 from support.spoiling import ALICE, Call
 
-from isolauncher import plan
+from isolauncher import steps
 from spoilt.conftest import Full
 from spoilt.test_refused import record, refuse
 
@@ -82,7 +82,7 @@ def test_a_bundle_s_launch_takes_the_steps_that_no_program_s_does(
     bundle: OfBundle,
 ) -> None:
     calls = own(bundle)
-    assert plan.name_of(plan.MapOwner(uid=1, gid=1)) in {c.step for c in calls}
+    assert steps.name_of(steps.MapOwner(uid=1, gid=1)) in {c.step for c in calls}
     assert "chown" in {c.name for c in calls}
 
 
@@ -110,8 +110,8 @@ def test_it_matters_not_which_call_of_a_bundle_s_launch_is_refused(
 
 def own(bundle: OfBundle) -> list[Call]:
     """The first of each kind of call in steps that are, or end, a bundle's alone."""
-    steps = (plan.Directory, plan.WriteFile, plan.MapOwner, plan.Attach)
-    names = {plan.name_of(object.__new__(step)) for step in steps}
+    kinds = (steps.Directory, steps.WriteFile, steps.MapOwner, steps.Attach)
+    names = {steps.name_of(object.__new__(kind)) for kind in kinds}
     first: dict[tuple[str, str, str], Call] = {}
     last: dict[tuple[str, str, str], Call] = {}
     for call in record(bundle, ""):

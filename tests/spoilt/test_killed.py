@@ -34,7 +34,7 @@ from support.spoiling import (
     zygote,
 )
 
-from isolauncher import plan
+from isolauncher import plan, steps
 from isolauncher.channel import Channel
 from isolauncher.errors import StepError
 from isolauncher.opener import Opened
@@ -49,7 +49,7 @@ from spoilt.test_refused import record
 WAITS = "import sys\nprint('runs', flush=True)\nsys.exit(int(input()))\n"
 
 
-FIRST = {(p.actor, plan.name_of(p.step)) for p in plan.first(own_net=True)}
+FIRST = {(p.actor, steps.name_of(p.step)) for p in plan.first(own_net=True)}
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from support.devices import refuse_nodes
 from support.powers import need
 from support.spoiling import ALICE, Call, Trace, nothing_left
 
-from isolauncher import kernel, plan
+from isolauncher import kernel, steps
 from isolauncher.spoilt import board as boards
 from spoilt.conftest import Full, every, some
 
@@ -78,8 +78,8 @@ def test_the_recorded_launch_makes_every_call_and_takes_every_step(full: Full) -
     need(refuse_nodes())
     calls = record(full) + record(full, "same")
     # The filter calls nobody: it is kept for the step seccomp.
-    steps = {_name(s) for s in plan.Step.__args__ if s is not plan.Filter}
-    assert steps - {c.step for c in calls} <= OF_A_BUNDLE
+    kinds = {_name(s) for s in steps.Step.__args__ if s is not steps.Filter}
+    assert kinds - {c.step for c in calls} <= OF_A_BUNDLE
     names = {n for n in vars(kernel.Kernel) if not n.startswith("_")}
     assert names - {c.name for c in calls} <= NOT_OF_A_LAUNCH
     assert {c.actor for c in calls} == set(boards.ACTORS)
@@ -87,7 +87,7 @@ def test_the_recorded_launch_makes_every_call_and_takes_every_step(full: Full) -
 
 def _name(step: type) -> str:
     # `name_of` asks for a step and looks at its class alone.
-    return plan.name_of(object.__new__(step))  # type: ignore[arg-type]
+    return steps.name_of(object.__new__(step))  # type: ignore[arg-type]
 
 
 @pytest.mark.timeout(240)

@@ -22,8 +22,8 @@ from support.daemons import COMMAND, Leftovers, service
 from support.powers import loopback, need, sandboxes
 from support.spoiling import ALICE, Trace, nothing_left
 
-from isolauncher import plan
 from isolauncher.spoilt.plans import BENDS
+from isolauncher.steps import NAMESPACES, Step, name_of
 from spoilt.conftest import Full, every
 
 
@@ -139,8 +139,8 @@ filter_.add_rule(seccomp.ERRNO(errno.EPERM), call, *arguments)
 filter_.load()
 os.execv(sys.argv[2], sys.argv[2:])
 """
-FIRST = sum(plan.NAMESPACES[name] for name in ("net", "ipc", "uts"))
-NEW = sum(plan.NAMESPACES[name] for name in ("mnt", "cgroup"))
+FIRST = sum(NAMESPACES[name] for name in ("net", "ipc", "uts"))
+NEW = sum(NAMESPACES[name] for name in ("mnt", "cgroup"))
 
 CALLS = (
     ("new-session", "setsid"),
@@ -194,8 +194,8 @@ nice = 3
 
 
 def test_every_step_is_refused_for_real_or_cannot_be() -> None:
-    steps = {plan.name_of(object.__new__(kind)) for kind in plan.Step.__args__}
-    bent = {plan.name_of(object.__new__(bend.kind)) for bend in BENDS.values()}
+    steps = {name_of(object.__new__(kind)) for kind in Step.__args__}
+    bent = {name_of(object.__new__(bend.kind)) for bend in BENDS.values()}
     # What is bent in the filter fails where it binds.
     bent |= {bend.named() for bend in BENDS.values()} & steps
     called = {step for steps, _ in CALLS for step in steps.split()}

@@ -23,7 +23,7 @@ from support.powers import landlock, loopback, need, sandboxes
 from support.spoiling import Spoilt, cgroups, spoilt_service, zygote
 from support.spoilt.less import NEVER_RIGHT, TOO_EARLY, UNVERIFIED
 
-from isolauncher import plan
+from isolauncher import steps
 from isolauncher.live import prove
 from isolauncher.live.caller import _unowned
 from isolauncher.policy.load import PolicyStore
@@ -199,7 +199,7 @@ def test_what_was_looked_at_too_early_is_looked_at_again(bench: Bench) -> None:
 
 
 def test_every_kind_of_step_is_in_the_table() -> None:
-    kinds = {step.__name__ for step in plan.Step.__args__}
+    kinds = {step.__name__ for step in steps.Step.__args__}
     named = {name.partition(" ")[0] for name in TABLE}
     assert named | set(UNSEEN) | OWN_TEST | DEVICES == kinds
     assert not named & set(UNSEEN)

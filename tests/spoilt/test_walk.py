@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from isolauncher import plan
+from isolauncher import plan, steps
 from isolauncher.apply import Context, apply
 from isolauncher.errors import HostError, StepError
 from isolauncher.kernel import Kernel, Recorder
@@ -60,7 +60,7 @@ def build(policy: Policy, **differently: object) -> plan.Plan:
             plan.Tree(path="/usr", descriptor="usr", kind="directory", writable=False),
         ),
         links=(plan.Link(path="/bin", target="usr/bin"),),
-        devices=(plan.DeviceNode(path="/dev/video0", major=81, minor=0, mode=0o600),),
+        devices=(steps.DeviceNode(path="/dev/video0", major=81, minor=0, mode=0o600),),
     )
     filter_ = plan.CompiledFilter(
         name="none", program=b"", probe_number=0, probe_arguments=(), probe_errno=0
@@ -125,7 +125,7 @@ def walk(whole: plan.Plan, c: Context) -> list[str]:
     """Both actors' steps in order; the step of every call that was made."""
     recorder = c.kernel
     assert isinstance(recorder, Recorder)
-    steps: list[str] = []
+    taken: list[str] = []
     for planned in whole.steps:
         names = ["stdin", "stdout", "stderr", "usr", "program"]
         names += [f"device:{d}" for d in plan.DEVICES]
@@ -135,8 +135,8 @@ def walk(whole: plan.Plan, c: Context) -> list[str]:
         try:
             apply(planned.step, c)
         finally:
-            steps += [plan.name_of(planned.step)] * (len(recorder.calls) - len(steps))
-    return steps
+            taken += [steps.name_of(planned.step)] * (len(recorder.calls) - len(taken))
+    return taken
 
 
 def test_a_refused_call_is_the_last_one(whole: plan.Plan, context: Context) -> None:
@@ -146,10 +146,10 @@ def test_a_refused_call_is_the_last_one(whole: plan.Plan, context: Context) -> N
     calls = [name for name, _ in kernel.calls]
     assert len(calls) == len(recorded)
     assert set(recorded) == {
-        plan.name_of(object.__new__(kind))
-        for kind in plan.Step.__args__
+        steps.name_of(object.__new__(kind))
+        for kind in steps.Step.__args__
         # The one calls nobody: it is kept for Seccomp. The other forks who calls.
-        if kind not in (plan.Filter, plan.MapOwner)
+        if kind not in (steps.Filter, steps.MapOwner)
     }
     for number, (name, step) in enumerate(zip(calls, recorded, strict=True)):
 
@@ -194,7 +194,7 @@ def test_what_the_machine_has_not_is_reported_if_it_is_not_required(
     whole = build(policy, landlock_abi=0, cgroups=())
     assert {"landlock", "cgroup"} <= {s.what for s in whole.room.skipped}
     kinds = {type(p.step) for p in whole.steps}
-    assert not kinds & {plan.LandlockRules, plan.Landlock, plan.JoinCgroup}
+    assert not kinds & {steps.LandlockRules, steps.Landlock, steps.JoinCgroup}
 
 
 def test_a_recorder_has_every_call_that_there_is() -> None:

@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from isolauncher import kernel, plan
+from isolauncher import kernel, steps
 from isolauncher.spoilt.board import PAUSE, PRETEND, REFUSE, Board
 
 SEPARATOR = "\t"
@@ -58,7 +58,7 @@ class Spoilt(kernel.Recorder):
             if module == "isolauncher.apply":
                 mapping = mapping or frame.f_code.co_name == "user_namespace"
                 if frame.f_code.co_name == "apply":
-                    step = plan.name_of(frame.f_locals["step"])
+                    step = steps.name_of(frame.f_locals["step"])
                     break
             frame = frame.f_back  # type: ignore[assignment]
         pid = os.getpid()

@@ -13,7 +13,7 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from isolauncher import init, plan, verify
+from isolauncher import init, plan, steps, verify
 from isolauncher.errors import VerifyError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def leave_out_as_told(board: Board) -> None:
     """In the zygote, before it forks: init and the stem inherit it."""
     apply = init.apply
 
-    def less(step: plan.Step, c: Context) -> None:
+    def less(step: steps.Step, c: Context) -> None:
         kind, _, part = board.left_out.removeprefix(UNVERIFIED).partition(" ")
         left = _without(step, part) if type(step).__name__ == kind else step
         if left is not None:
@@ -40,32 +40,32 @@ def leave_out_as_told(board: Board) -> None:
     init.apply = less  # type: ignore[attr-defined]
 
 
-def _without(step: plan.Step, part: str) -> plan.Step | None:
+def _without(step: steps.Step, part: str) -> steps.Step | None:
     """What is still done of it; None: nothing."""
     match step:
-        case plan.Unshare():
+        case steps.Unshare():
             spaces = tuple(n for n in step.namespaces if n != part)
             return replace(step, namespaces=spaces)
-        case plan.FollowInit() if part == "members":
+        case steps.FollowInit() if part == "members":
             return replace(step, members=())
-        case plan.FollowInit() if part:
+        case steps.FollowInit() if part:
             spaces = tuple(n for n in step.namespaces if n != part)
             return replace(step, namespaces=spaces)
-        case plan.MountDevices(inodes=inodes) if part == "nodev":
-            return plan.MemoryFiles(
+        case steps.MountDevices(inodes=inodes) if part == "nodev":
+            return steps.MemoryFiles(
                 path="/dev", size=65536, inodes=inodes, mode=0o755, executable=False
             )
-        case plan.MakeDevices() if part:
+        case steps.MakeDevices() if part:
             return _other_devices(step, part)
-        case plan.Attach():
+        case steps.Attach():
             return None if part in (step.kind, step.path) else step
-        case plan.MemoryFiles() | plan.WriteFile() | plan.Symlink():
+        case steps.MemoryFiles() | steps.WriteFile() | steps.Symlink():
             return None if part in ("", step.path) else step
         case _:
             return None
 
 
-def _other_devices(step: plan.MakeDevices, part: str) -> plan.Step:
+def _other_devices(step: steps.MakeDevices, part: str) -> steps.Step:
     """What must not be: the first node another's, or one more than was planned."""
     first, *rest = step.nodes
     match part:

@@ -13,12 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
-from isolauncher import plan
+from isolauncher import plan, steps
 
 if TYPE_CHECKING:
     from isolauncher.spoilt.board import Board
 
-Change = Callable[[plan.Step], plan.Step]
+Change = Callable[[steps.Step], steps.Step]
 _Part = TypeVar("_Part", plan.Room, plan.Rest)
 
 
@@ -36,7 +36,7 @@ class Bend:
         """A part of a plan, bent if it has such a step."""
         return replace(part, steps=self.bent(part.steps))
 
-    def bent(self, planned: tuple[plan.Planned, ...]) -> tuple[plan.Planned, ...]:
+    def bent(self, planned: tuple[steps.Planned, ...]) -> tuple[steps.Planned, ...]:
         steps = list(planned)
         kinds = (i for i, p in enumerate(steps) if isinstance(p.step, self.kind))
         at = next(kinds, None)
@@ -45,7 +45,7 @@ class Bend:
         return tuple(steps)
 
     def named(self) -> str:
-        return self.step or plan.name_of(object.__new__(self.kind))
+        return self.step or steps.name_of(object.__new__(self.kind))
 
 
 def _with(**fields: object) -> Change:
@@ -55,10 +55,10 @@ def _with(**fields: object) -> Change:
 def _cgroup(name: str, value: str) -> Change:
     """Every directory's settings end with this one, where it has such a file."""
 
-    def change(step: plan.Step) -> plan.Step:
-        assert isinstance(step, plan.JoinCgroup)
+    def change(step: steps.Step) -> steps.Step:
+        assert isinstance(step, steps.JoinCgroup)
         prefix = name.partition(".")[0]
-        return plan.JoinCgroup(
+        return steps.JoinCgroup(
             directories=tuple(
                 replace(d, settings=(*d.settings, (name, value)))
                 if any(k.startswith(prefix) for k, _ in d.settings)
@@ -70,88 +70,94 @@ def _cgroup(name: str, value: str) -> Change:
     return change
 
 
-def _rules(step: plan.Step) -> plan.Step:
-    assert isinstance(step, plan.LandlockRules)
-    gone = plan.LandlockRule(path="/nowhere", rights=4)
+def _rules(step: steps.Step) -> steps.Step:
+    assert isinstance(step, steps.LandlockRules)
+    gone = steps.LandlockRule(path="/nowhere", rights=4)
     return replace(step, rules=(*step.rules, gone))
 
 
 BENDS = {
     "an unknown setting of a cgroup": Bend(
-        plan.JoinCgroup, _cgroup("pids.nothing", "1"), (errno.ENOENT, errno.EACCES)
+        steps.JoinCgroup, _cgroup("pids.nothing", "1"), (errno.ENOENT, errno.EACCES)
     ),
     "a value that a cgroup does not take": Bend(
-        plan.JoinCgroup, _cgroup("pids.max", "many"), (errno.EINVAL,)
+        steps.JoinCgroup, _cgroup("pids.max", "many"), (errno.EINVAL,)
     ),
     "a cgroup that is not there": Bend(
-        plan.FollowInit, _with(members=("/nowhere",)), (errno.ENOENT,)
+        steps.FollowInit, _with(members=("/nowhere",)), (errno.ENOENT,)
     ),
-    "a root over nothing": Bend(plan.NewRoot, _with(over="/nowhere"), (errno.ENOENT,)),
-    "a root with no size": Bend(plan.NewRoot, _with(size=-1), (errno.EINVAL,)),
+    "a root over nothing": Bend(steps.NewRoot, _with(over="/nowhere"), (errno.ENOENT,)),
+    "a root with no size": Bend(steps.NewRoot, _with(size=-1), (errno.EINVAL,)),
     "a directory that is there": Bend(
-        plan.Directory, _with(path="/."), (errno.EEXIST,)
+        steps.Directory, _with(path="/."), (errno.EEXIST,)
     ),
     "a link that is there": Bend(
-        plan.Symlink, _with(path="/dev/null"), (errno.EEXIST,)
+        steps.Symlink, _with(path="/dev/null"), (errno.EEXIST,)
     ),
     "a file larger than the root": Bend(
-        plan.WriteFile, _with(data=bytes(2 << 20)), (errno.ENOSPC,)
+        steps.WriteFile, _with(data=bytes(2 << 20)), (errno.ENOSPC,)
     ),
-    "memory files of no size": Bend(plan.MemoryFiles, _with(size=-1), (errno.EINVAL,)),
+    "memory files of no size": Bend(steps.MemoryFiles, _with(size=-1), (errno.EINVAL,)),
     "memory files nowhere": Bend(
-        plan.MemoryFiles, _with(path="/nowhere"), (errno.ENOENT,)
+        steps.MemoryFiles, _with(path="/nowhere"), (errno.ENOENT,)
     ),
-    "a /dev of no size": Bend(plan.MountDevices, _with(inodes=-1), (errno.EINVAL,)),
+    "a /dev of no size": Bend(steps.MountDevices, _with(inodes=-1), (errno.EINVAL,)),
     "a /dev that is full": Bend(
-        plan.MountDevices, _with(inodes=1), (errno.ENOSPC,), step="write-file"
+        steps.MountDevices, _with(inodes=1), (errno.ENOSPC,), step="write-file"
     ),
     "a device nowhere": Bend(
-        plan.MakeDevices,
-        _with(nodes=(plan.DeviceNode(path="/no/x", major=1, minor=5, mode=0o600),)),
+        steps.MakeDevices,
+        _with(nodes=(steps.DeviceNode(path="/no/x", major=1, minor=5, mode=0o600),)),
         (errno.ENOENT,),
     ),
     "a device that is there": Bend(
-        plan.MakeDevices,
-        _with(nodes=(plan.DeviceNode(path="/dev/zero", major=1, minor=5, mode=0),)),
+        steps.MakeDevices,
+        _with(nodes=(steps.DeviceNode(path="/dev/zero", major=1, minor=5, mode=0),)),
         (errno.EEXIST,),
     ),
-    "a tree nowhere": Bend(plan.Attach, _with(path="/nowhere"), (errno.ENOENT,)),
+    "a tree nowhere": Bend(steps.Attach, _with(path="/nowhere"), (errno.ENOENT,)),
     "a tree that leads out": Bend(
-        plan.Attach, _with(path="/../proc"), (errno.ENOTDIR, errno.EINVAL, errno.ENOENT)
+        steps.Attach,
+        _with(path="/../proc"),
+        (errno.ENOTDIR, errno.EINVAL, errno.ENOENT),
     ),
     "an attribute there is not": Bend(
-        plan.Attach, _with(attributes=1 << 60), (errno.EINVAL,)
+        steps.Attach, _with(attributes=1 << 60), (errno.EINVAL,)
     ),
-    "a name too long": Bend(plan.SetHostname, _with(name="x" * 65), (errno.EINVAL,)),
+    "a name too long": Bend(steps.SetHostname, _with(name="x" * 65), (errno.EINVAL,)),
     "an oom score too high": Bend(
-        plan.Priority, _with(oom_score_adj=5000), (errno.EINVAL,)
+        steps.Priority, _with(oom_score_adj=5000), (errno.EINVAL,)
     ),
     "a limit above the hard one": Bend(
-        plan.SetLimits,
+        steps.SetLimits,
         _with(limits=(("nofile", 1 << 40),)),
         (),
         words="nofile: not allowed",
     ),
     "a uid that cannot be": Bend(
-        plan.MapIdentity, _with(uid=(1 << 32) - 1), (errno.EINVAL,)
+        steps.MapIdentity, _with(uid=(1 << 32) - 1), (errno.EINVAL,)
     ),
-    "a gid that is not mapped": Bend(plan.BecomeUser, _with(gid=4242), (errno.EINVAL,)),
-    "a uid that is not mapped": Bend(plan.BecomeUser, _with(uid=4242), (errno.EINVAL,)),
+    "a gid that is not mapped": Bend(
+        steps.BecomeUser, _with(gid=4242), (errno.EINVAL,)
+    ),
+    "a uid that is not mapped": Bend(
+        steps.BecomeUser, _with(uid=4242), (errno.EINVAL,)
+    ),
     "a uid that is nobody's to become": Bend(
-        plan.BecomeUser, _with(uid=-1), (), words="not -1"
+        steps.BecomeUser, _with(uid=-1), (), words="not -1"
     ),
-    "a rule for nothing": Bend(plan.LandlockRules, _rules, (errno.ENOENT,)),
+    "a rule for nothing": Bend(steps.LandlockRules, _rules, (errno.ENOENT,)),
     "rights that Landlock does not know": Bend(
-        plan.LandlockRules, _with(files=1 << 60), (errno.EINVAL,)
+        steps.LandlockRules, _with(files=1 << 60), (errno.EINVAL,)
     ),
     "a filter that is none": Bend(
-        plan.Filter, _with(program=b"\xff" * 64), (errno.EINVAL,), step="seccomp"
+        steps.Filter, _with(program=b"\xff" * 64), (errno.EINVAL,), step="seccomp"
     ),
     "a filter of nothing": Bend(
-        plan.Filter, _with(program=b""), (errno.EINVAL,), step="seccomp"
+        steps.Filter, _with(program=b""), (errno.EINVAL,), step="seccomp"
     ),
     "an init that keeps its uid": Bend(
-        plan.LeavePrivileges, _with(uid=-1), (), words="not -1"
+        steps.LeavePrivileges, _with(uid=-1), (), words="not -1"
     ),
 }
 
@@ -160,9 +166,9 @@ def bend_as_told(board: Board) -> None:
     """From now on plans are built as the board says."""
     foundation, room, rest = plan.foundation, plan.room, plan.rest
 
-    def bent_foundation(**keywords: object) -> tuple[plan.Planned, ...]:
-        steps = foundation(**keywords)  # type: ignore[arg-type]
-        return BENDS[board.bent].bent(steps) if board.bent else steps
+    def bent_foundation(**keywords: object) -> tuple[steps.Planned, ...]:
+        begun = foundation(**keywords)  # type: ignore[arg-type]
+        return BENDS[board.bent].bent(begun) if board.bent else begun
 
     def bent_room(**keywords: object) -> plan.Room:
         part = room(**keywords)  # type: ignore[arg-type]

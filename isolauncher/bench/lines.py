@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import assert_never
 
-from .. import kernel, plan
+from .. import kernel, plan, steps
 from ..errors import HostError
 
 MAX_TREES = 256
@@ -27,7 +27,7 @@ def write(whole: plan.Plan, sources: Mapping[str, str]) -> str:
     kinds = {
         p.step.descriptor: p.step.kind
         for p in whole.steps
-        if isinstance(p.step, plan.Attach)
+        if isinstance(p.step, steps.Attach)
     }
     lines = [
         _line("i", "tree", path, trees[name], kinds.get(name) == "directory")
@@ -39,11 +39,11 @@ def write(whole: plan.Plan, sources: Mapping[str, str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _part(steps: tuple[plan.Planned, ...], trees: Mapping[str, int]) -> Iterator[str]:
-    for planned in steps:
+def _part(part: tuple[steps.Planned, ...], trees: Mapping[str, int]) -> Iterator[str]:
+    for planned in part:
         # A large letter: before it one waits for the other's turns.
         who = planned.actor[0]
-        who = who.upper() if type(planned.step) in plan.WAITS else who
+        who = who.upper() if type(planned.step) in steps.WAITS else who
         for name, *words in _words(planned.step, trees):
             yield _line(who, str(name), *words)
             who = planned.actor[0]
@@ -52,52 +52,52 @@ def _part(steps: tuple[plan.Planned, ...], trees: Mapping[str, int]) -> Iterator
 _Word = str | bytes | int
 
 
-def _words(step: plan.Step, trees: Mapping[str, int]) -> Iterator[tuple[_Word, ...]]:
+def _words(step: steps.Step, trees: Mapping[str, int]) -> Iterator[tuple[_Word, ...]]:
     """What reference.c is to do for one step; its name first."""
-    name = plan.name_of(step)
+    name = steps.name_of(step)
     match step:
         case (
-            plan.NewSession()
-            | plan.JoinKeyring()
-            | plan.ScheduleNormally()
-            | plan.MakePrivate()
-            | plan.Pivot()
-            | plan.LeaveOldRoot()
-            | plan.MountProc()
-            | plan.MountTerminals()
-            | plan.SealRoot()
-            | plan.LoopbackUp()
-            | plan.Stdio()
-            | plan.ResetSignals()
-            | plan.ClearGroups()
-            | plan.NewUserNamespace()
-            | plan.NoNestedUserNamespaces()
-            | plan.DropCapabilities()
-            | plan.Dumpable()
-            | plan.NoNewPrivs()
-            | plan.CloseDescriptors()
-            | plan.LowerInit()
+            steps.NewSession()
+            | steps.JoinKeyring()
+            | steps.ScheduleNormally()
+            | steps.MakePrivate()
+            | steps.Pivot()
+            | steps.LeaveOldRoot()
+            | steps.MountProc()
+            | steps.MountTerminals()
+            | steps.SealRoot()
+            | steps.LoopbackUp()
+            | steps.Stdio()
+            | steps.ResetSignals()
+            | steps.ClearGroups()
+            | steps.NewUserNamespace()
+            | steps.NoNestedUserNamespaces()
+            | steps.DropCapabilities()
+            | steps.Dumpable()
+            | steps.NoNewPrivs()
+            | steps.CloseDescriptors()
+            | steps.LowerInit()
         ):
             yield (name,)
-        case plan.FollowInit():
+        case steps.FollowInit():
             for member in step.members:
                 above, file = os.path.split(member)
                 yield "cgroup-join", os.path.dirname(above), file
             yield name, _flags(step.namespaces)
-        case plan.JoinCgroup():
+        case steps.JoinCgroup():
             yield from _cgroup(step)
-        case plan.Unshare():
+        case steps.Unshare():
             yield name, _flags(step.namespaces)
-        case plan.NewRoot():
+        case steps.NewRoot():
             attributes = kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV
             yield name, step.over, str(step.size), attributes
-        case plan.Directory():
+        case steps.Directory():
             yield name, step.path, step.mode, step.owner
-        case plan.Symlink():
+        case steps.Symlink():
             yield name, step.path, step.target
-        case plan.WriteFile():
+        case steps.WriteFile():
             yield name, step.path, step.data, step.mode, step.owner
-        case plan.MemoryFiles():
+        case steps.MemoryFiles():
             attributes = kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV
             if not step.executable:
                 attributes |= kernel.MOUNT_ATTR_NOEXEC
@@ -105,68 +105,68 @@ def _words(step: plan.Step, trees: Mapping[str, int]) -> Iterator[tuple[_Word, .
                 *(name, step.path, step.size, step.inodes),
                 *(step.mode, step.owner, attributes),
             )
-        case plan.Attach():
+        case steps.Attach():
             if step.mapped is not None:
                 raise _cannot(f"an id-mapped mount of {step.path}")
             recursive = step.kind == "directory"
             yield name, step.path, trees[step.descriptor], step.attributes, recursive
-        case plan.SetHostname():
+        case steps.SetHostname():
             yield name, step.name
-        case plan.Priority():
+        case steps.Priority():
             yield name, str(step.oom_score_adj), step.nice
-        case plan.SetUmask():
+        case steps.SetUmask():
             yield name, step.umask
-        case plan.SetLimits():
+        case steps.SetLimits():
             for limit, value in step.limits:
                 yield "set-limit", kernel.RLIMITS[limit], value
-        case plan.MapIdentity():
+        case steps.MapIdentity():
             yield name, step.inner_uid, step.uid, step.inner_gid, step.gid
-        case plan.MountDevices() | plan.MakeDevices() | plan.SealDevices():
+        case steps.MountDevices() | steps.MakeDevices() | steps.SealDevices():
             raise _cannot("devices of the activity's own")
-        case plan.MapOwner():
+        case steps.MapOwner():
             raise _cannot("id-mapped mounts of a person's directories")
-        case plan.BecomeUser():
+        case steps.BecomeUser():
             yield name, step.uid, step.gid
-        case plan.ShowAs():
+        case steps.ShowAs():
             shown = (
                 b"".join(os.fsencode(word) + b"\0" for word in words)
                 for words in (step.argv, step.environ)
             )
             yield (name, step.name, *shown)
-        case plan.LandlockRules():
+        case steps.LandlockRules():
             yield name, step.files, step.net, step.scopes
             yield from _rules(step.rules, trees)
-        case plan.Landlock():
+        case steps.Landlock():
             yield from _rules(step.rules, trees)
             yield (name,)
-        case plan.Filter():
+        case steps.Filter():
             yield name, step.program
-        case plan.Seccomp():
+        case steps.Seccomp():
             arguments = (*step.probe_arguments, 0, 0, 0, 0, 0, 0)[:6]
             yield (name, step.probe_number, *arguments)
-        case plan.LeavePrivileges():
+        case steps.LeavePrivileges():
             yield name, step.uid
         case _:
             assert_never(step)
 
 
 def _flags(namespaces: tuple[str, ...]) -> int:
-    return sum(plan.NAMESPACES[name] for name in namespaces)
+    return sum(steps.NAMESPACES[name] for name in namespaces)
 
 
-def _cgroup(step: plan.JoinCgroup) -> Iterator[tuple[_Word, ...]]:
+def _cgroup(step: steps.JoinCgroup) -> Iterator[tuple[_Word, ...]]:
     for directory in step.directories:
         # Named by the activity: of the reference's, each by its number.
         above = os.path.dirname(directory.path)
         yield "cgroup-make", above
         for file, value in directory.settings:
-            may_lack = f"/{file}".endswith(plan.SWAP_FILES)
+            may_lack = f"/{file}".endswith(steps.SWAP_FILES)
             yield "cgroup-set", above, file, value, may_lack
         yield "cgroup-join", above, directory.members
 
 
 def _rules(
-    rules: tuple[plan.LandlockRule, ...], trees: Mapping[str, int]
+    rules: tuple[steps.LandlockRule, ...], trees: Mapping[str, int]
 ) -> Iterator[tuple[_Word, ...]]:
     for rule in rules:
         if rule.descriptor:
