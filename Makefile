@@ -21,11 +21,13 @@ TEST_PACKAGES := python3-pip python3-venv python3-setuptools python3-wheel \
 	at-spi2-core gir1.2-atspi-2.0 gettext pkexec polkitd \
 	python3-jinja2 python3-psutil python3-simplejson python3-yaml \
 	$(DEMO_PACKAGES) $(SUGAR_PACKAGES) sugar-imageviewer-activity xdotool \
-	sugar-session openssh-client patch strace gdb gcc libc6-dev libsdl2-2.0-0
+	sugar-session openssh-client patch strace gdb gcc libc6-dev libsdl2-2.0-0 \
+	binutils binutils-aarch64-linux-gnu
 # Of the interpreter that is there by then: expanded only where it is used.
 TESTSUITE = libpython$(shell $(PYTHON) -c \
 	'import sys; print("%d.%d" % sys.version_info[:2])')-testsuite
-LONG_PACKAGES = $(MORE_ACTIVITIES) \
+# The emulator is for what an init of the other processor becomes.
+LONG_PACKAGES = $(MORE_ACTIVITIES) qemu-user \
 	$(shell sed -n '/^[^\#]/s/.* //p' tests/twins/packages.txt)
 # The compiler is for the reference in C.
 BENCH_PACKAGES := bubblewrap gcc libc6-dev $(DEMO_PACKAGES) $(SUGAR_PACKAGES)

@@ -18,6 +18,7 @@ import os
 import pwd
 import select
 import signal
+import socket
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -76,6 +77,7 @@ class Host:
     openat2: bool
     close_range: bool
     mm_map: bool
+    waiter: bool
     core: bool
     sys_resource: bool
     libseccomp: bool
@@ -167,6 +169,7 @@ def probe(
         openat2=kernel_says["openat2"],
         close_range=kernel_says["close_range"],
         mm_map=kernel_says["mm_map"],
+        waiter=kernel_says["waiter"],
         core=core,
         sys_resource=sys_resource,
         libseccomp=packages["libseccomp"],
@@ -245,6 +248,7 @@ _KERNEL_TRIALS = (
     "openat2",
     "close_range",
     "mm_map",
+    "waiter",
     "landlock",
     "namespaces",
 )
@@ -331,7 +335,40 @@ def _kernel_trials(
         # The pipe for the answer is gone afterwards, which the status alone says.
         "close_range": lambda: kernel.close_except(frozenset({0, 1, 2})),
         "mm_map": mm_map,
+        "waiter": lambda: _wait(kernel, uid),
     }
+
+
+def _wait(kernel: Kernel, uid: int) -> None:
+    """Have a child become what an init does, and tell of the end of its own child."""
+    from . import kernel as k
+    from . import waiter
+
+    program = waiter.make()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    child = os.fork()
+    if child == 0:
+        try:
+            stem = os.fork()
+            if stem == 0:
+                os._exit(3)
+            if os.geteuid() == 0:
+                kernel.setgroups(())
+                kernel.setresgid(uid)
+                kernel.setresuid(uid)
+            theirs.set_inheritable(True)
+            words = ("isolauncher: init(trial)", str(stem), "-1", str(theirs.fileno()))
+            k.become(program, words)
+        except OSError as refused:
+            theirs.send((refused.strerror or str(refused)).encode())
+        finally:
+            os._exit(1)
+    theirs.close()
+    said = ours.recv(4096)
+    os.waitpid(child, 0)
+    if said != b'{"event": "exited", "status": %d}\n' % (3 << 8):
+        why = said.decode(errors="replace")
+        raise OSError(0, why or "it was begun, and ended without a word")
 
 
 @contextlib.contextmanager

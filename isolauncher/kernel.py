@@ -891,6 +891,14 @@ def forked() -> None:
     _after_fork()
 
 
+def become(program: int, words: tuple[str, ...]) -> None:
+    """Exec what a descriptor is of, with no environment; OSError where it is refused.
+
+    By fexecve(3), which is execveat(2) with AT_EMPTY_PATH: no path is looked up.
+    """
+    os.execve(program, words, {})
+
+
 _give_back = getattr(_libc, "malloc_trim", None)
 
 

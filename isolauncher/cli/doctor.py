@@ -140,6 +140,13 @@ _WELCOME = (
         "",
     ),
     (
+        "waiter",
+        "init's memory",
+        "some kB: init becomes a program of 500 bytes when it has only to wait",
+        "the init of each activity stays an interpreter, with 2 MB of its own",
+        "look at /proc/sys/vm/memfd_noexec",
+    ),
+    (
         "idmapped_mounts",
         "idmapped mounts",
         "work on /var/lib",
