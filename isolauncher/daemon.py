@@ -45,6 +45,7 @@ from . import (
     records,
     rooms,
     steps,
+    waiter,
     wire,
 )
 from .activity import Activity, Counts
@@ -140,6 +141,7 @@ class Daemon:
             userdb_dir=self._userdb(),
         )
         self.outside = launch.new_outside()
+        self.waiter = self._waiter()
         self.scratch = Scratch(self.kernel, self.run_dir)
         self.parents = self._cgroup_parents()
         self.pool = pool.Pool(
@@ -183,6 +185,13 @@ class Daemon:
         """The machine's, for the machine's daemon; another must not name its uids."""
         ours = self.config.run_dir == paths.RUN_DIR
         return USERDB if ours else self.run_dir / "userdb"
+
+    def _waiter(self) -> int:
+        """What each init becomes in the end, where that has been seen to run; or -1."""
+        if self.host.waiter:
+            return waiter.make()
+        self.log.event("no-waiter", why=self.host.why["waiter"])
+        return -1
 
     def _cgroup_parents(self) -> cgroups.Parents:
         if not self.host.cgroups:
@@ -979,6 +988,8 @@ class Daemon:
         self.ledger.close()
         self.store.close()
         os.close(self.outside)
+        if self.waiter >= 0:
+            os.close(self.waiter)
         cgroups.close(self.parents)
 
 

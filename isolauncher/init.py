@@ -8,7 +8,8 @@ has to wait for the other. Then both wait, for seconds or for an hour, until the
 sends the rest of a plan and they walk that: the baton says that init is through. After
 it init is the activity's parent: it reaps, and when the stem has ended it writes how to
 the record and to the daemon, and exits; the kernel then kills whatever is left in the
-namespace.
+namespace. For that alone it need not be an interpreter, and soon is none any more: see
+`_become_waiter`.
 
 Messages to the daemon, on the channel that came with the fork:
 
@@ -25,6 +26,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
 import traceback
 from dataclasses import dataclass
 from typing import NoReturn, TypeVar
@@ -32,7 +34,7 @@ from typing import NoReturn, TypeVar
 from . import parts, plan, steps, wire
 from .apply import Context, apply
 from .errors import IsolauncherError, StepError
-from .kernel import Kernel, Recorder, fork, forked, title, trim
+from .kernel import Kernel, Recorder, become, fork, forked, title, trim
 from .steps import WAITS, Actor, Planned
 
 FAILED = 125
@@ -298,13 +300,18 @@ def main(
         _give_up(channel, e)
 
 
+def _title(activity_id: str) -> str:
+    """The waiter takes what comes after "isolauncher: " for its name, too."""
+    return f"isolauncher: init({activity_id})"
+
+
 def _name(activity_id: str, kernel: Kernel) -> None:
-    title(f"isolauncher: init({activity_id})")
+    title(_title(activity_id))
     kernel.set_name(f"init({activity_id})"[:15])
 
 
 def _accompany(channel: socket.socket, baton: socket.socket, c: Context) -> NoReturn:
-    record = -1
+    record, held, waiter, activity_id = -1, -1, -1, ""
     try:
         room, c.descriptors = receive(channel, plan.RoomPart)
         # Else ps shows the zygote's words, and so does PID 1 to the program.
@@ -326,10 +333,12 @@ def _accompany(channel: socket.socket, baton: socket.socket, c: Context) -> NoRe
             wire.close_all(sent.values())
             _tell("lodged", channel, c)
             rest, sent = receive(channel, plan.Rest)
-        record = sent["record"]
+        activity_id, record = rest.id, sent["record"]
+        held, waiter = sent.get("hold", -1), sent.get("waiter", -1)
         c.descriptors |= sent
         # Whoever waits at the other end of the second learns that all this has ended.
-        c.keep |= {sent[name] for name in ("record", "hold") if name in sent}
+        # Verified by name: nothing else comes to what init becomes with the third.
+        c.keep |= {fd for fd in (record, held, waiter) if fd >= 0}
         walk_alone("init", rest.steps, c)
         _pass(baton)
         if rest.id != room.id:
@@ -341,9 +350,15 @@ def _accompany(channel: socket.socket, baton: socket.socket, c: Context) -> NoRe
         # The stem ended before its time and has said why; its status is next.
         pass
     baton.close()
-    # What the plan took: it lives as long as the activity, and there are many.
-    trim()
-    wait_for(c.stem, record, channel)
+    status = _ended_soon(c.stem)
+    if status is None:
+        if waiter >= 0:
+            keep = [fd for fd in (record, held) if fd >= 0]
+            _become_waiter(waiter, _title(activity_id), c.stem, record, channel, keep)
+        # What the plan took: it lives as long as the activity, and there are many.
+        trim()
+        status = wait_for(c.stem)
+    _exit(status, record, channel)
 
 
 def _tell(event: str, channel: socket.socket, c: Context) -> None:
@@ -351,12 +366,75 @@ def _tell(event: str, channel: socket.socket, c: Context) -> None:
     c.notes.clear()
 
 
-def wait_for(stem: int, record: int, channel: socket.socket) -> NoReturn:
-    """Reap until the stem ends; write how; exit. Nothing else happens here."""
+SOON_S = 0.2
+"""How long a stem has to end before init becomes the waiter.
+
+Longer than a launch takes from here to the program's first byte, which the exec, of
+some tenths of a millisecond of a processor, would be in the way of; and longer than a
+program that says a line and ends, for whose memory it is not worth while.
+"""
+
+
+def _ended_soon(stem: int) -> int | None:
+    """Reap for a while; its status, or None while it runs."""
+    # Blocked it is queued though nothing handles it, and can be waited for: one that
+    # comes between the look and the wait is found there (sigtimedwait(2); the kernel's
+    # sig_ignored() never ignores what is blocked).
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD,))
+    try:
+        until = time.monotonic() + SOON_S
+        while True:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == stem:
+                return status
+            left = until - time.monotonic()
+            if pid == 0 and (
+                left <= 0 or signal.sigtimedwait((signal.SIGCHLD,), left) is None
+            ):
+                return None
+    finally:
+        # What is pending is dropped now, by its default; whose end it told of waits to
+        # be reaped all the same, by whatever this process is by then.
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _become_waiter(
+    waiter: int,
+    shown: str,
+    stem: int,
+    record: int,
+    channel: socket.socket,
+    keep: list[int],
+) -> None:
+    """Go on as a program of 500 bytes (see waiter/); returns where that is refused.
+
+    Its memory is all that changes: ids, capabilities, no_new_privs, namespaces, signals
+    that are ignored and children stay (execve(2)), so a stem that ends meanwhile is
+    found by its wait4(2). Refused, besides by who is in charge here (a security module,
+    say): EAGAIN, where more processes have init's uid than RLIMIT_NPROC lets one have,
+    which has not stood in the way of the setresuid(2) before (execve(2)).
+    """
+    try:
+        # All others, and the program's own, close with it; there is no other in here.
+        for fd in (channel.fileno(), *keep):
+            os.set_inheritable(fd, True)
+        words = (shown, str(stem), str(record), str(channel.fileno()))
+        become(waiter, words)
+    except OSError:
+        # Nobody is worse off for it: as an interpreter it does the same.
+        os.close(waiter)
+
+
+def wait_for(stem: int) -> int:
+    """Reap until the stem ends; how it did. Nothing else happens here."""
     while True:
         pid, status = os.wait()
         if pid == stem:
-            break
+            return status
+
+
+def _exit(status: int, record: int, channel: socket.socket) -> NoReturn:
+    """Write how the stem has ended, and end."""
     line = b'{"event": "exited", "status": %d}\n' % status
     # One write to a file opened for appending, before the message: a daemon that is
     # just being restarted reads it there. Whether either arrives, this process ends.

@@ -92,6 +92,8 @@ async def seal(
         for_init = {**mounts.fds, "record": record.fd}
         if "hold" in wanted.fds:
             for_init["hold"] = wanted.fds["hold"]
+        if daemon.waiter >= 0:
+            for_init["waiter"] = daemon.waiter
         if program is not None and program.fd >= 0:
             for_init["program:read"] = program.fd
         if not room.begun:

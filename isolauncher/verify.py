@@ -571,9 +571,10 @@ def _descriptors(sealed: Sealed) -> Iterator[str]:
 
 
 def _kept_by_init(sealed: Sealed) -> Iterator[str]:
-    # Init keeps its ways to the daemon and the stem, the record it ends with, and the
-    # pipe by which the person's processes learn that it has ended.
-    kept_files = [sealed.sent[n] for n in ("record", "hold") if n in sealed.sent]
+    # Init keeps its ways to the daemon and the stem, the record it ends with, the pipe
+    # by which the person's processes learn that it has ended, and what it becomes.
+    names = ("record", "hold", "waiter")
+    kept_files = [sealed.sent[n] for n in names if n in sealed.sent]
     for held in os.listdir(f"/proc/{sealed.init}/fd"):
         try:
             kept = os.stat(f"/proc/{sealed.init}/fd/{held}")

@@ -726,7 +726,7 @@ def test_init_opens_nothing_once_it_has_said_that_it_is_ready(
         "_tell": lambda event, channel, c: done.append(f"tell {event}"),
         "rehearse": lambda: None,
         "receive": lambda channel, kind: next(come),
-        "wait_for": ends,
+        "_ended_soon": ends,
     }.items():
         monkeypatch.setattr(init, name, value)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -7,6 +7,7 @@ import os
 import resource
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -14,11 +15,15 @@ from pathlib import Path
 
 from .. import client, wire
 from ..errors import DaemonError
+from ..init import SOON_S
+from ..waiter import NAME
 from . import contenders, daemons
 from .patience import END_S, PATIENCE_S, read, readable
 from .reference import children
 
 AT_ONCE = 8
+SETTLED_S = 10 * SOON_S
+"""How long an init may take, beside many others, to have but to wait."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -41,8 +46,15 @@ class Crowd:
             self._launch(min(AT_ONCE, to - len(self._socks)))
 
     def inits(self) -> list[int]:
-        """Each is its activity's parent."""
-        return [_parent(pid) for pid in self.pids]
+        """Each is its activity's parent; when it has become what it stays.
+
+        Where one stays an interpreter (see `isolauncher doctor`), that is looked at.
+        """
+        inits = [_parent(pid) for pid in self.pids]
+        until = time.monotonic() + SETTLED_S
+        while time.monotonic() < until and any(map(_is_interpreter, inits)):
+            time.sleep(SOON_S)
+        return inits
 
     def _launch(self, count: int) -> None:
         begun = []
@@ -157,6 +169,10 @@ def waiting(zygote: int) -> list[tuple[int, int]]:
                 if shown.read().startswith(b"isolauncher: stem("):
                     pairs.append((init, stem))
     return pairs
+
+
+def _is_interpreter(init: int) -> bool:
+    return NAME not in os.readlink(f"/proc/{init}/exe")
 
 
 def _parent(pid: int) -> int:

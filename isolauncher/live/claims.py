@@ -22,6 +22,7 @@ from ..policy import check
 from ..policy.model import IN_HOME
 from ..report import Proof
 from ..steps import SetLimits, Step
+from ..waiter import NAME
 from .caller import SECRETS, UMASK, Case, Place
 from .outside import NAMESPACES, Outside
 from .probe import NO_ANSWER
@@ -316,8 +317,9 @@ def _init(seen: Seen) -> Iterator[Proof]:
         *(differs(f"init's {n}", init.status.get(n), _NO_CAPABILITY) for n in _SETS),
         differs("init's scheduling", init.scheduling, os.SCHED_OTHER),
     ]
+    waiter = f"/memfd:{NAME} "
     for number, what in (init.descriptors or {}).items():
-        kept = what.startswith(("socket:", "pipe:")) or "/activities/" in what
+        kept = what.startswith(("socket:", "pipe:", waiter)) or "/activities/" in what
         problems.append("" if kept else f"init holds {number}, {what}")
     yield proof(claim, key, problems, f"uid {' '.join(sorted(uids))}, no capability")
 
