@@ -7,6 +7,7 @@ import json
 import os
 import select
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,12 @@ PATIENCE_S = 20
 
 def shown(pid: int) -> str:
     return Path(f"/proc/{pid}/cmdline").read_text()
+
+
+def held_by(pid: int) -> dict[str, str]:
+    """Descriptors of a process, by number, but the one that they are looked up by."""
+    place = Path(f"/proc/{pid}/fd")
+    return {p.name: os.readlink(p) for p in place.iterdir() if p.is_symlink()}
 
 
 def became(pid: int) -> bool:
@@ -115,11 +122,7 @@ def state(pid: int) -> dict[str, object]:
     found |= {n: stat_[at - 3] for n, at in (("start", 22), ("policy", 41))}
     found["shown"] = shown(pid).rstrip("\0")
     found["owner"] = [os.stat(f"/proc/{pid}/{n}").st_uid for n in ("fd", "maps")]
-    links = {
-        number: os.readlink(f"/proc/{pid}/fd/{number}")
-        for number in os.listdir(f"/proc/{pid}/fd")
-    }
-    found["held"] = {n: link for n, link in links.items() if link != EXE}
+    found["held"] = {n: link for n, link in held_by(pid).items() if link != EXE}
     return found
 
 
@@ -282,6 +285,46 @@ def test_when_it_ends_matters_not(where: Service) -> None:
         run.close()
         assert said is not None
         assert said.get("status") == 21, (seconds, said)
+
+
+def test_it_holds_what_init_held_and_nothing_else(tmp_path: Path) -> None:
+    """The record, the channel, and what a mediator learns the sandbox's end by."""
+    # Which every program has that pytest starts; an init has none.
+    others = {int(n) for n in held_by(os.getpid()) if os.get_inheritable(int(n))}
+    held, hold = os.pipe2(os.O_CLOEXEC)
+    told, teller = os.pipe2(os.O_CLOEXEC)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    record = os.open(tmp_path / "record", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC)
+    program = waiter.make()
+    parent = os.fork()
+    if parent == 0:
+        try:
+            stem = os.fork()
+            if stem == 0:
+                os.close(hold)
+                os.close(teller)
+                os.read(told, 1)
+                os._exit(0)
+            init._become_waiter(
+                program, "isolauncher: init(it)", stem, record, theirs, [record, hold]
+            )
+        finally:
+            os._exit(1)
+    for fd in (hold, told, program):
+        os.close(fd)
+    with ours, theirs:
+        assert until(lambda: became(parent))
+        links = held_by(parent)
+        there = {int(n) for n in links} - others
+        assert there == {record, hold, theirs.fileno()}, links
+        ends = select.poll()
+        ends.register(held, select.POLLHUP)
+        assert ends.poll(0) == []
+        os.close(teller)
+        assert os.waitpid(parent, 0)[1] == 0
+        assert ends.poll(PATIENCE_S * 1000) != []
+    os.close(record)
+    os.close(held)
 
 
 # --------------------------------------------------------------- where it is refused
