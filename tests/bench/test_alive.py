@@ -14,6 +14,7 @@ from support.powers import need, sandboxes
 from isolauncher import cgroups, host
 from isolauncher.bench import alive, daemons, memory, patience, scripts
 from isolauncher.errors import HostError
+from isolauncher.waiter import NAME
 
 
 @pytest.fixture
@@ -43,7 +44,10 @@ def test_what_runs_has_ended_before_its_daemon_is(top: Path) -> None:
             with alive.crowd(daemon.socket, script) as crowd:
                 crowd.grow(3)
                 assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == before[1]
-                pids = [*crowd.pids, *crowd.inits()]
+                inits = crowd.inits()
+                pids = [*crowd.pids, *inits]
+                # Looked at when they have become what they stay.
+                assert all(NAME in os.readlink(f"/proc/{pid}/exe") for pid in inits)
                 assert all(os.path.exists(path) for path in groups)
                 raise Interrupted
     assert [pid for pid in pids if os.path.exists(f"/proc/{pid}")] == []
