@@ -22,7 +22,7 @@ TEST_PACKAGES := python3-pip python3-venv python3-setuptools python3-wheel \
 	python3-jinja2 python3-psutil python3-simplejson python3-yaml \
 	$(DEMO_PACKAGES) $(SUGAR_PACKAGES) sugar-imageviewer-activity xdotool \
 	sugar-session openssh-client patch strace gdb gcc libc6-dev libsdl2-2.0-0 \
-	binutils binutils-aarch64-linux-gnu
+	binutils-x86-64-linux-gnu binutils-aarch64-linux-gnu
 # Of the interpreter that is there by then: expanded only where it is used.
 TESTSUITE = libpython$(shell $(PYTHON) -c \
 	'import sys; print("%d.%d" % sys.version_info[:2])')-testsuite
