@@ -86,8 +86,10 @@ os.path.exists = exists
 gettext.find = lambda *words, **more: print("found", words, more) or []
 look("who finds")
 gettext.find = find
+translation = gettext.translation
 gettext.translation = lambda *words, **more: {}[words]
 tell("who translates", gettext.dgettext, "words", "Keep")
+gettext.translation = translation
 for odd in (1, None, b"words", []):
     tell("odd", gettext.find, odd, "tree", None, True)
     tell("odd", gettext.dgettext, odd, "Keep")
@@ -96,6 +98,62 @@ for odd in (1, None, b"words", []):
 for function in (find, gettext.dgettext):
     print(inspect.signature(function), inspect.getsource(function))
     print(function.__module__, function.__defaults__, function.__code__.co_filename)
+
+import copy
+os.environ["LANGUAGE"] = "es_AR:es"
+write("es_AR", "words", "Guardalo")
+kind = gettext.GNUTranslations
+
+class Word(str):
+    def __hash__(self):
+        print("hashed")
+        return hash("Keep")
+
+def ask(what):
+    for word in ("Keep", "Other", "", Word("Keep"), b"Keep", None, 1, []):
+        tell(what, gettext.dgettext, "words", word)
+        tell(what, gettext.gettext, word)
+    read = gettext._translations.values()
+    print(what, len(read), sorted(len(vars(each)) for each in read if each))
+
+ask("several")
+gettext.bindtextdomain("words", os.path.abspath("tree"))
+ask("several, and where is known")
+ask("several, once more")
+read = gettext._translations.items()
+first, second = (each for (_, path), each in read if "tree/es" in path)
+for each in (first, second):
+    each._catalog["Other"] = f"Otro {each is first}"
+    ask("more in one")
+    each._catalog = {"Keep": "another"}
+    ask("all of one")
+    each._info["x"] = 1
+    ask("in what is common")
+    each._charset, each.odd = "latin-1", True
+    ask("an attribute")
+first._fallback = gettext.NullTranslations()
+ask("one behind it")
+first._fallback = None
+for place, name in ((kind, "gettext"), (kind, "add_fallback"), (kind, "__copy__"),
+                    (gettext.NullTranslations, "gettext"), (kind, "__getattr__"),
+                    (copy, "copy"), (os.path, "abspath"), (gettext, "GNUTranslations")):
+    was = vars(place).get(name)
+    setattr(place, name, lambda *words: print("called", len(words)) or was(*words))
+    ask(f"another {name}")
+    delattr(place, name)
+    if was:
+        setattr(place, name, was)
+    ask("no more")
+gettext._translations.clear()
+ask("read anew")
+gettext._translations = dict.fromkeys(gettext._translations)
+ask("none of them")
+gettext._translations = {}
+write("es_AR", "words", "Lo guardo")
+ask("written anew")
+os.remove("tree/es_AR/LC_MESSAGES/words.mo")
+ask("one less")
+
 os.chmod("tree", 0)
 look("nobody may")
 os.chmod("tree", 0o700)

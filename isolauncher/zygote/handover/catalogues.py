@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where a text's translation may be is found out in fewer steps, each time anew.
+"""A text's translation is found in fewer steps, each time anew.
 
 Hazards: none; it answers none and must add none. `gettext` looks for the catalogues of
-a domain at every text that it is to translate, and most programs and languages have
-none: 75 µs, of which a start of Sugar's takes some 200. What it goes by is looked at as
-ever: the variables, who normalizes a locale, whether a file is there. What is kept is
-which directories of languages there were, for as long as the directory above has not
-changed, as importlib keeps what is in a directory.
+a domain at every text that it is to translate, and copies those that there are: 75 µs,
+of which a start of Sugar's takes some 200. What it goes by is looked at as ever: the
+variables, who normalizes a locale, whether a file is there. What is kept is which
+directories of languages there were, for as long as the directory above has not changed,
+as importlib keeps what is in a directory; and a copy of catalogues that are as they
+were when it was made.
 
-It is the code of `gettext.find` that is another, so that nothing else is; its frame is
-unseen, and whatever is not as usual is left to the code that was there.
+It is the code of `gettext.find` and `gettext.dgettext` that is another, so that nothing
+else is; their frames are unseen, and whatever is not as usual is left to the code that
+was there.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ _VARIABLES = (b"LANGUAGE", b"LC_ALL", b"LC_MESSAGES", b"LANG")
 _LANGPACK = "/usr/share/locale-langpack"
 _SETTLED_S = 2
 """A directory that was changed later than so long ago may change unseen."""
+_AS_DGETTEXT = object()
 _OFTEN = 20
 _MOST = 64
 
@@ -52,8 +55,8 @@ def apply(start: Start, world: World) -> None:
 
 def _replace(module: Any) -> None:
     search = _search(module)
-    for name, model in (("find", _find), ("dgettext", _dgettext)):
-        unseen.exchange(getattr(module, name), model, SEARCH=search)
+    unseen.exchange(module.find, _find, SEARCH=search)
+    unseen.exchange(module.dgettext, _dgettext, TRANSLATE=_translate(module, search))
 
 
 # Models for `unseen.exchange`, which says what the names in capitals are.
@@ -69,11 +72,77 @@ def _find(domain, localedir=None, languages=None, all=False):  # type: ignore[no
 
 
 def _dgettext(domain, message):  # type: ignore[no-untyped-def]
-    search = "SEARCH"
+    translate = "TRANSLATE"
     plain = "PLAIN"
-    if search(domain, None, None, None) == []:  # type: ignore[operator]
-        return message
-    return plain(domain, message)  # type: ignore[operator]
+    text = translate(domain, message)  # type: ignore[operator]
+    if text is None:
+        return plain(domain, message)  # type: ignore[operator]
+    return text
+
+
+def _translate(
+    module: Any, search: Callable[..., list[str] | None]
+) -> Callable[[Any, Any], str | None]:
+    """What translates in the usual case, and else says None."""
+    names, there = module.__dict__, sys.modules
+    kind, base = module.GNUTranslations, module.NullTranslations
+    abspath, beside = os.path.abspath, f"{os.path.dirname(module.__file__)}/copy.py"
+    own = [(each, _content(each)) for each in (kind, base)]
+    # By their paths: the catalogues, what was in each, and what is asked instead.
+    kept: dict[tuple[str, ...], tuple[list[Any], list[dict[str, Any]], Any]] = {}
+
+    def is_usual() -> bool:
+        return (
+            names.get("GNUTranslations") is kind
+            and type(names.get("_translations")) is dict
+            and type(copy := getattr(there.get("copy"), "copy", None)) is FunctionType
+            and copy.__code__.co_filename == beside
+            and os.path.abspath is abspath
+            and all(_content(each) == was for each, was in own)
+        )
+
+    def join(catalogues: list[Any]) -> Any:
+        """As `gettext.translation` would."""
+        copy = there["copy"].copy
+        result, *more = [copy(each) for each in catalogues]
+        for each in more:
+            result.add_fallback(each)
+        return result
+
+    def translate(domain: Any, message: Any) -> str | None:
+        if type(message) is not str:
+            return None
+        files = search(domain, None, None, _AS_DGETTEXT)
+        if not files:
+            return message if files == [] else None
+        if not is_usual():
+            return None
+        key, known = tuple(files), names["_translations"]
+        catalogues = [known.get((kind, file)) for file in files]
+        asked = kept.get(key)
+        if (
+            asked is None
+            or asked[0] != catalogues
+            or asked[1] != [vars(each) for each in catalogues]
+        ):
+            for file, each in zip(files, catalogues, strict=True):
+                if type(each) is not kind or abspath(file) != file:
+                    return None
+                if each._fallback is not None:
+                    return None  # which `join` would add to
+            was = [dict(vars(each)) for each in catalogues]
+            asked = kept[key] = catalogues, was, join(catalogues)
+        text: str = asked[2].gettext(message)
+        return text
+
+    for function in (is_usual, join, translate, _content):
+        unseen.hide(function)
+    return translate
+
+
+def _content(kind: type) -> dict[str, object]:
+    """What is in a class, but for what a first copy writes there (copyreg)."""
+    return {**kind.__dict__, "__slotnames__": None}
 
 
 def _search(module: Any) -> Callable[..., list[str] | None]:
@@ -111,8 +180,7 @@ def _search(module: Any) -> Callable[..., list[str] | None]:
     def search(domain: Any, top: Any, languages: Any, all: Any) -> list[str] | None:
         if type(domain) is not str or "/" in domain:
             return None
-        if all is None:
-            # As dgettext would.
+        if all is _AS_DGETTEXT:
             if names["translation"] is not translation or names["find"] is not find:
                 return None
             top, all = names["_localedirs"].get(domain), True
