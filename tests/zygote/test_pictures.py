@@ -213,3 +213,29 @@ def test_only_files_of_root_that_somebody_names(
         monkeypatch.setattr(sets, "BUNDLES", (str(place),))
         monkeypatch.setattr(pictures, "THEME", str(tmp_path))
         assert [f[::2] for f in pictures._worthy()] == [(f"{place}/named.svg", svg)]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="whose files they are")
+def test_each_font_is_drawn_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from support.bundles import system_directory
+
+    texts = {
+        "a": "<svg><text font-size='9' font-family='Sans'>a</text></svg>",
+        "b": "<svg><text style='font-family: Sans; font-size:9'>b</text></svg>",
+        "c": "<svg><text font-size='9' font-family='Serif'>c</text></svg>",
+        "d": "<svg><text font-size='9' font-family='Sans'>\N{GREEK SMALL LETTER PI}"
+        "</text></svg>",
+        "e": "<svg><text font-size='8'>e</text><image href='e.png'/></svg>",
+        "f": "<svg width='7'/>",
+        "g": "<svg><text font-size='7' font-family='Sans'>g</text></svg>",
+    }
+    with system_directory() as place:
+        (place / "a.py").write_text(repr(list(texts)))
+        for name, text in texts.items():
+            (place / f"{name}.svg").write_text(text)
+        monkeypatch.setattr(sets, "BUNDLES", (str(place),))
+        monkeypatch.setattr(pictures, "THEME", str(tmp_path))
+        drawn = [os.path.basename(path) for path in pictures._of_each_font()]
+    assert drawn == ["a.svg", "c.svg", "d.svg", "g.svg"]

@@ -12,6 +12,10 @@ The child parses and draws; it has no rights, and the zygote takes pixels from i
 it does not look at. Programs have them in their own copy of memory: none can write to
 what another sees.
 
+What has text in it is left to whoever shows it. Most of what that takes is the first
+use of each font, so a stem that waits in a session, which has its fonts, draws a few of
+them (`lettered`).
+
 Hazards: none; it answers none and must add none. It is the code of one function that is
 another (`unseen.exchange`); whatever is not as usual is left to the code that was
 there.
@@ -26,6 +30,7 @@ import struct
 import sys
 import zlib
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from os.path import exists
 from posix import stat  # a program may replace those of os
 from typing import Any
@@ -52,13 +57,19 @@ _DEPENDS = re.compile(
     r"|href\s*=\s*[\"'](?!#)|@import|xi:include|url\(\s*[\"']?(?!#)"
 )
 """What of a picture comes from elsewhere, or may."""
+_LETTERS = re.compile(r"<(text|tspan)\b")
+_FONT = re.compile(r"\b(font-[a-z]+)\s*[:=]\s*[\"']?([^;\"'<>]*)")
 
 _Stamp = tuple[int, ...]
+_NO_STAMP: _Stamp = (0,) * 5
 _store: dict[str, tuple[_Stamp, str, dict[int, bytes]]] = {}
+lettered: list[str] = []
+"""Paths of icons with text in them, between which each font occurs that any has."""
 
 
 def settle(world: World) -> World:
     _store.clear()
+    lettered.clear()
     module: Any = sys.modules.get(MODULE)
     if module is not None and MODULE in world.shelved:
         unseen.exchange(
@@ -178,6 +189,9 @@ def draw(world: World, nobody: int | None) -> None:
         if at > len(data):
             break  # it has ended before it was done
         path, text, picture = parts
+        if not size:
+            lettered.append(os.fsdecode(path))
+            continue
         known = _store.setdefault(os.fsdecode(path), (stamp, text.decode(), {}))
         known[-1][size] = picture
     for name in [n for n, (*_, sizes) in _store.items() if len(sizes) < len(SIZES)]:
@@ -208,6 +222,9 @@ def _draw(world: World, writer: int) -> None:
                 parts = (os.fsencode(path), text.encode(), zlib.compress(data, 1))
                 file.write(_HEAD.pack(*stamp, *map(len, parts), size))
                 file.writelines(parts)
+        for path in _of_each_font():
+            name = os.fsencode(path)
+            file.write(_HEAD.pack(*_NO_STAMP, len(name), 0, 0, 0) + name)
 
 
 def _picture(icon: Any, path: str, size: int) -> bytes:
@@ -226,19 +243,35 @@ def _stamp(path: str) -> _Stamp:
 
 
 def _worthy() -> Iterator[tuple[str, _Stamp, str]]:
-    """Those that the system's activities name, and that depend on nothing else."""
-    left = MOST
+    """Those that depend on nothing else."""
+    drawable = (icon for icon in _shown() if not _DEPENDS.search(icon[2]))
+    return islice(drawable, MOST)
+
+
+def _of_each_font() -> Iterator[str]:
+    """Some of those that have text, until each font and alphabet has been in one."""
+    known: set[object] = set()
+    for path, _, text in _shown():
+        if _LETTERS.search(text) and not _DEPENDS.search(_LETTERS.sub("", text)):
+            # Libraries look for a font by blocks of characters.
+            has = {*_FONT.findall(text), *(ord(letter) >> 8 for letter in text)}
+            if not has <= known:
+                known |= has
+                yield path
+
+
+def _shown() -> Iterator[tuple[str, _Stamp, str]]:
+    """Icons that the system's activities name."""
     named = set(_named(files_of_root(sets.BUNDLES, ".py")))
     for path in files_of_root((THEME, *sets.BUNDLES), ".svg"):
-        if left and os.path.basename(path).removesuffix(".svg") in named:
+        if os.path.basename(path).removesuffix(".svg") in named:
             try:
                 stamp = _stamp(path)
                 with open(path) as file:
                     text = file.read(_LARGEST + 1)
             except (OSError, ValueError):
                 continue
-            if len(text) <= _LARGEST and not _DEPENDS.search(text):
-                left -= 1
+            if len(text) <= _LARGEST:
                 yield path, stamp, text
 
 
