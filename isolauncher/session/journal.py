@@ -212,6 +212,14 @@ class Journal:
     def done(self) -> None:
         self._pending -= 1
 
+    @property
+    def is_busy(self) -> bool:
+        return self._pending > 0
+
+    def use(self, bus: Any) -> None:
+        """Ask by this connection."""
+        self._bus = bus
+
     def choose(self, uid: str) -> bool:
         """From now on it exists, to be read; False: it is none of the Journal's."""
         if not _UID.fullmatch(uid):
@@ -226,12 +234,11 @@ class Journal:
             raise Refused("this run has made enough objects", _LIMITS)
         self._created += 1
         properties = self._properties(body.get_child_value(0))
-        properties[MADE_BY] = GLib.Variant("s", self.part.maker)
+        properties[MADE_BY] = _string(self.part.maker)
         path, transfer = (body.get_child_value(n).unpack() for n in (1, 2))
 
         def ask(staged: str) -> Ask:
-            values = GLib.Variant("(a{sv}sb)", (properties, staged, bool(staged)))
-            return Ask("create", values)
+            return Ask("create", _tuple(properties, staged, bool(staged)))
 
         answer = yield from self._store("", properties, path, ask, transfer=transfer)
         return answer
@@ -246,8 +253,7 @@ class Journal:
         path, transfer = (body.get_child_value(n).unpack() for n in (2, 3))
 
         def ask(staged: str) -> Ask:
-            values = (uid, properties, staged, bool(staged))
-            return Ask("update", GLib.Variant("(sa{sv}sb)", values))
+            return Ask("update", _tuple(uid, properties, staged, bool(staged)))
 
         yield from self._store(uid, properties, path, ask, transfer=transfer)
         return None
@@ -303,7 +309,7 @@ class Journal:
     def _get_properties(self, body: Any) -> _Work:
         uid = body.get_child_value(0).get_string()
         found = yield from self._must_exist(uid)
-        return GLib.Variant("(a{sv})", (_without(found),))
+        return _tuple(_without(found))
 
     def _get_filename(self, body: Any) -> _Work:
         uid = body.get_child_value(0).get_string()
@@ -349,7 +355,7 @@ class Journal:
         """The object's properties, if it exists for the activity."""
         if _UID.fullmatch(uid):
             try:
-                answer = yield Ask("get_properties", GLib.Variant("(s)", (uid,)))
+                answer = yield Ask("get_properties", _tuple(uid))
             except GLib.Error:
                 pass
             else:
@@ -427,7 +433,7 @@ class Journal:
                 ("activity_id", self.part.activity_id),
             ):
                 if name in kept and _text(kept[name]) != "":
-                    kept[name] = GLib.Variant("s", own)
+                    kept[name] = _string(own)
         return kept
 
     def _stage(self, given: files.Given) -> _Work:
@@ -617,6 +623,28 @@ def _children(dictionary: Any) -> dict[str, Any]:
     return found
 
 
+_string = GLib.Variant.new_string
+
+
+def _tuple(*parts: str | bool | dict[str, Any]) -> Any:
+    """As ``GLib.Variant("(sba{sv})", parts)`` for these types, in a tenth of the time.
+
+    It walks the signature in Python at each value.
+    """
+    made = []
+    for part in parts:
+        if isinstance(part, dict):
+            dictionary = GLib.VariantDict.new(None)
+            for name, value in part.items():
+                dictionary.insert_value(name, value)
+            made.append(dictionary.end())
+        elif isinstance(part, bool):
+            made.append(GLib.Variant.new_boolean(part))
+        else:
+            made.append(_string(part))
+    return GLib.Variant.new_tuple(*made)
+
+
 def _without(properties: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in properties.items() if name != MADE_BY}
 
@@ -671,7 +699,7 @@ def _checked(name: str, value: Any) -> Any:
         raise Refused(f"property {name} is of type {kind}", _INVALID)
     if name in _TERMS and len(text.encode()) > MAX_TERM:
         raise Refused(f"property {name} is too long", _INVALID)
-    return GLib.Variant("s", text)
+    return value if kind == "s" else _string(text)
 
 
 def _query(asked: dict[str, Any]) -> dict[str, Any]:

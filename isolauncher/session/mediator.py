@@ -157,7 +157,13 @@ def _rehearse_bus(top: str, directories: files.Directories) -> bytes:
     )
     turn = GLib.MainContext.default().iteration
     stand_ins = (presence.NoAccounts(), mediated)
-    with socket.socket(socket.AF_UNIX) as behind, socket.socket(socket.AF_UNIX) as one:
+    store, end = socket.socketpair()
+    mediated.use(asked := _silent(end))
+    with (
+        store,
+        socket.socket(socket.AF_UNIX) as behind,
+        socket.socket(socket.AF_UNIX) as one,
+    ):
         behind.bind(upstream)
         behind.listen()
         listener = socket.socket(socket.AF_UNIX)
@@ -176,6 +182,9 @@ def _rehearse_bus(top: str, directories: files.Directories) -> bytes:
                     (one if sender == "activity" else other).sendall(words)
                     while turn(False):
                         pass
+                asked.close_sync(None)
+                while mediated.is_busy:
+                    turn(True)
                 return one.recv(1 << 16)
         finally:
             talk.close()
@@ -185,6 +194,14 @@ def _rehearse_bus(top: str, directories: files.Directories) -> bytes:
 
 def _unreachable() -> Any:
     raise GLib.Error("there is none")
+
+
+def _silent(end: socket.socket) -> Any:
+    """A connection that nobody answers, over ``end``, which is its own from now on."""
+    made = Gio.Socket.new_from_fd(end.detach()).connection_factory_create_connection()
+    return Gio.DBusConnection.new_sync(
+        made, None, Gio.DBusConnectionFlags.NONE, None, None
+    )
 
 
 def _conversation(datastore: str) -> Iterator[tuple[str, bytes]]:
