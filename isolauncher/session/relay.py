@@ -91,6 +91,28 @@ class StandIn(Protocol):
     def call(self, call: Call) -> None: ...
 
 
+new_string = GLib.Variant.new_string
+
+
+def body_of(*parts: str | bool | dict[str, Any]) -> Any:
+    """As ``GLib.Variant("(sba{sv})", parts)`` for these types, in a tenth of the time.
+
+    It walks the signature in Python at each value.
+    """
+    made = []
+    for part in parts:
+        if isinstance(part, dict):
+            dictionary = GLib.VariantDict.new(None)
+            for name, value in part.items():
+                dictionary.insert_value(name, value)
+            made.append(dictionary.end())
+        elif isinstance(part, bool):
+            made.append(GLib.Variant.new_boolean(part))
+        else:
+            made.append(new_string(part))
+    return GLib.Variant.new_tuple(*made)
+
+
 class Malformed(Exception):
     """What came is no D-Bus message; its connection ends."""
 
@@ -326,9 +348,9 @@ class _Connection:
             return False
         match header.member:
             case "GetNameOwner":
-                call.reply(GLib.Variant("(s)", (stand_in.unique,)))
+                call.reply(body_of(stand_in.unique))
             case "NameHasOwner":
-                call.reply(GLib.Variant("(b)", (True,)))
+                call.reply(body_of(True))
             case "StartServiceByName":
                 already_running = 2
                 call.reply(GLib.Variant("(u)", (already_running,)))
@@ -382,7 +404,7 @@ class _Call:
         self._send(Gio.DBusMessageType.METHOD_RETURN, body)
 
     def fail(self, name: str, text: str) -> None:
-        body = GLib.Variant("(s)", (text[:1000],))
+        body = body_of(text[:1000])
         self._send(Gio.DBusMessageType.ERROR, body, name)
 
     def _send(self, kind: Any, body: Any, error: str | None = None) -> None:
@@ -550,7 +572,7 @@ def _private(member: str | None, name: str, call: _Call) -> bool:
             text = f"Could not get owner of name '{name}': no such name"
             call.fail("org.freedesktop.DBus.Error.NameHasNoOwner", text)
         case "NameHasOwner":
-            call.reply(GLib.Variant("(b)", (False,)))
+            call.reply(body_of(False))
         case _:
             return False
     return True
