@@ -46,6 +46,8 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ 0123456789 .,:
 _ICON = "/usr/share/icons/sugar/scalable/actions/edit-copy.svg"
 _TURNS = 500
 _THREADS_S = 1.0
+_PIECES, _PIECE, _STOPPER = 16, 120 << 10, 64
+"""Bytes; Log has 1.9 MB more by its window, and others more."""
 _WATCHED = ("sugar3", "gettext", "locale", "logging", "optparse")
 _KINDS = ("socket:", "anon_inode:[eventfd]")
 
@@ -69,10 +71,29 @@ def warm(start: Start, world: World, until: int = -1) -> str:
             imported = sys.modules.keys() - _names(world)
         ctypes.CDLL("libglib-2.0.so.0").g_thread_pool_stop_unused_threads()
         gc.collect()
+        _reserve()
         gc.freeze()
     signal.alarm(0)
     _prove(before, said, imported)
     return lacks
+
+
+def _reserve() -> None:
+    """A hole of malloc(3)'s that the program will fill by its window, copied ahead.
+
+    Not at the heap's end, where free(3) would give it back; of pieces that are not
+    mapped for themselves.
+    """
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype = ctypes.c_void_p
+    libc.malloc.argtypes = (ctypes.c_size_t,)
+    libc.free.argtypes = (ctypes.c_void_p,)
+    pieces = [libc.malloc(_PIECE) for _ in range(_PIECES)]
+    libc.malloc(_STOPPER)
+    for piece in pieces:
+        if piece:
+            ctypes.memset(piece, 0, _PIECE)
+        libc.free(piece)
 
 
 def _has_display(start: Start) -> bool:

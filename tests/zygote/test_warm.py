@@ -230,6 +230,29 @@ print("DejaVuSansMono" in maps, "DejaVuSerif" in maps, flush=True)
 """
 
 
+FAULTS = """\
+import ctypes, resource
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+libc.malloc.argtypes = (ctypes.c_size_t,)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(1000):
+    ctypes.memset(libc.malloc(1 << 10), 1, 1 << 10)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def test_the_first_megabyte_is_copied_ahead(
+    made: Desktop, zygote: twins.Zygote
+) -> None:
+    script = written(made, "faults.py", FAULTS)
+    environment = environment_of(made)
+    plain = zygote.run({"start": twins.start(script, environment=environment)}, None)
+    other = warmed(zygote, script, environment=environment)
+    assert int(plain.out) > 200
+    assert int(other.out) < 100
+
+
 def files_below(top: Path) -> list[str]:
     return sorted(str(path) for path in top.rglob("*"))
 
