@@ -115,7 +115,12 @@ def _all(start: Start, world: World, until: int) -> str:
     _modules_before.update(sys.modules)
     if not gtk.initialise(start, world):
         return "no display"
-    for part in (_settings, _widgets, _toplevel, _lettered):
+
+    def letters(world: World) -> None:
+        """The first text in a font takes 1 to 10 ms, any other 0.3."""
+        pictures.draw_lettered(world, lambda: _is_asked_for(until))
+
+    for part in (_settings, _widgets, _toplevel, letters):
         if _is_asked_for(until):
             return "it was asked for"
         try:
@@ -216,16 +221,6 @@ def _toplevel(world: World) -> None:
     hints.wm_set_activity_id(xid, "x")
     keys = _of("gi.repository.Gdk", world).Keymap
     keys.get_for_display(window.get_display()).get_modifier_state()
-
-
-def _lettered(world: World) -> None:
-    """Icons with text in each font: its first takes 1 to 10 ms, any other 0.3."""
-    icon = _of("sugar3.graphics.icon", world)
-    size = _of("sugar3.graphics.style", world).STANDARD_ICON_SIZE
-    for path in pictures.lettered:
-        buffer = icon._IconBuffer()
-        buffer.file_name, buffer.width, buffer.height = path, size, size
-        buffer.get_surface()
 
 
 def _items(gtk3: Any, bars: Any, world: World) -> Iterator[Any]:

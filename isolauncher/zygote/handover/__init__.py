@@ -166,6 +166,7 @@ from isolauncher.zygote.handover import (  # noqa: E402
     stdlib_caches,
     streams,
     sugar,
+    typelibs,
 )
 
 ORDER: tuple[ModuleType, ...] = (
@@ -179,6 +180,7 @@ ORDER: tuple[ModuleType, ...] = (
     streams,
     interpreter,
     glib,
+    typelibs,
     gtk,
     dbus_python,
     sugar,

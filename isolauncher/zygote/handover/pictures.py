@@ -12,9 +12,9 @@ The child parses and draws; it has no rights, and the zygote takes pixels from i
 it does not look at. Programs have them in their own copy of memory: none can write to
 what another sees.
 
-What has text in it is left to whoever shows it. Most of what that takes is the first
-use of each font, so a stem that waits in a session, which has its fonts, draws a few of
-them (`lettered`).
+What has text in it depends on fonts and language. A stem that waits in a session has
+them, and draws those while it waits (`draw_lettered`), if the text comes out the same
+on any display.
 
 Hazards: none; it answers none and must add none. It is the code of one function that is
 another (`unseen.exchange`); whatever is not as usual is left to the code that was
@@ -29,7 +29,7 @@ import signal
 import struct
 import sys
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from os.path import exists
 from posix import stat  # a program may replace those of os
@@ -59,17 +59,17 @@ _DEPENDS = re.compile(
 """What of a picture comes from elsewhere, or may."""
 _LETTERS = re.compile(r"<(text|tspan)\b")
 _FONT = re.compile(r"\b(font-[a-z]+)\s*[:=]\s*[\"']?([^;\"'<>]*)")
+MOST_LETTERED = 48
 
 _Stamp = tuple[int, ...]
-_NO_STAMP: _Stamp = (0,) * 5
 _store: dict[str, tuple[_Stamp, str, dict[int, bytes]]] = {}
-lettered: list[str] = []
-"""Paths of icons with text in them, between which each font occurs that any has."""
+_lettered: list[str] = []
+"""Paths of those with text in them: first some in which each font occurs."""
 
 
 def settle(world: World) -> World:
     _store.clear()
-    lettered.clear()
+    _lettered.clear()
     module: Any = sys.modules.get(MODULE)
     if module is not None and MODULE in world.shelved:
         unseen.exchange(
@@ -129,7 +129,7 @@ def _drawn(module: Any) -> Any:
             if not path or exists(path.replace(".svg", ".icon")):
                 return None
         kept = store.get(path)
-        if kept is None or path in kind._loader._cache:
+        if kept is None or width not in kept[2] or path in kind._loader._cache:
             return None
         try:
             if _stamp(path) != kept[0]:
@@ -189,13 +189,15 @@ def draw(world: World, nobody: int | None) -> None:
         if at > len(data):
             break  # it has ended before it was done
         path, text, picture = parts
-        if not size:
-            lettered.append(os.fsdecode(path))
-            continue
         known = _store.setdefault(os.fsdecode(path), (stamp, text.decode(), {}))
-        known[-1][size] = picture
-    for name in [n for n, (*_, sizes) in _store.items() if len(sizes) < len(SIZES)]:
-        del _store[name]
+        if size:
+            known[-1][size] = picture
+        else:
+            _lettered.append(os.fsdecode(path))
+    drawn = {name: len(sizes) for name, (*_, sizes) in _store.items()}
+    for name, sizes in drawn.items():
+        if sizes < len(SIZES) and name not in _lettered:
+            del _store[name]
 
 
 def _draw(world: World, writer: int) -> None:
@@ -206,25 +208,51 @@ def _draw(world: World, writer: int) -> None:
     icon: Any = world.shelf[MODULE]
     rsvg: Any = world.shelf["gi.repository.Rsvg"]
     with shelf.lent(), open(writer, "wb") as file:
-        for path, stamp, text in _worthy():
-            try:
-                pictures = [_picture(icon, path, size) for size in SIZES]
-                # In no unit that is other pixels on another display.
-                rsvg.set_default_dpi_x_y(200.0, 300.0)
-                again = _picture(icon, path, SIZES[-1])
-            except Exception:  # noqa: S112 (whoever shows it will be told)
-                continue
-            finally:
-                rsvg.set_default_dpi_x_y(-1.0, -1.0)
-            if again != pictures[-1]:
-                continue
-            for size, data in zip(SIZES, pictures, strict=True):
-                parts = (os.fsencode(path), text.encode(), zlib.compress(data, 1))
-                file.write(_HEAD.pack(*stamp, *map(len, parts), size))
-                file.writelines(parts)
-        for path in _of_each_font():
-            name = os.fsencode(path)
-            file.write(_HEAD.pack(*_NO_STAMP, len(name), 0, 0, 0) + name)
+
+        def tell(path: str, stamp: _Stamp, text: str, size: int, data: bytes) -> None:
+            parts = (os.fsencode(path), text.encode(), data)
+            file.write(_HEAD.pack(*stamp, *map(len, parts), size))
+            file.writelines(parts)
+
+        for each in _worthy():
+            pictures = _pictures(icon, rsvg, each[0])
+            for size, data in zip(SIZES, pictures, strict=False):
+                tell(*each, size, zlib.compress(data, 1))
+        for each in _with_text():
+            if _pictures(icon, rsvg, each[0]):
+                tell(*each, 0, b"")
+
+
+def _pictures(icon: Any, rsvg: Any, path: str) -> list[bytes]:
+    """Of each size; none where it cannot be drawn, or would be another elsewhere."""
+    try:
+        pictures = [_picture(icon, path, size) for size in SIZES]
+        # In no unit that is other pixels on another display.
+        rsvg.set_default_dpi_x_y(200.0, 300.0)
+        again = _picture(icon, path, SIZES[-1])
+    except Exception:  # whoever shows it will be told
+        return []
+    finally:
+        rsvg.set_default_dpi_x_y(-1.0, -1.0)
+    return pictures if again == pictures[-1] else []
+
+
+def draw_lettered(world: World, is_over: Callable[[], bool]) -> None:
+    """In a stem that waits in a session; no other begins once ``is_over``."""
+    icon: Any = world.shelf[MODULE]
+    size = world.shelf["sugar3.graphics.style"].STANDARD_ICON_SIZE  # type: ignore[attr-defined]
+    for path in _lettered:
+        if is_over():
+            return
+        stamp, text, sizes = _store[path]
+        try:
+            with open(path) as file:
+                if _stamp(path) != stamp or file.read() != text:
+                    continue
+            picture = _picture(icon, path, size)
+        except Exception:  # noqa: S112 (whoever shows it will be told)
+            continue
+        sizes[size] = zlib.compress(picture, 1)
 
 
 def _picture(icon: Any, path: str, size: int) -> bytes:
@@ -248,16 +276,19 @@ def _worthy() -> Iterator[tuple[str, _Stamp, str]]:
     return islice(drawable, MOST)
 
 
-def _of_each_font() -> Iterator[str]:
-    """Some of those that have text, until each font and alphabet has been in one."""
+def _with_text() -> list[tuple[str, _Stamp, str]]:
+    """Those that depend on fonts and language too; each font and alphabet first."""
     known: set[object] = set()
-    for path, _, text in _shown():
+    first: list[tuple[str, _Stamp, str]] = []
+    more: list[tuple[str, _Stamp, str]] = []
+    for icon in _shown():
+        text = icon[2]
         if _LETTERS.search(text) and not _DEPENDS.search(_LETTERS.sub("", text)):
             # Libraries look for a font by blocks of characters.
             has = {*_FONT.findall(text), *(ord(letter) >> 8 for letter in text)}
-            if not has <= known:
-                known |= has
-                yield path
+            (more if has <= known else first).append(icon)
+            known |= has
+    return [*first, *more][:MOST_LETTERED]
 
 
 def _shown() -> Iterator[tuple[str, _Stamp, str]]:
