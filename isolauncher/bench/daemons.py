@@ -164,9 +164,9 @@ def _be_daemon(config: Config, log: Path, parent: int) -> int:
     os.dup2(fd, 2)
     # Killed, the benchmark cannot end it any more.
     kernel.end_with(parent, signal.SIGTERM)
-    from .. import daemon
+    from .. import serving
 
-    return daemon.main(config)
+    return serving.main(config)
 
 
 def _wait_for(child: int, path: str, log: Path) -> None:

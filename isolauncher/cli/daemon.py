@@ -47,9 +47,9 @@ def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     # Imported only now: --help must not need what root's work needs.
-    from .. import daemon
+    from .. import serving
 
-    status: int = daemon.main(
+    status: int = serving.main(
         config.load(
             args.config,
             socket=args.socket,

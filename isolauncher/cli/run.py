@@ -199,7 +199,7 @@ def _alone(launch: client.Launch) -> client.End:
         )
     # The range of uids holds for it too, so it reads the daemon's configuration.
     from ..config import load
-    from ..daemon import end_standalone, start_standalone
+    from ..serving import end_standalone, start_standalone
 
     config = load()
     sock, child = start_standalone(config)

@@ -18,8 +18,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from .. import client, config, daemon, kernel, request
+from .. import client, config, kernel, request
 from ..errors import DaemonError
+from ..serving import main
 from . import places
 
 PATIENCE_S = 30
@@ -91,7 +92,7 @@ def _start(settings: config.Config, log: str) -> int:
         os.closerange(3, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         os.environ["ISOLAUNCHER_LOG"] = "stderr"
         os.environ.pop("NOTIFY_SOCKET", None)
-        status = daemon.main(settings)
+        status = main(settings)
     except BaseException:
         os.write(2, traceback.format_exc().encode())
     finally:

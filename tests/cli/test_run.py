@@ -787,7 +787,7 @@ def test_a_report_that_cannot_be_written_is_said_and_the_status_stays(
 
 
 class Standalone:
-    """What isolauncher.daemon gives: the other end of a socketpair, in a child."""
+    """What isolauncher.serving gives: the other end of a socketpair, in a child."""
 
     @staticmethod
     def start_standalone(config: Config) -> tuple[socket.socket, int]:
@@ -817,7 +817,7 @@ def standalone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     import isolauncher
 
     fake = Standalone()
-    monkeypatch.setitem(sys.modules, "isolauncher.daemon", fake)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "isolauncher.serving", fake)  # type: ignore[arg-type]
     monkeypatch.setattr(isolauncher, "daemon", fake, raising=False)
     return
 

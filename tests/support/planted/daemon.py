@@ -9,7 +9,7 @@ import sys
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[0] = os.path.dirname(os.path.dirname(os.path.dirname(HERE)))
 
-from isolauncher import config, daemon, pool  # noqa: E402
+from isolauncher import config, pool, serving  # noqa: E402
 from isolauncher.cli import main  # noqa: E402
 
 
@@ -22,6 +22,6 @@ def serve(settings: config.Config) -> int:
 
 
 PLANTED = sys.argv.pop(1)
-real = daemon.main
-daemon.main = serve  # type: ignore[assignment]
+real = serving.main
+serving.main = serve  # type: ignore[assignment]
 sys.exit(main.main(["daemon", *sys.argv[1:]]))

@@ -18,7 +18,7 @@ import isolauncher  # noqa: E402
 
 isolauncher.__path__.append(os.path.dirname(HERE))
 
-from isolauncher import config, daemon, devices, pool  # noqa: E402
+from isolauncher import config, devices, pool, serving  # noqa: E402
 from isolauncher.cli import main  # noqa: E402
 from isolauncher.spoilt import less, plans  # noqa: E402
 from isolauncher.spoilt.board import Board  # noqa: E402
@@ -43,6 +43,6 @@ if STAND_INS := os.environ.get("STAND_INS"):
 
     devices.KINDS = StandIns(Path(STAND_INS)).kinds
 BOARD = sys.argv.pop(1)
-real = daemon.main
-daemon.main = serve  # type: ignore[assignment]
+real = serving.main
+serving.main = serve  # type: ignore[assignment]
 sys.exit(main.main(["daemon", *sys.argv[1:]]))

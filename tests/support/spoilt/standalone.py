@@ -17,7 +17,7 @@ import isolauncher  # noqa: E402
 
 isolauncher.__path__.append(os.path.dirname(HERE))
 
-from isolauncher import config, daemon, pool  # noqa: E402
+from isolauncher import config, pool, serving  # noqa: E402
 from isolauncher.cli import main  # noqa: E402
 from isolauncher.spoilt.board import Board  # noqa: E402
 from isolauncher.spoilt.kernel import Spoilt  # noqa: E402
@@ -38,21 +38,21 @@ def command(set_name: str) -> tuple[str, ...]:
 
 
 def start(settings: config.Config):  # type: ignore[no-untyped-def]
-    daemon.start_standalone = started
+    serving.start_standalone = started
     made = Spoilt(Board(BOARD), "daemon")
 
     def become() -> None:
         became()
         made.pid = os.getpid()
 
-    daemon._become_standalone = become
+    serving._become_standalone = become
     try:
         return started(settings, command=command, linux=made.as_kernel())
     finally:
-        daemon._become_standalone = became
+        serving._become_standalone = became
 
 
 loaded, config.load = config.load, load
-started, daemon.start_standalone = daemon.start_standalone, start
-became = daemon._become_standalone
+started, serving.start_standalone = serving.start_standalone, start
+became = serving._become_standalone
 sys.exit(main.main(["run", "--standalone", *sys.argv[3:]]))
