@@ -46,6 +46,8 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ 0123456789 .,:
 _ICON = "/usr/share/icons/sugar/scalable/actions/edit-copy.svg"
 _TURNS = 500
 _THREADS_S = 1.0
+_LETTERS_S = 1.0
+"""How long icons are drawn: a slow machine has some of them."""
 _PIECES, _PIECE, _STOPPER = 16, 120 << 10, 64
 """Bytes; Log has 1.9 MB more by its window, and others more."""
 _WATCHED = ("sugar3", "gettext", "locale", "logging", "optparse")
@@ -118,7 +120,10 @@ def _all(start: Start, world: World, until: int) -> str:
 
     def letters(world: World) -> None:
         """The first text in a font takes 1 to 10 ms, any other 0.3."""
-        pictures.draw_lettered(world, lambda: _is_asked_for(until))
+        end = time.monotonic() + _LETTERS_S
+        pictures.draw_lettered(
+            world, lambda: _is_asked_for(until) or time.monotonic() > end
+        )
 
     for part in (_settings, _widgets, _toplevel, letters):
         if _is_asked_for(until):
