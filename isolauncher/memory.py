@@ -105,7 +105,12 @@ def rollup(pid: int) -> dict[str, int]:
 
     OSError where it has ended, or may not be looked at.
     """
-    found = _kib(f"/proc/{pid}/smaps_rollup")
+    path = f"/proc/{pid}/smaps_rollup"
+    try:
+        found = _kib(path)
+    except ProcessLookupError:
+        # Or it became another program between open(2) and read(2), as an init does.
+        found = _kib(path)
     return found | {"Uss": found["Private_Clean"] + found["Private_Dirty"]}
 
 

@@ -77,17 +77,12 @@ def test_an_init_has_little_of_its_own(daemon: Service) -> None:
     try:
         run.started()
         assert run.first_line() == b"up\n"
-        init = _parent(int(str(run.words[-1]["pid"])))
+        init = parent(int(str(run.words[-1]["pid"])))
         assert until(
             lambda: memory.rollup(init)["Private_Dirty"] < INIT_KB
         ), memory.rollup(init)
     finally:
         run.close()
-
-
-def _parent(pid: int) -> int:
-    stat = Path(f"/proc/{pid}/stat").read_text()
-    return int(stat.rpartition(")")[2].split()[1])
 
 
 def test_a_launch_that_the_machine_has_no_memory_for_is_refused_in_words() -> None:
