@@ -22,8 +22,11 @@ from typing import IO
 
 TESTS = Path(__file__).resolve().parents[1]
 OTHERS = (
-    ("cli", "filters", "spoilt", "wire", "zygote"),
-    ("attacks", "identity", "policy", "test_rooms.py"),
+    (
+        *("cli", "filters", "spoilt", "wire", "zygote"),
+        *("test_init.py", "test_memory.py", "test_seen.py"),
+    ),
+    ("attacks", "identity", "policy", "test_forked_ahead.py", "test_rooms.py"),
 )
 """What is not in the first, which has whatever is not named; about as long each."""
 
