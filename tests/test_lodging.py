@@ -20,6 +20,7 @@ import pytest
 from support.bundles import make, system_directory
 from support.daemons import ROOMS_AHEAD, service
 from support.desktop import Desktop, desktop, missing
+from support.peers import until
 from support.powers import need, sandboxes
 from support.sugar import Session, profile, session
 
@@ -237,6 +238,10 @@ def test_a_descriptor_that_was_exchanged_is_a_difference() -> None:
             pass_fds=(channel.fileno(), living),
         )
     try:
+        # Until then it has what it loads open, too.
+        assert until(
+            lambda: "nanosleep" in Path(f"/proc/{process.pid}/wchan").read_text()
+        )
         null = os.stat("/dev/null")
         is_ = (null.st_dev, null.st_ino)
 
