@@ -182,8 +182,8 @@ def kill_the_zygote(where: Service) -> None:
 
 
 def be_refused(where: Service) -> None:
-    run = launch(where, "no-such-program", uid=ALICE)
-    assert ended(run)["exit_status"] == 127
+    said = ended(launch(where, "no-such-program", uid=ALICE))
+    assert said["exit_status"] == 127, said
 
 
 KILLS = (
