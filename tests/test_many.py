@@ -183,7 +183,7 @@ def kill_the_zygote(where: Service) -> None:
 
 def be_refused(where: Service) -> None:
     said = ended(launch(where, "no-such-program", uid=ALICE))
-    assert said["exit_status"] == 127, said
+    assert said["exit_status"] == 127, said["message"]
 
 
 KILLS = (
