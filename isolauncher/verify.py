@@ -119,13 +119,13 @@ def verify_room(room: plan.Room, sealed: Sealed) -> Looked:
         mounts.update((li, m.path) for li in lines if (m := _mount(li)).path != "/")
         yield from _mounts(planned, sealed, list(mounts))
 
-    _refuse(differences())
+    _refuse(differences(), sealed)
     return Looked(namespaces=names, mounts=mounts)
 
 
 def verify_begun(room: plan.Room, sealed: Sealed) -> None:
     """The same of what the rest of a plan leaves alone, while that is done."""
-    _refuse(_differences_begun([p.step for p in room.steps], sealed))
+    _refuse(_differences_begun([p.step for p in room.steps], sealed), sealed)
 
 
 def verify_left(whole: plan.Plan, sealed: Sealed) -> dict[str, str]:
@@ -139,7 +139,7 @@ def verify_left(whole: plan.Plan, sealed: Sealed) -> dict[str, str]:
         names.update(_namespaces_of(sealed.stem))
         yield from _differences_left([p.step for p in whole.steps], sealed, names)
 
-    _refuse(differences())
+    _refuse(differences(), sealed)
     return names
 
 
@@ -147,17 +147,20 @@ def verify(whole: plan.Plan, sealed: Sealed, names: Mapping[str, str]) -> None:
     """The same of a sealed stem, save what the hand-over touches; its namespaces are
     still those of ``names``.
     """
-    _refuse(_differences([p.step for p in whole.steps], sealed, names))
+    _refuse(_differences([p.step for p in whole.steps], sealed, names), sealed)
 
 
 def verify_ready(whole: plan.Plan, sealed: Sealed) -> None:
     """The same of what the hand-over may have touched; for good when it is done."""
-    _refuse(_differences_when_ready([p.step for p in whole.steps], sealed))
+    _refuse(_differences_when_ready([p.step for p in whole.steps], sealed), sealed)
 
 
-def _refuse(differences: Iterator[str]) -> None:
+def _refuse(differences: Iterator[str], sealed: Sealed) -> None:
     try:
         found = list(differences)
+        if found and any(_is_ending(pid) for pid in (sealed.init, sealed.stem)):
+            # It has nothing left to show before /proc says that it is not there.
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
     except OSError as e:
         if e.errno not in _GONE:
             raise
@@ -170,6 +173,15 @@ def _refuse(differences: Iterator[str]) -> None:
             code="verify-difference",
             hint="this is a fault of isolauncher or of the kernel: please report it",
         )
+
+
+_PF_EXITING = 0x4
+"""proc_pid_stat(5), field 9: set before anything is taken from the process."""
+
+
+def _is_ending(pid: int) -> bool:
+    flags = _read(pid, "stat").rpartition(")")[2].split()[6]
+    return bool(int(flags) & _PF_EXITING)
 
 
 def _differences_begun(planned: list[steps.Step], sealed: Sealed) -> Iterator[str]:

@@ -7,11 +7,12 @@ import asyncio
 import errno
 import os
 import socket
+import subprocess
 from collections.abc import Callable
 
 import pytest
 
-from isolauncher import plan, steps, verify, wire
+from isolauncher import kernel, plan, steps, verify, wire
 from isolauncher.channel import Channel
 from isolauncher.errors import IsolauncherError, ProgramNotFound, VerifyError
 from isolauncher.init import failure
@@ -124,3 +125,34 @@ def test_a_process_that_is_reaped_while_it_is_looked_at_is_gone(
     with pytest.raises(VerifyError) as caught:
         verify.verify_left(whole, looks)
     assert caught.value.code == "verify-gone"
+
+
+def test_what_is_missing_of_a_process_that_ends_is_no_difference(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its memory goes first, and its variables with it; of the living they are told."""
+    show = steps.ShowAs(argv=("p",), environ=(), name="p")
+    seal = steps.Seccomp(
+        name="f", probe_number=0, probe_arguments=(), probe_errno=errno.ENOSYS
+    )
+    planned = tuple(steps.Planned(actor="stem", step=step) for step in (show, seal))
+    whole = plan.Plan(
+        room=plan.Room(id="x", steps=planned, skipped=()),
+        rest=plan.Rest(id="x", steps=(), start=None),
+    )
+    probes = {"seccomp": errno.ENOSYS, "securebits": kernel.SECUREBITS}
+    monkeypatch.setattr(verify, "_namespaces_of", lambda pid: {})
+
+    def code(stem: int) -> str:
+        looks = verify.Sealed(
+            init=os.getpid(), stem=stem, sent={}, probes=probes, notes=()
+        )
+        with pytest.raises(VerifyError) as caught:
+            verify.verify(whole, looks, {})
+        return caught.value.code
+
+    with subprocess.Popen(["sleep", "60"], stdin=subprocess.DEVNULL) as other:
+        assert code(other.pid) == "verify-difference"
+        other.kill()
+        os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)
+        assert code(other.pid) == "verify-gone"
