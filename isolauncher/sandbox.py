@@ -188,7 +188,10 @@ class Sandbox:
 
     async def go(self) -> Running:
         """Let it run, and hear what began."""
-        tell(self._stem(), "go", {"verb": "go"})
+        try:
+            tell(self._stem(), "go", {"verb": "go"})
+        except StepError as e:
+            raise await self.why_ended() or e from e
         # It says so at once; but to be woken by that may take the processor from it.
         await asyncio.sleep(BEGINS_S)
         message = await self._heard()

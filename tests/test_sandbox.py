@@ -23,8 +23,15 @@ RUNNING = {"event": "running", "tier": "fork", "why": "", "at_us": 7}
 NOT_FOUND = failure(ProgramNotFound("x: no such program", code="program-not-found"), "")
 
 
-def heard(asks: Callable[[Sandbox], object], *said: dict[str, object]) -> object:
-    """What the daemon makes of a stem that says all this and ends."""
+def heard(
+    asks: Callable[[Sandbox], object],
+    *said: dict[str, object],
+    how: int = socket.SHUT_WR,
+) -> object:
+    """What the daemon makes of a stem that says all this and ends.
+
+    ``how`` SHUT_RDWR: it has ended before the daemon says a word.
+    """
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
     async def ask() -> object:
@@ -38,7 +45,7 @@ def heard(asks: Callable[[Sandbox], object], *said: dict[str, object]) -> object
     with its:
         for message in said:
             wire.send(its, message)
-        its.shutdown(socket.SHUT_WR)
+        its.shutdown(how)
         return asyncio.run(ask())
 
 
@@ -67,6 +74,17 @@ def test_what_does_not_run_is_told_in_its_own_words(
     with pytest.raises(IsolauncherError) as raised:
         heard(Sandbox.go, *said)
     assert raised.value.code == code
+
+
+@pytest.mark.parametrize("said", [(NOT_FOUND,), (READY, NOT_FOUND)])
+def test_a_stem_that_has_ended_before_go_has_said_why(
+    said: tuple[dict[str, object], ...],
+) -> None:
+    with pytest.raises(ProgramNotFound):
+        heard(Sandbox.go, *said, how=socket.SHUT_RDWR)
+    with pytest.raises(IsolauncherError) as raised:
+        heard(Sandbox.go, how=socket.SHUT_RDWR)
+    assert raised.value.code == "sandbox-died"
 
 
 def test_a_stem_that_ends_before_it_is_ready_says_why() -> None:
