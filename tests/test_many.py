@@ -11,6 +11,7 @@ import itertools
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -79,11 +80,13 @@ class Size:
 
 def _children(pid: int) -> list[int]:
     """Its zygotes, openers, and whatever it has not reaped."""
-    return [
-        int(word)
-        for task in os.listdir(f"/proc/{pid}/task")
-        for word in Path(f"/proc/{pid}/task/{task}/children").read_text().split()
-    ]
+    found: list[int] = []
+    for task in os.listdir(f"/proc/{pid}/task"):
+        # One that closes what a caller sent may end in between; it has no children.
+        with suppress(FileNotFoundError):
+            words = Path(f"/proc/{pid}/task/{task}/children").read_text().split()
+            found += map(int, words)
+    return found
 
 
 def _anonymous(pid: int) -> int:
