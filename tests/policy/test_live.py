@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import select
@@ -37,6 +38,12 @@ FOR_NOBODYS = ("developer", "exam")
 """They are for programs and bundles that an administrator names, and govern none."""
 FOR_BUNDLES = ("files.data", "files.documents", "display.x11", "bus")
 NOT_HERE = "there is none on this machine"
+NODES = {
+    "camera": "/dev/video*",
+    "gpu": "/dev/dri/renderD*",
+    "microphone": "/dev/snd/pcmC*c",
+    "sound": "/dev/snd/pcmC*p",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -193,6 +200,12 @@ def test_every_claim_of_every_shipped_policy_is_proved(
                 assert proof["claim"].startswith("files.read /"), proof
                 path = proof["claim"].removeprefix("files.read ")
                 assert not os.path.lexists(path)
+            elif NOT_HERE in proof["detail"]:
+                kind = proof["claim"].removeprefix("devices.allow ")
+                assert not glob.glob(NODES[kind])
+            elif "this machine has none" in proof["detail"]:
+                assert "sound card" in proof["claim"], proof
+                assert not glob.glob(NODES["sound"])
             elif proof["claim"] in FOR_BUNDLES and name in FOR_NOBODYS:
                 assert "for bundles" in proof["detail"]
             else:
