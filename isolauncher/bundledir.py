@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What an opener looks at in a bundle's directory, with the caller's rights.
 
-Runs in the opener's child only (opener.py): whatever here waits for a file system,
+Runs in an opener (reopen.py) only: whatever here waits for a file system,
 waits in a process of the caller's. It begins at a descriptor that the caller opened,
 and judges no content: that is `bundle.parse`, in the daemon. The bundle's own files
 are reached beneath it, through no link and no other mount, and read by the

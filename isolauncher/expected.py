@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from . import foreign, kernel, opener, road, rooms, seen, steps, verify
+from . import foreign, kernel, reopen, road, rooms, seen, steps, verify
 from .activity import Activity, Wanted
 from .errors import StepError
 
@@ -131,7 +131,7 @@ async def _seal(daemon: Daemon, room: rooms.Room, launch: Again) -> None:
     assert sandbox is not None  # noqa: S101
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     fds = dict.fromkeys(road.STREAMS, null)
-    program: opener.Program | None = None
+    program: reopen.Program | None = None
     try:
         if launch.program >= 0:
             fds["program"] = launch.program

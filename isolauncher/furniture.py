@@ -17,7 +17,7 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from . import opener, plan, view
+from . import plan, reopen, view
 from .bundle import Bundle
 from .errors import RequestError
 from .policy.model import IN_HOME, Policy
@@ -218,9 +218,9 @@ def _nobodys_number() -> str:
     return str(10**8 + secrets.randbelow(10**8))
 
 
-def wanted(fds: Mapping[str, int]) -> tuple[tuple[str, opener.Kind], ...]:
+def wanted(fds: Mapping[str, int]) -> tuple[tuple[str, reopen.Kind], ...]:
     """What the caller must be able to do with each, for `opener.Opener.check`."""
-    kinds: dict[str, opener.Kind] = {
+    kinds: dict[str, reopen.Kind] = {
         "bundle": "readable-directory",
         **dict.fromkeys(DIRECTORIES, "own-directory"),
         "bus": "socket",

@@ -23,9 +23,9 @@ from . import (
     foreign,
     kernel,
     lodging,
-    opener,
     plan,
     pool,
+    reopen,
     road,
     rooms,
     steps,
@@ -127,7 +127,7 @@ async def launch(
     )
     daemon.add(activity)
     clock.lap("plan")
-    program: opener.Program | None = None
+    program: reopen.Program | None = None
     try:
         async with asyncio.timeout(daemon.config.limits.launch_ms / 1000):
             await _take(daemon, activity, made_from, wanted, asked)
@@ -225,7 +225,7 @@ async def _room(
     activity: Activity,
     made_from: rooms.Facts,
     program: int | None,
-) -> opener.Program | None:
+) -> reopen.Program | None:
     """Make its room the activity's, or make it a new one."""
     room = activity.room
     if not room.ahead:
@@ -265,7 +265,7 @@ async def _road(
     activity: Activity,
     daemon: Daemon,
     wanted: Wanted,
-    program: opener.Program | None,
+    program: reopen.Program | None,
     clock: Clock,
 ) -> None:
     waiting = activity.room.waiting
@@ -299,7 +299,7 @@ async def _another(
     activity: Activity,
     made_from: rooms.Facts,
     program: int | None,
-) -> opener.Program | None:
+) -> reopen.Program | None:
     """A new room, for a launch that had one which was stale."""
     await _leave_room(daemon, activity)
     return await _new_room(daemon, activity, made_from, program)
@@ -310,7 +310,7 @@ async def _new_room(
     activity: Activity,
     made_from: rooms.Facts,
     program: int | None,
-) -> opener.Program | None:
+) -> reopen.Program | None:
     found = await rooms.prepare(daemon, activity.room, made_from, program)
     try:
         _note_planned(daemon, activity)

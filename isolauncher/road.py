@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from . import furniture, kernel, opener, plan, records, rooms, steps, verify, view
+from . import furniture, kernel, plan, records, reopen, rooms, steps, verify, view
 from .errors import StepError, VerifyError
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ async def seal(
     activity: Activity,
     daemon: Daemon,
     wanted: Wanted,
-    program: opener.Program | None,
+    program: reopen.Program | None,
     clock: Clock,
     meanwhile: Callable[[], None] = nothing,
 ) -> Sealed:
@@ -256,7 +256,7 @@ def _rest(
     activity: Activity,
     daemon: Daemon,
     wanted: Wanted,
-    program: opener.Program | None,
+    program: reopen.Program | None,
     mounts: view.Mounts,
 ) -> plan.Rest:
     """The part of the plan that the request makes."""

@@ -37,6 +37,7 @@ from . import (
     plan,
     pool,
     records,
+    reopen,
     seen,
     verify,
     view,
@@ -239,7 +240,7 @@ async def prepare(
     program: int | None,
     *,
     ahead: bool = False,
-) -> opener.Program | None:
+) -> reopen.Program | None:
     """Make the room; ``program`` is opened on the way, where one is there already.
 
     Whatever is raised, what was made of it so far is the caller's to `dissolve`.
@@ -494,18 +495,18 @@ def file_of(fd: int) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def close_program(program: opener.Program | None) -> None:
+def close_program(program: reopen.Program | None) -> None:
     if program is not None and program.fd >= 0:
         os.close(program.fd)
 
 
-def _close_opened(opened: tuple[opener.Opened, ...]) -> None:
+def _close_opened(opened: tuple[reopen.Opened, ...]) -> None:
     for entry in opened:
         if entry.fd >= 0:
             os.close(entry.fd)
 
 
-_Found = tuple[tuple[opener.Opened, ...], opener.Program | None]
+_Found = tuple[tuple[reopen.Opened, ...], reopen.Program | None]
 
 
 async def _both(

@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from . import descriptors, kernel, opener, plan, steps, view, ways, wire
+from . import descriptors, kernel, opener, plan, reopen, steps, view, ways, wire
 from .errors import IsolauncherError
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def keep(
     made_from: Facts,
     shown: plan.View,
     skipped: list[steps.Skipped],
-    opened: tuple[opener.Opened, ...],
+    opened: tuple[reopen.Opened, ...],
     watched: ways.Watched,
     looked: opener.Opener,
 ) -> Seen:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What of the host becomes visible: from descriptors to detached mounts and paths.
 
-Openers (see opener.py) have opened what a policy names with the caller's rights; the
+Openers (see reopen.py) have opened what a policy names with the caller's rights; the
 program and its directory are descriptors of the caller's own. Here root makes mounts
 of them, attached nowhere yet, and says where each belongs. No path is resolved but
 the five devices' that everybody has; of what a policy grants beyond them only the
@@ -16,13 +16,13 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 
-from . import devices, kernel, opener, plan, steps
+from . import devices, kernel, plan, reopen, steps
 from .errors import ProgramNotExecutable, ProgramNotFound, RequestError, StepError
 from .policy.model import IN_HOME, Policy
 from .request import Caller
 
 
-def wants(policy: Policy, home: str) -> tuple[opener.Want, ...]:
+def wants(policy: Policy, home: str) -> tuple[reopen.Want, ...]:
     """The host paths to open for a policy; ``home`` empty: none in a home."""
 
     def there(paths: tuple[str, ...]) -> Iterator[str]:
@@ -35,11 +35,11 @@ def wants(policy: Policy, home: str) -> tuple[opener.Want, ...]:
     # The host's network is of little use without the names its resolver knows.
     resolver = ("/etc/resolv.conf",) if policy.network == "host" else ()
     return (
-        *(opener.Want(path=p, writable=False) for p in there(policy.view.read)),
-        *(opener.Want(path=p, writable=False) for p in resolver),
-        *(opener.Want(path=p, writable=True) for p in there(policy.view.write)),
+        *(reopen.Want(path=p, writable=False) for p in there(policy.view.read)),
+        *(reopen.Want(path=p, writable=False) for p in resolver),
+        *(reopen.Want(path=p, writable=True) for p in there(policy.view.write)),
         *(
-            opener.Want(path=n.pattern, writable=n.writable, device=True)
+            reopen.Want(path=n.pattern, writable=n.writable, device=True)
             for n in devices.wanted(policy.devices)
         ),
     )
@@ -91,7 +91,7 @@ class Mounts:
 
 def show(
     mounts: Mounts,
-    opened: tuple[opener.Opened, ...],
+    opened: tuple[reopen.Opened, ...],
     caller: Caller,
     *,
     refuse_read: Callable[[str], str | None],
@@ -142,7 +142,7 @@ def show(
 
 
 def _granted(
-    opened: tuple[opener.Opened, ...], allowed: tuple[str, ...]
+    opened: tuple[reopen.Opened, ...], allowed: tuple[str, ...]
 ) -> tuple[tuple[steps.DeviceNode, ...], list[steps.Skipped]]:
     """The nodes of the kinds that the policy names, and what there is not."""
     nodes: dict[str, steps.DeviceNode] = {}
@@ -164,7 +164,7 @@ def _granted(
     return tuple(nodes[path] for path in sorted(nodes)), skipped
 
 
-def _covered(entry: opener.Opened, trees: list[plan.Tree]) -> bool:
+def _covered(entry: reopen.Opened, trees: list[plan.Tree]) -> bool:
     """Already shown, with the same access, by a tree above."""
     above = [
         t
@@ -174,7 +174,7 @@ def _covered(entry: opener.Opened, trees: list[plan.Tree]) -> bool:
     return bool(above) and above[-1].writable == entry.writable and not entry.writable
 
 
-def _owner(entry: opener.Opened, caller: Caller) -> int | None:
+def _owner(entry: reopen.Opened, caller: Caller) -> int | None:
     """Whose files become the activity's own: the caller's, where it needs them so.
 
     Wherever it may write, whoever owns the directory: what it makes must not be left
@@ -218,7 +218,7 @@ def _device(name: str, mounts: Mounts) -> None:
 
 def show_program(
     mounts: Mounts,
-    program: opener.Program,
+    program: reopen.Program,
     fd: int,
     view: plan.View,
     root: int,
@@ -229,7 +229,7 @@ def show_program(
     ``fd`` is the caller's descriptor of it, ``root`` one of the room's root.
     """
     path = program_path(fd)
-    opener.check_program(program, path)
+    _check_program(program, path)
     if path in plan.MADE_FILES:
         raise ProgramNotExecutable(
             f"{path}: the sandbox has a file of its own there",
@@ -252,7 +252,17 @@ def show_program(
     )
 
 
-def _copy_mode(program: opener.Program) -> int | None:
+def _check_program(program: reopen.Program, shown: str) -> None:
+    """ProgramNotExecutable unless the caller may read or execute it."""
+    if not (program.readable or program.executable):
+        raise ProgramNotExecutable(
+            f"{shown}: you may neither read nor execute it",
+            code="program-not-yours",
+            hint="a Python script needs read, any other program execute permission",
+        )
+
+
+def _copy_mode(program: reopen.Program) -> int | None:
     """How a copy would be made in place of a mount; None: nothing to copy from."""
     if program.fd < 0:
         return None

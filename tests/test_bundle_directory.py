@@ -25,7 +25,7 @@ import pytest
 from support import powers
 from support.peers import ALICE, BOB
 
-from isolauncher import bundle, bundledir, channel, foreign, opener
+from isolauncher import bundle, bundledir, channel, foreign, opener, reopen
 from isolauncher.bundle import Found
 from isolauncher.errors import BundleError, IsolauncherError
 from isolauncher.request import Caller
@@ -542,7 +542,7 @@ def test_a_caller_who_limits_its_opener_gets_no_half_of_a_file(system: Path) -> 
         child = os.fork()
         if child == 0:
             try:
-                opener.become(Caller(uid=BOB, gid=BOB, groups=(), pid=1))
+                reopen.become(Caller(uid=BOB, gid=BOB, groups=(), pid=1))
                 resource.prlimit(pid, resource.RLIMIT_FSIZE, (60, 60))
                 os._exit(0)
             finally:

@@ -22,7 +22,7 @@ from support.devices import FULL, NULL, URANDOM, ZERO, StandIns, refuse_nodes, s
 from support.powers import need, sandboxes
 
 from isolauncher import devices as table
-from isolauncher import opener
+from isolauncher import reopen
 from isolauncher.policy.model import DEVICES
 
 ALICE = 12345
@@ -263,12 +263,12 @@ def test_a_node_that_was_put_in_the_place_of_another_is_not_given(
 
 def test_what_an_opener_finds_is_compared_by_number_as_well(card: StandIns) -> None:
     """A file system may give another node the number of an inode that has gone."""
-    want = opener.Want(path=card.path("snd/pcmC*D*p"), writable=True, device=True)
-    (found,) = opener._follow(want)
+    want = reopen.Want(path=card.path("snd/pcmC*D*p"), writable=True, device=True)
+    (found,) = reopen._follow(want)
     os.close(found.fd)
     assert (found.kind, found.number) == ("device", os.makedev(1, ZERO))
     other = replace(found, number=os.makedev(1, NULL))
-    assert opener._without_fd(found) != opener._without_fd(other)
+    assert reopen._without_fd(found) != reopen._without_fd(other)
 
 
 def test_a_directory_of_devices_is_reached_through_no_link(

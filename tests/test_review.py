@@ -17,7 +17,17 @@ import pytest
 from support.daemons import Leftovers, Service, nothing_left
 from support.powers import namespaces, need, sandboxes
 
-from isolauncher import cgroups, foreign, kernel, opener, plan, steps, verify, wire
+from isolauncher import (
+    cgroups,
+    foreign,
+    kernel,
+    opener,
+    plan,
+    reopen,
+    steps,
+    verify,
+    wire,
+)
 from isolauncher.channel import Channel, leave, readable
 from isolauncher.errors import StepError, WireError
 from isolauncher.request import Caller
@@ -33,16 +43,16 @@ def _in_the_opening_child(
     monkeypatch: pytest.MonkeyPatch, then: Callable[[], None]
 ) -> None:
     """Have ``then`` happen in the child once it has the caller's ids."""
-    become = opener.become
+    become = reopen.become
 
     def and_then(caller: Caller) -> None:
         become(caller)
         then()
 
-    monkeypatch.setattr(opener, "become", and_then)
+    monkeypatch.setattr(reopen, "become", and_then)
 
 
-async def _open(wants: tuple[opener.Want, ...]) -> tuple[opener.Opened, ...]:
+async def _open(wants: tuple[reopen.Want, ...]) -> tuple[reopen.Opened, ...]:
     """What an opener finds that is forked now, so with what a test has changed."""
     service = opener.Service()
     one = opener.Opener(service, _caller())
@@ -83,7 +93,7 @@ def test_a_caller_cannot_look_into_the_child_that_opens_for_it(
     """It is a copy of root's memory and descriptors, whatever fs.suid_dumpable says."""
     need(sandboxes())
 
-    def look(wants: object) -> Iterator[opener.Opened]:
+    def look(wants: object) -> Iterator[reopen.Opened]:
         peer = os.fork()
         if peer == 0:
             try:
@@ -94,10 +104,10 @@ def test_a_caller_cannot_look_into_the_child_that_opens_for_it(
                 os._exit(0)
         _, status = os.waitpid(peer, 0)
         why = f"exit {os.waitstatus_to_exitcode(status)}"
-        yield opener.Opened(path="/usr", kind="absent", why=why)
+        yield reopen.Opened(path="/usr", kind="absent", why=why)
 
-    monkeypatch.setattr(opener, "_follow", look)
-    want = opener.Want(path="/usr", writable=False)
+    monkeypatch.setattr(reopen, "_follow", look)
+    want = reopen.Want(path="/usr", writable=False)
     opened = asyncio.run(_open((want,)))
     assert [o.why for o in opened] == ["exit 7"]
 

@@ -26,15 +26,15 @@ from support.peers import until, zygotes
 from support.powers import need, root, sandboxes
 from support.spoiling import launch as spoiling_launch
 
-from isolauncher import init, opener, rooms, wire
+from isolauncher import init, opener, reopen, rooms, wire
 from isolauncher import launch as road
 from isolauncher.channel import readable
 from isolauncher.errors import IdentityError, StepError
 from isolauncher.kernel import Recorder
-from isolauncher.opener import Opened, Program, Want
 from isolauncher.policy import wishes
 from isolauncher.policy.load import PolicyStore, trusted_owners
 from isolauncher.policy.model import Policy
+from isolauncher.reopen import Opened, Program, Want
 from isolauncher.request import Caller
 
 CAROL = 12347
@@ -433,13 +433,13 @@ def test_a_stale_room_is_waited_for_by_who_is_cut_short() -> None:
 def changed_by(change: Callable[[Path], object], path: Path) -> bool:
     """Whether an opener, asked again after ``change``, finds ``path`` another."""
     want = Want(path=str(path), writable=False)
-    before = list(opener._follow(want))
-    straight = opener._straight_way(want, before)
+    before = list(reopen._follow(want))
+    straight = reopen._straight_way(want, before)
     assert straight is not None
-    assert opener._is_same(want, before, straight)
+    assert reopen._is_same(want, before, straight)
     change(path)
     wire.close_all(e.fd for e in before if e.fd >= 0)
-    return not opener._is_same(want, before, straight)
+    return not reopen._is_same(want, before, straight)
 
 
 def replace_it(path: Path) -> None:
@@ -762,6 +762,6 @@ def test_of_what_is_not_there_is_told_where_the_way_ends(tmp_path: Path) -> None
     (tmp_path / "there").mkdir()
     (tmp_path / "link").symlink_to("there")
     for name, end in (("no", "no"), ("no/deeper", "no"), ("link/no", "there/no")):
-        *_, last = opener._follow(Want(path=f"{tmp_path}/{name}", writable=False))
+        *_, last = reopen._follow(Want(path=f"{tmp_path}/{name}", writable=False))
         assert last.kind == "absent"
         assert last.why == f"{tmp_path}/{end}: {os.strerror(errno.ENOENT)}"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from support.peers import until
 
-from isolauncher import opener, spares, wire
+from isolauncher import reopen, spares, wire
 
 TITLE = "spares of a test"
 rehearsed: list[bool] = []
@@ -115,7 +115,7 @@ def test_openers_are_forked_from_a_process_that_has_done_their_work() -> None:
     pid = os.fork()
     if pid == 0:
         try:
-            opener._settle()
+            reopen._settle()
             os.write(writer, b"%d" % gc.get_freeze_count())
         finally:
             os._exit(0)

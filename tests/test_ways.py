@@ -15,7 +15,7 @@ import pytest
 from support.daemons import ROOMS_AHEAD, service
 from support.powers import need, sandboxes
 
-from isolauncher import kernel, opener, ways, wire
+from isolauncher import kernel, reopen, ways, wire
 
 CAROL = 12347
 
@@ -279,11 +279,11 @@ def test_what_may_be_written_and_devices_are_looked_at_by_the_opener(
 ) -> None:
     wants = [[str(tree / "above"), False, False]]
     more = [str(tree / "other"), want.get("writable", False), want.get("device", False)]
-    assert _told(opener._Answers(), wants)
-    assert not _told(opener._Answers(), [*wants, more])
+    assert _told(reopen._Answers(), wants)
+    assert not _told(reopen._Answers(), [*wants, more])
 
 
-def _told(answers: opener._Answers, wants: list[list[object]]) -> object:
+def _told(answers: reopen._Answers, wants: list[list[object]]) -> object:
     fds: list[int] = []
     answers.to(wire.Message({"wants": wants, "again": True}), fds)
     told = answers.to(wire.Message({"ways": None}), fds)["ways"]
@@ -312,7 +312,7 @@ def move_and_link(path: Path) -> None:
 def test_a_change_before_it_was_watched_is_seen_by_the_second_look(
     tree: Path, place: str, change: Callable[[Path], object], same: bool
 ) -> None:
-    answers = opener._Answers()
+    answers = reopen._Answers()
     fds: list[int] = []
     wants = [[str(tree / "above/in/file"), False, False]]
     answers.to(wire.Message({"wants": wants, "again": True}), fds)

@@ -37,8 +37,8 @@ from support.spoiling import (
 from isolauncher import plan, steps
 from isolauncher.channel import Channel
 from isolauncher.errors import StepError
-from isolauncher.opener import Opened
 from isolauncher.pool import Zygote
+from isolauncher.reopen import Opened
 from isolauncher.rooms import Room
 from isolauncher.rooms import _both as both
 from isolauncher.sandbox import Sandbox, tell
