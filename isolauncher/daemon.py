@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import assert_never
 
 from . import (
+    ahead,
     cgroups,
     cleanup,
     consult,
@@ -146,7 +147,7 @@ class Daemon:
             spares=bool(config.rooms.spares) and not self.alone,
             may_spare=self._may_spare,
         )
-        self.rooms = rooms.Rooms(
+        self.rooms = ahead.Rooms(
             self, most=config.rooms.ahead, per_caller=config.rooms.per_caller
         )
         self.pressure = memory.Pressure(

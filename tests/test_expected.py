@@ -18,7 +18,7 @@ import pytest
 from support.daemons import ROOMS_AHEAD, Finished, Service
 from support.powers import need, sandboxes
 
-from isolauncher import expected, road, rooms, seen, verify
+from isolauncher import ahead, expected, road, rooms, seen, verify
 from isolauncher.errors import StepError, VerifyError
 from isolauncher.request import Caller
 
@@ -365,7 +365,7 @@ def test_a_room_is_made_from_descriptors_of_its_own(
         )
 
     (tmp_path / "file").touch()
-    monkeypatch.setattr(rooms, "prepare", made)
+    monkeypatch.setattr(ahead, "prepare", made)
     monkeypatch.setattr(expected, "_seal", seal)
     daemon = SimpleNamespace(
         config=SimpleNamespace(
@@ -374,7 +374,7 @@ def test_a_room_is_made_from_descriptors_of_its_own(
         ),
         log=SimpleNamespace(event=lambda *words, **more: None),
     )
-    rooms_ = rooms.Rooms(daemon, most=4, per_caller=2)  # type: ignore[arg-type]
+    rooms_ = ahead.Rooms(daemon, most=4, per_caller=2)  # type: ignore[arg-type]
     monkeypatch.setattr(rooms_, "dissolve", lambda room: None)
 
     class Checker:
@@ -386,7 +386,7 @@ def test_a_room_is_made_from_descriptors_of_its_own(
     def with_checker(**fields: object) -> rooms.Room:
         return real(**fields, checker=Checker())  # type: ignore[arg-type]
 
-    monkeypatch.setattr(rooms, "Room", with_checker)
+    monkeypatch.setattr(ahead, "Room", with_checker)
 
     async def make() -> None:
         rooms_.launched(facts, first := asked())

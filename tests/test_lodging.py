@@ -24,7 +24,7 @@ from support.peers import until
 from support.powers import need, sandboxes
 from support.sugar import Session, profile, session
 
-from isolauncher import lodging, rooms, verify
+from isolauncher import ahead, lodging, verify
 
 # Imported by sugar-activity3 when GTK and the toolkit are there.
 TOLD = """
@@ -270,7 +270,7 @@ def test_a_descriptor_that_was_exchanged_is_a_difference() -> None:
         os.close(living)
 
 
-@pytest.mark.parametrize(("tried", "again"), [(rooms.TRIED - 1, 1), (rooms.TRIED, 0)])
+@pytest.mark.parametrize(("tried", "again"), [(ahead.TRIED - 1, 1), (ahead.TRIED, 0)])
 def test_what_cannot_be_prepared_is_not_tried_again_at_each_launch(
     tried: int, again: int
 ) -> None:
@@ -285,7 +285,7 @@ def test_what_cannot_be_prepared_is_not_tried_again_at_each_launch(
             closed.append(self)
 
     async def launched() -> tuple[object, ...]:
-        kept = rooms.Rooms(SimpleNamespace(), most=4, per_caller=2)  # type: ignore[arg-type]
+        kept = ahead.Rooms(SimpleNamespace(), most=4, per_caller=2)  # type: ignore[arg-type]
         kept._in_vain += ["a session"] * tried
         facts = SimpleNamespace(policy=SimpleNamespace(digest="", name=""))
         kept.launched(facts, Lodger())  # type: ignore[arg-type]

@@ -26,7 +26,7 @@ from support.peers import until, zygotes
 from support.powers import need, root, sandboxes
 from support.spoiling import launch as spoiling_launch
 
-from isolauncher import init, opener, reopen, rooms, wire
+from isolauncher import ahead, init, opener, reopen, rooms, wire
 from isolauncher import launch as road
 from isolauncher.channel import readable
 from isolauncher.errors import IdentityError, StepError
@@ -572,8 +572,8 @@ def test_the_next_one_waits_until_what_was_launched_has_opened(
         looks.append(pid)
         return seen[pid].pop(0)
 
-    monkeypatch.setattr(rooms, "_processor_s", used)
-    monkeypatch.setattr(rooms, "LOOK_S", 0.25)
+    monkeypatch.setattr(ahead, "_processor_s", used)
+    monkeypatch.setattr(ahead, "LOOK_S", 0.25)
 
     async def look(activities: list[SimpleNamespace]) -> float:
         now = asyncio.get_running_loop().time
@@ -581,7 +581,7 @@ def test_the_next_one_waits_until_what_was_launched_has_opened(
         for activity in activities:
             activity.started += began
         daemon = SimpleNamespace(activities=dict(enumerate(activities)))
-        await rooms.Rooms._opened(SimpleNamespace(_daemon=daemon))  # type: ignore[arg-type]
+        await ahead.Rooms._opened(SimpleNamespace(_daemon=daemon))  # type: ignore[arg-type]
         return now() - began
 
     def one(pid: int, **other: Any) -> SimpleNamespace:
@@ -594,16 +594,16 @@ def test_the_next_one_waits_until_what_was_launched_has_opened(
     others = (
         one(9, bundle_id=None),
         one(9, state="exited"),
-        one(9, started=-rooms.OPENED_S - 1),
+        one(9, started=-ahead.OPENED_S - 1),
     )
     assert asyncio.run(look(list(others))) < 0.2
 
 
 def test_processor_time_is_told_of_who_runs() -> None:
-    before = rooms._processor_s(os.getpid())
-    while rooms._processor_s(os.getpid()) < before + 0.02:
+    before = ahead._processor_s(os.getpid())
+    while ahead._processor_s(os.getpid()) < before + 0.02:
         pass
-    assert rooms._processor_s(0) == 0.0
+    assert ahead._processor_s(0) == 0.0
 
 
 def _titled(where: Service, words: str) -> list[int]:
@@ -693,7 +693,7 @@ def test_two_bundles_of_one_policy_that_ask_for_different_limits_are_no_versions
         )
 
     asked = {
-        p.limits.processes: rooms._Asked(facts=of(p), count=2, at=0.0)
+        p.limits.processes: ahead._Asked(facts=of(p), count=2, at=0.0)
         for p in (policy, lowered)
     }
     for number, same in ((128, policy), (20, lowered)):
