@@ -83,6 +83,7 @@ from .request import parse_signal as read_signal
 from .sandbox import send_signal
 from .scratch import Scratch
 from .stats import Launch, Launches
+from .userdb import USERDB
 from .zygote.program import available_locales
 
 REMEMBER_S = 60
@@ -98,7 +99,6 @@ RECONNECT_S = 10
 """How long a client has to come back after the daemon was restarted."""
 MAX_BROUGHT = 6
 """Descriptors that may come with a question."""
-USERDB = Path("/run/userdb")
 
 
 class Daemon:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Which uid belongs to which activity: the ledger, and the names that go with it.
 
-Here: giving out uids (= gids) of one range, taking them back, and the passwd and
-group files shown inside a sandbox. Not here: becoming a uid, deciding who may ask,
-or the activities' records in the run directory, which are only read.
+Here: giving out uids (= gids) of one range, and taking them back. What a lease's file
+holds is in leases.py, a uid's name on this machine in userdb.py, and what is left of
+those who had it before in leftovers.py. Not here: becoming a uid, deciding who may
+ask, or the activities' records in the run directory, which are only read.
 
 On disk, below STATE/identity (0700, its owner's alone)::
 
@@ -36,10 +37,7 @@ clean". A uid with the bit set is given out only after a survey: no process of i
 /proc, no record of it in the run directory, no file of it below STATE/data. One
 survey serves all free uids; a uid whose generation moved meanwhile stays dirty. At
 the first opening in a boot everything is surveyed once, so a uid whose bit is clear
-needs no look at all. What a survey cannot see: files outside STATE/data.
-
-The processes of a uid are found by reading /proc/PID/status without its threads:
-a sandbox maps one uid only, so that no thread of it can have another.
+needs no look at all.
 """
 
 from __future__ import annotations
@@ -48,9 +46,7 @@ import contextlib
 import errno
 import fcntl
 import grp
-import hashlib
 import itertools
-import json
 import os
 import pwd
 import re
@@ -63,38 +59,24 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
+from . import files, leases, leftovers, userdb
 from .errors import IdentityError, IsolauncherError, NotAllowed
-
-Mode = Literal["instance", "bundle"]
-InstalledBy = Literal["system", "user"]
+from .leases import InstalledBy, Lease, Mode
 
 FIRST: Final = 70000
 LAST: Final = 89999
 QUOTA: Final = 64
 ROOT_QUOTA: Final = 4096
 BUNDLE_QUOTA: Final = 256
-USERDB: Final = Path("/run/userdb")
 
-_MAX_LEASE: Final = 16 * 1024
-_MAX_RECORD: Final = 1024 * 1024
 _MAX_KEY: Final = 1024
 _MAX_NAME: Final = 256
-_MAX_DEPTH: Final = 64
 _LOCK_PATIENCE_S: Final = 5.0
 _NSS_AGE_S: Final = 600.0
 
-_ID = re.compile(r"[0-9a-zA-Z_]{1,64}", re.ASCII)
 _UID = re.compile(r"[1-9][0-9]{0,9}", re.ASCII)
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,30}", re.ASCII)
-_PATH = re.compile(r"/[^:\x00-\x1f\x7f]{0,1023}")
-_OUR_RECORD = re.compile(
-    r"(?:isolauncher-)?([1-9][0-9]{0,9})\.(?:user|group)"
-    r"|\.isolauncher-([1-9][0-9]{0,9})\.(?:user|group)\.new"
-)
-
-_MARK: Final = "org.sugarlabs.isolauncher"
 
 # magic, boot id, first, last | sequence, cursor, surveys: the second part is written
 # alone, the first only with a whole new file.
@@ -105,30 +87,6 @@ _MAGIC: Final = b"isoledg1"
 _HEADER: Final = 64
 _RING: Final = 1024
 _NUMBERS_AT: Final = _HEADER + 4 * _RING
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lease:
-    """One uid given out.
-
-    ``key`` and ``installed_by`` are empty for an instance lease. ``activity_id`` is
-    empty for a bundle lease nothing runs under now. ``taker_pid`` and
-    ``taker_start`` (clock ticks since boot) name the process that took it, so that
-    another process's gc leaves a launch in flight alone.
-    """
-
-    uid: int
-    gid: int
-    mode: Mode
-    key: str
-    installed_by: InstalledBy | Literal[""]
-    caller_uid: int
-    caller_name: str
-    activity_id: str
-    created: float
-    boot_id: str
-    taker_pid: int
-    taker_start: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,58 +101,6 @@ class Collected:
     what: Literal["released", "kept"]
     why: str
     pid: int = 0
-
-
-class Views(NamedTuple):
-    """Files of /etc as an activity sees them."""
-
-    passwd: bytes
-    group: bytes
-    nsswitch: bytes
-    hosts: bytes
-
-
-def views(
-    *,
-    inner_uid: int,
-    inner_gid: int,
-    name: str,
-    home: str,
-    shell: str,
-    hostname: str = "",
-    mixes_sound: bool = False,
-) -> Views:
-    """root, nobody and the inner user; nobody else of this machine.
-
-    ``name`` comes from the caller's machine and may hold anything: a name outside
-    the grammar, or one of the two others' names, becomes ``user``. ``mixes_sound``: its
-    group is called audio as well, whose name alsa-lib asks for before it mixes what
-    several programs play (alsa.conf, defaults.pcm.ipc_gid).
-    """
-    if name in {"root", "nobody", "nogroup"} or not _NAME.fullmatch(name):
-        name = {0: "root", 65534: "nobody"}.get(inner_uid, "user")
-    home = home if _PATH.fullmatch(home) else "/"
-    shell = shell if _PATH.fullmatch(shell) else "/bin/sh"
-    users = {
-        0: "root:x:0:0::/:/usr/sbin/nologin",
-        65534: "nobody:x:65534:65534::/nonexistent:/usr/sbin/nologin",
-    }
-    users[inner_uid] = f"{name}:x:{inner_uid}:{inner_gid}::{home}:{shell}"
-    groups = {0: "root:x:0:", 65534: "nogroup:x:65534:"}
-    groups.setdefault(inner_gid, f"{name}:x:{inner_gid}:")
-    group = _lines(groups) + (f"audio:x:{inner_gid}:\n" if mixes_sound else "").encode()
-    host = f"127.0.1.1 {hostname}\n" if _NAME.fullmatch(hostname) else ""
-    return Views(
-        passwd=_lines(users),
-        group=group,
-        nsswitch=b"passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n"
-        b"protocols: files\nservices: files\n",
-        hosts=f"127.0.0.1 localhost\n::1 localhost\n{host}".encode(),
-    )
-
-
-def _lines(table: dict[int, str]) -> bytes:
-    return ("\n".join(table[number] for number in sorted(table)) + "\n").encode()
 
 
 class Ledger:
@@ -228,7 +134,9 @@ class Ledger:
         self._root_quota = root_quota
         self._bundle_quota = bundle_quota
         self._state = state_dir.absolute()
+        self._uids = range(first + 1, last + 1)
         self._records = run_dir / "activities"
+        self._data = self._state / "data"
         self._userdb = userdb_dir
         self._mutex = threading.Lock()
         self._boot = _boot_id()
@@ -280,7 +188,7 @@ class Ledger:
                 f"uid {caller_uid} is an activity's and launches nothing",
                 code="caller-is-activity",
             )
-        if not _ID.fullmatch(activity_id):
+        if not leases.ID.fullmatch(activity_id):
             raise IdentityError(
                 f"{activity_id[:80]!r} is no activity id",
                 code="identity-bad-id",
@@ -459,7 +367,7 @@ class Ledger:
                     )
                 self._check_quota(wanted)
                 if wanted.mode == "bundle":
-                    bound = self._by_key.get(_key(wanted))
+                    bound = self._by_key.get(leases.key(wanted))
                     if bound is not None:
                         return self._use(self._held[bound], wanted)
                     self._refuse_lost_binding(wanted)
@@ -514,7 +422,7 @@ class Ledger:
         limit = self._bundle_quota if caller else self._root_quota
         if (
             wanted.mode == "bundle"
-            and _key(wanted) not in self._by_key
+            and leases.key(wanted) not in self._by_key
             and self._bound[caller] >= limit
         ):
             raise IdentityError(
@@ -527,7 +435,7 @@ class Ledger:
 
     def _refuse_lost_binding(self, wanted: Lease) -> None:
         """A key with a link but no lease that we could read gets no second uid."""
-        name = _digest(wanted)
+        name = leases.digest(wanted)
         try:
             os.stat(name, dir_fd=self._bundles_fd, follow_symlinks=False)
         except FileNotFoundError:
@@ -555,7 +463,7 @@ class Ledger:
         self._write(bound, str(uid), self._uids_fd, durable=True)
         os.link(
             str(uid),
-            _digest(bound),
+            leases.digest(bound),
             src_dir_fd=self._uids_fd,
             dst_dir_fd=self._bundles_fd,
         )
@@ -571,7 +479,7 @@ class Ledger:
         )
         with contextlib.suppress(FileExistsError):
             os.mkdir(str(lease.uid), 0o700, dir_fd=self._uses_fd)
-        fd = _open_dir(str(lease.uid), self._uses_fd)
+        fd = files.open_dir(str(lease.uid), self._uses_fd)
         try:
             self._write(lease, lease.activity_id, fd)
         finally:
@@ -584,7 +492,7 @@ class Ledger:
         if self._userdb is None:
             return
         try:
-            _write_userdb(self._userdb, lease, str(self._state))
+            userdb.write(self._userdb, lease, str(self._state))
         except OSError as error:
             # The record also tells another ledger that this uid is ours.
             self._drop(lease)
@@ -608,7 +516,7 @@ class Ledger:
         # The name goes first: whoever is killed in between leaves a lease that gc
         # sees, not a name that nobody owns.
         if self._userdb is not None:
-            _remove_userdb(self._userdb, lease.uid)
+            userdb.remove(self._userdb, lease.uid)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(str(lease.uid), dir_fd=self._uids_fd)
         self._unindex(lease.uid)
@@ -617,9 +525,9 @@ class Ledger:
         """Ends a bundle lease nothing runs under."""
         self._announce(lease.uid, cursor=self._cursor, number=self._number(lease.uid))
         if self._userdb is not None:
-            _remove_userdb(self._userdb, lease.uid)
+            userdb.remove(self._userdb, lease.uid)
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(_digest(lease), dir_fd=self._bundles_fd)
+            os.unlink(leases.digest(lease), dir_fd=self._bundles_fd)
         os.fsync(self._bundles_fd)
         with contextlib.suppress(FileNotFoundError):
             os.rmdir(str(lease.uid), dir_fd=self._uses_fd)
@@ -645,7 +553,7 @@ class Ledger:
         gone = {a: lease for a, lease in before.items() if not running(a)}
         # Scanned after the list was made, outside the lock; a lease that changed
         # meanwhile is left alone.
-        alive = self._uids_in_proc()
+        alive = leftovers.in_proc(self._uids)
         done: list[Collected] = []
 
         def note(
@@ -704,14 +612,14 @@ class Ledger:
                 with contextlib.suppress(FileExistsError):
                     os.link(
                         str(lease.uid),
-                        _digest(lease),
+                        leases.digest(lease),
                         src_dir_fd=self._uids_fd,
                         dst_dir_fd=self._bundles_fd,
                     )
                     os.fsync(self._bundles_fd)
 
     def _discard(self, alive: dict[int, int]) -> list[Collected]:
-        owners = self._uids_in_data()
+        owners = leftovers.in_data(self._uids, self._data)
         done: list[Collected] = []
         for uid, problem in sorted(self._corrupt.items()):
             why = ""
@@ -721,10 +629,10 @@ class Ledger:
                 why = f"{owners[uid]} is its"
             if not why:
                 self._announce(uid, cursor=self._cursor, number=self._number(uid) | 1)
-                _remove_tree(str(uid), self._uids_fd)
-                _remove_tree(str(uid), self._uses_fd)
+                files.remove_tree(str(uid), self._uids_fd)
+                files.remove_tree(str(uid), self._uses_fd)
                 if self._userdb is not None:
-                    _remove_userdb(self._userdb, uid)
+                    userdb.remove(self._userdb, uid)
                 self._unindex(uid)
             done.append(
                 Collected(
@@ -734,7 +642,7 @@ class Ledger:
                     why=why or problem,
                 )
             )
-        bound = {_digest(le) for le in self._held.values() if le.mode == "bundle"}
+        bound = {leases.digest(le) for le in self._held.values() if le.mode == "bundle"}
         kept = {
             os.stat(str(uid), dir_fd=self._uids_fd, follow_symlinks=False).st_ino
             for uid in self._corrupt
@@ -742,7 +650,7 @@ class Ledger:
         for name in sorted(os.listdir(self._bundles_fd)):
             info = os.stat(name, dir_fd=self._bundles_fd, follow_symlinks=False)
             if name not in bound and info.st_ino not in kept:
-                _remove_tree(name, self._bundles_fd)
+                files.remove_tree(name, self._bundles_fd)
                 path = self.directory / "bundles" / name
                 done.append(
                     Collected(
@@ -758,14 +666,10 @@ class Ledger:
         if self._userdb is None or not self._userdb.is_dir():
             return []
         done: list[Collected] = []
-        found = {
-            int(match[1] or match[2])
-            for match in map(_OUR_RECORD.fullmatch, os.listdir(self._userdb))
-            if match
-        }
+        found = userdb.uids(self._userdb)
         for uid in sorted(found - self._held.keys() - self._corrupt.keys()):
             if self.first < uid <= self.last and self._record_of(uid) != "other":
-                _remove_userdb(self._userdb, uid)
+                userdb.remove(self._userdb, uid)
                 done.append(
                     Collected(
                         uid=uid,
@@ -801,113 +705,7 @@ class Ledger:
             os.pwrite(self._map_fd, self._numbers.tobytes(), _NUMBERS_AT)
 
     def _leftovers(self) -> dict[int, str]:
-        """Processes first: a uid without any makes no new file while we look."""
-        found = {
-            uid: f"process {pid} has it" for uid, pid in self._uids_in_proc().items()
-        }
-        for uid, path in self._uids_in_records().items():
-            found.setdefault(uid, f"{path} records it")
-        for uid, path in self._uids_in_data().items():
-            found.setdefault(uid, f"{path} is its")
-        return found
-
-    def _uids_in_proc(self) -> dict[int, int]:
-        """uid → one pid that has it as any of its four uids or gids; zombies count."""
-        found: dict[int, int] = {}
-        for name in os.listdir("/proc"):
-            if not name.isdigit():
-                continue
-            try:
-                fd = os.open(f"/proc/{name}/status", os.O_RDONLY | os.O_CLOEXEC)
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            try:
-                text = os.read(fd, 8192)
-            except ProcessLookupError:
-                continue
-            finally:
-                os.close(fd)
-            for line in text.split(b"\n"):
-                if line.startswith((b"Uid:", b"Gid:")):
-                    for word in line.split()[1:]:
-                        if self.first < int(word) <= self.last:
-                            found.setdefault(int(word), int(name))
-        return found
-
-    def _uids_in_records(self) -> dict[int, Path]:
-        found: dict[int, Path] = {}
-        try:
-            names = os.listdir(self._records)
-        except FileNotFoundError:
-            return found
-        for name in names:
-            path = self._records / name
-            try:
-                # Its first line says whose it is; see records.py.
-                with open(path, "rb") as file:
-                    record: object = json.loads(file.readline(_MAX_RECORD))
-            except FileNotFoundError:
-                continue
-            except (ValueError, RecursionError):
-                record = None
-            uids = _uids_of(record)
-            if not uids:
-                raise IdentityError(
-                    f"{path} does not say whose uid it is, so that no uid can be "
-                    "shown to be free of its activity",
-                    code="identity-record",
-                    hint="remove it if its activity has ended",
-                )
-            for uid in uids:
-                found.setdefault(uid, path)
-        return found
-
-    def _uids_in_data(self) -> dict[int, Path]:
-        """uid → one file of it. Walks descriptors: an activity may swap a directory
-        for a link meanwhile. What lies too deep was made by one who could write in
-        the last directory seen, and that one's owner is counted."""
-        found: dict[int, Path] = {}
-        root = self._state / "data"
-        try:
-            stack = [(_open_dir(root, None), root)]
-        except FileNotFoundError:
-            return found
-        fds = [stack[0][0]]
-        try:
-            waiting: list[Iterator[os.DirEntry[str]]] = [_entries(fds[0])]
-            while waiting:
-                path = stack[-1][1]
-                for entry in waiting[-1]:
-                    try:
-                        info = entry.stat(follow_symlinks=False)
-                    except FileNotFoundError:
-                        continue
-                    for uid in (info.st_uid, info.st_gid):
-                        if self.first < uid <= self.last:
-                            found.setdefault(uid, path / entry.name)
-                    if stat.S_ISDIR(info.st_mode) and len(fds) < _MAX_DEPTH:
-                        try:
-                            fd = _open_dir(entry.name, fds[-1])
-                        except OSError as error:
-                            if error.errno in (
-                                errno.ENOENT,
-                                errno.ENOTDIR,
-                                errno.ELOOP,
-                            ):
-                                continue
-                            raise
-                        fds.append(fd)
-                        stack.append((fd, path / entry.name))
-                        waiting.append(_entries(fd))
-                        break
-                else:
-                    waiting.pop()
-                    stack.pop()
-                    os.close(fds.pop())
-        finally:
-            for fd in fds:
-                os.close(fd)
-        return found
+        return leftovers.found(self._uids, self._records, self._data)
 
     # Names of this machine.
 
@@ -940,27 +738,9 @@ class Ledger:
         self._nss[uid] = next((name for name in names if name not in ours), "")
 
     def _record_of(self, uid: int) -> Literal["none", "ours", "other"]:
-        """Ours names our state directory; another ledger's uid is somebody else's."""
         if self._userdb is None:
             return "none"
-        for kind in ("user", "group"):
-            ours = f"isolauncher-{uid}.{kind}"
-            if _link_to(self._userdb / f"{uid}.{kind}") not in (None, ours):
-                return "other"
-            try:
-                with open(self._userdb / ours, "rb") as file:
-                    record: object = json.loads(file.read(_MAX_LEASE))
-            except FileNotFoundError:
-                continue
-            except (OSError, ValueError, RecursionError):
-                return "other"
-            mark = record.get(_MARK) if isinstance(record, dict) else None
-            if not isinstance(mark, dict) or mark.get("stateDirectory") != str(
-                self._state
-            ):
-                return "other"
-            return "ours"
-        return "none"
+        return userdb.whose(self._userdb, uid, str(self._state))
 
     # The directory and the map.
 
@@ -968,7 +748,7 @@ class Ledger:
         self._state.mkdir(parents=True, exist_ok=True, mode=0o755)
         with contextlib.suppress(FileExistsError):
             os.mkdir(self.directory, 0o700)
-        self._dir_fd = self._keep(_open_dir(self.directory, None))
+        self._dir_fd = self._keep(files.open_dir(self.directory, None))
         info = os.fstat(self._dir_fd)
         if info.st_uid != os.geteuid() or info.st_mode & 0o077:
             raise IdentityError(
@@ -988,11 +768,11 @@ class Ledger:
         for name in ("uids", "bundles", "uses"):
             with contextlib.suppress(FileExistsError):
                 os.mkdir(name, 0o700, dir_fd=self._dir_fd)
-        self._uids_fd = self._keep(_open_dir("uids", self._dir_fd))
-        self._bundles_fd = self._keep(_open_dir("bundles", self._dir_fd))
-        self._uses_fd = self._keep(_open_dir("uses", self._dir_fd))
+        self._uids_fd = self._keep(files.open_dir("uids", self._dir_fd))
+        self._bundles_fd = self._keep(files.open_dir("bundles", self._dir_fd))
+        self._uses_fd = self._keep(files.open_dir("uses", self._dir_fd))
         with self._locked():
-            _remove_tree(".new", self._dir_fd)
+            files.remove_tree(".new", self._dir_fd)
             header = self._open_map()
             if header != (self._boot, self.first, self.last):
                 self._rebuild(new_boot=header is None or header[0] != self._boot)
@@ -1067,7 +847,7 @@ class Ledger:
 
     def _forget_last_boot(self) -> None:
         for uid in os.listdir(self._uses_fd):
-            fd = _open_dir(uid, self._uses_fd)
+            fd = files.open_dir(uid, self._uses_fd)
             try:
                 for name in os.listdir(fd):
                     if self._is_of_last_boot(name, fd):
@@ -1077,13 +857,13 @@ class Ledger:
         for name in os.listdir(self._uids_fd):
             if _UID.fullmatch(name) and self._is_of_last_boot(name, self._uids_fd):
                 if self._userdb is not None:
-                    _remove_userdb(self._userdb, int(name))
+                    userdb.remove(self._userdb, int(name))
                 os.unlink(name, dir_fd=self._uids_fd)
 
     def _is_of_last_boot(self, name: str, directory: int) -> bool:
         try:
             lease = self._read(name, directory)
-        except _Unusable:
+        except leases.Unusable:
             # A power loss leaves what was never synced empty or as zeros. A bundle
             # lease was synced before it had a name.
             return _is_torn(name, directory)
@@ -1214,11 +994,7 @@ class Ledger:
         over: bool = False,
     ) -> None:
         """``over``: in the place of the lease that is there."""
-        fields = {
-            "version": 1,
-            **{field: getattr(lease, field) for field in _FIELDS},
-        }
-        self._write_new(json.dumps(fields).encode() + b"\n", durable=durable)
+        self._write_new(leases.content(lease), durable=durable)
         if over:
             os.rename(".new", name, src_dir_fd=self._dir_fd, dst_dir_fd=directory)
         else:
@@ -1235,10 +1011,10 @@ class Ledger:
             fd = os.open(".new", flags, 0o600, dir_fd=self._dir_fd)
         except FileExistsError:
             # Not truncated: its other link may be a lease already.
-            _remove_tree(".new", self._dir_fd)
+            files.remove_tree(".new", self._dir_fd)
             fd = os.open(".new", flags, 0o600, dir_fd=self._dir_fd)
         try:
-            _write_all(fd, content)
+            files.write_all(fd, content)
             if durable:
                 os.fsync(fd)
         except OSError:
@@ -1274,17 +1050,17 @@ class Ledger:
         try:
             lease = self._read(str(uid), self._uids_fd)
             if lease.uid != uid:
-                raise _Unusable(f"it is the lease of uid {lease.uid}")
+                raise leases.Unusable(f"it is the lease of uid {lease.uid}")
             if lease.mode == "instance" and not lease.activity_id:
-                raise _Unusable("it names no activity")
+                raise leases.Unusable("it names no activity")
             if lease.mode == "instance" and lease.activity_id in self._by_activity:
-                raise _Unusable(f"activity {lease.activity_id} has two leases")
-            if lease.mode == "bundle" and _key(lease) in self._by_key:
-                raise _Unusable(f"{lease.key!r} has two leases")
+                raise leases.Unusable(f"activity {lease.activity_id} has two leases")
+            if lease.mode == "bundle" and leases.key(lease) in self._by_key:
+                raise leases.Unusable(f"{lease.key!r} has two leases")
             uses = self._read_uses(lease) if lease.mode == "bundle" else []
         except FileNotFoundError:
             return
-        except _Unusable as problem:
+        except leases.Unusable as problem:
             path = self.directory / "uids" / str(uid)
             self._corrupt[uid] = (
                 f"{path} cannot be used: {problem}; uid {uid} is not given out until "
@@ -1298,7 +1074,7 @@ class Ledger:
 
     def _read_uses(self, bound: Lease) -> list[Lease]:
         try:
-            fd = _open_dir(str(bound.uid), self._uses_fd)
+            fd = files.open_dir(str(bound.uid), self._uses_fd)
         except FileNotFoundError:
             return []
         try:
@@ -1308,12 +1084,14 @@ class Ledger:
                     use = self._read(name, fd)
                 except FileNotFoundError:
                     continue
-                if (use.uid, _key(use), use.activity_id) != (
+                if (use.uid, leases.key(use), use.activity_id) != (
                     bound.uid,
-                    _key(bound),
+                    leases.key(bound),
                     name,
                 ) or use.activity_id in self._by_activity:
-                    raise _Unusable(f"uses/{bound.uid}/{name} does not belong to it")
+                    raise leases.Unusable(
+                        f"uses/{bound.uid}/{name} does not belong to it"
+                    )
                 found.append(use)
             return found
         finally:
@@ -1325,22 +1103,22 @@ class Ledger:
             fd = os.open(name, flags, dir_fd=directory)
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.ENXIO):
-                raise _Unusable(f"{name} is no regular file") from None
+                raise leases.Unusable(f"{name} is no regular file") from None
             raise
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise _Unusable(f"{name} is no regular file")
-            content = os.read(fd, _MAX_LEASE + 1)
+                raise leases.Unusable(f"{name} is no regular file")
+            content = os.read(fd, leases.MAX_BYTES + 1)
         finally:
             os.close(fd)
-        if len(content) > _MAX_LEASE:
-            raise _Unusable(f"{name} is larger than {_MAX_LEASE} bytes")
-        return _parse(content)
+        if len(content) > leases.MAX_BYTES:
+            raise leases.Unusable(f"{name} is larger than {leases.MAX_BYTES} bytes")
+        return leases.parse(content)
 
     def _index(self, lease: Lease) -> None:
         self._held[lease.uid] = lease
         if lease.mode == "bundle":
-            self._by_key[_key(lease)] = lease.uid
+            self._by_key[leases.key(lease)] = lease.uid
             self._bound[lease.caller_uid] += 1
         else:
             self._by_activity[lease.activity_id] = lease
@@ -1360,7 +1138,7 @@ class Ledger:
             self._unindex_use(use)
         self._uses.pop(uid, None)
         if lease.mode == "bundle":
-            del self._by_key[_key(lease)]
+            del self._by_key[leases.key(lease)]
             self._bound[lease.caller_uid] -= 1
         else:
             del self._by_activity[lease.activity_id]
@@ -1398,152 +1176,6 @@ def stored_range(state_dir: Path) -> tuple[int, int] | None:
     return (first, last)
 
 
-class _Unusable(Exception):
-    """What a file holds is not a lease."""
-
-
-_FIELDS: Final[dict[str, type | tuple[type, ...]]] = {
-    "uid": int,
-    "gid": int,
-    "mode": str,
-    "key": str,
-    "installed_by": str,
-    "caller_uid": int,
-    "caller_name": str,
-    "activity_id": str,
-    "created": (int, float),
-    "boot_id": str,
-    "taker_pid": int,
-    "taker_start": int,
-}
-
-
-def _parse(content: bytes) -> Lease:
-    try:
-        fields: object = json.loads(content)
-    except (ValueError, RecursionError):
-        raise _Unusable("it is not JSON") from None
-    if not isinstance(fields, dict) or fields.pop("version", None) != 1:
-        raise _Unusable("it is not of version 1")
-    if fields.keys() != _FIELDS.keys():
-        odd = sorted(fields.keys() ^ _FIELDS.keys())
-        raise _Unusable(f"missing or unknown: {', '.join(odd)[:200]}")
-    for name, kind in _FIELDS.items():
-        if not isinstance(fields[name], kind) or isinstance(fields[name], bool):
-            raise _Unusable(f"{name} has the wrong type")
-    lease = Lease(**fields)
-    bundle = lease.mode == "bundle"
-    if (
-        lease.mode not in ("instance", "bundle")
-        or lease.installed_by not in (("system", "user") if bundle else ("",))
-        or bool(lease.key) != bundle
-        or lease.gid != lease.uid
-        or (lease.activity_id and not _ID.fullmatch(lease.activity_id))
-    ):
-        raise _Unusable("its values contradict each other")
-    return lease
-
-
-def _key(lease: Lease) -> tuple[int, str, str]:
-    return (lease.caller_uid, lease.key, lease.installed_by)
-
-
-def _digest(lease: Lease) -> str:
-    # JSON, because it says where one part of the key ends and the next begins.
-    return hashlib.sha256(json.dumps(_key(lease)).encode()).hexdigest()
-
-
-def _uids_of(record: object) -> set[int]:
-    """The uid of an activity's record, as ``uid`` or as ``identity.uid``."""
-    if not isinstance(record, dict):
-        return set()
-    identity = record.get("identity")
-    inner = identity.get("uid") if isinstance(identity, dict) else None
-    return {uid for uid in (record.get("uid"), inner) if type(uid) is int}
-
-
-def _write_userdb(directory: Path, lease: Lease, state: str) -> None:
-    """A user and a group record (systemd's JSON user records), then their numbers."""
-    directory.mkdir(mode=0o755, exist_ok=True)
-    name = f"isolauncher-{lease.uid}"
-    common = {
-        "disposition": "dynamic",
-        "service": _MARK,
-        _MARK: {"stateDirectory": state},
-    }
-    user = {
-        "userName": name,
-        "uid": lease.uid,
-        "gid": lease.gid,
-        "realName": f"isolauncher activity of uid {lease.caller_uid}",
-        "homeDirectory": "/",
-        "shell": "/usr/sbin/nologin",
-        "locked": True,
-        **common,
-    }
-    fd = _open_dir(directory, None)
-    try:
-        for kind, record in (
-            ("group", {"groupName": name, "gid": lease.gid, **common}),
-            ("user", user),
-        ):
-            _replace(f"{name}.{kind}", json.dumps(record).encode() + b"\n", fd)
-            with contextlib.suppress(FileExistsError):
-                os.symlink(f"{name}.{kind}", f"{lease.uid}.{kind}", dir_fd=fd)
-    finally:
-        os.close(fd)
-
-
-def _replace(name: str, content: bytes, directory: int) -> None:
-    new = f".{name}.new"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-    fd = os.open(new, flags, 0o644, dir_fd=directory)
-    try:
-        os.fchmod(fd, 0o644)
-        _write_all(fd, content)
-    finally:
-        os.close(fd)
-    os.rename(new, name, src_dir_fd=directory, dst_dir_fd=directory)
-
-
-def _remove_userdb(directory: Path, uid: int) -> None:
-    for kind in ("user", "group"):
-        ours = f"isolauncher-{uid}.{kind}"
-        if _link_to(directory / f"{uid}.{kind}") == ours:
-            os.unlink(directory / f"{uid}.{kind}")
-        for name in (f".{ours}.new", ours):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(directory / name)
-
-
-def _link_to(path: Path) -> str | None:
-    """What a link says; empty for anything but a link, None for nothing."""
-    try:
-        return os.readlink(path)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        if error.errno == errno.EINVAL:
-            return ""
-        raise
-
-
-def _remove_tree(name: str, directory: int) -> None:
-    """A file, or a directory of files; never follows a link."""
-    try:
-        os.unlink(name, dir_fd=directory)
-    except FileNotFoundError:
-        return
-    except (IsADirectoryError, PermissionError):
-        fd = _open_dir(name, directory)
-        try:
-            for inside in os.listdir(fd):
-                _remove_tree(inside, fd)
-        finally:
-            os.close(fd)
-        os.rmdir(name, dir_fd=directory)
-
-
 def _is_torn(name: str, directory: int) -> bool:
     fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=directory)
     try:
@@ -1551,26 +1183,11 @@ def _is_torn(name: str, directory: int) -> bool:
         return (
             stat.S_ISREG(info.st_mode)
             and info.st_nlink == 1
-            and info.st_size <= _MAX_LEASE
-            and not os.read(fd, _MAX_LEASE).strip(b"\0")
+            and info.st_size <= leases.MAX_BYTES
+            and not os.read(fd, leases.MAX_BYTES).strip(b"\0")
         )
     finally:
         os.close(fd)
-
-
-def _open_dir(path: str | Path, directory: int | None) -> int:
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
-    return os.open(path, flags, dir_fd=directory)
-
-
-def _entries(fd: int) -> Iterator[os.DirEntry[str]]:
-    with os.scandir(fd) as entries:
-        yield from entries
-
-
-def _write_all(fd: int, content: bytes) -> None:
-    while content:
-        content = content[os.write(fd, content) :]
 
 
 def _stamp(path: str) -> tuple[int, int, int]:

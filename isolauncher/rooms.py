@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 from . import (
     cgroups,
     filters,
-    identity,
     opener,
+    passwd,
     plan,
     records,
     reopen,
@@ -542,7 +542,7 @@ def _person(room: Room, made_from: Facts) -> plan.Person:
     caller = made_from.caller
     same = room.inner_uid == room.uid
     inner_gid = room.uid if same or caller.gid == 0 else caller.gid
-    views = identity.views(  # noqa: S604 - "shell" is a field of passwd(5)
+    views = passwd.views(  # noqa: S604 - "shell" is a field of passwd(5)
         inner_uid=room.inner_uid,
         inner_gid=inner_gid,
         # Its own uid has a name outside only, which is ours and not worth asking NSS.

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING
 
 from .. import paths
 from ..errors import NotAllowed, RequestError
-from ..identity import FIRST, LAST, USERDB, Lease, Ledger, stored_range
+from ..identity import FIRST, LAST, Ledger, stored_range
+from ..leases import Lease
+from ..userdb import USERDB
 from . import printable, tell
 from .ps import table
 

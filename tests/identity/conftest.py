@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from isolauncher.identity import Lease, Ledger
+from isolauncher.identity import Ledger
+from isolauncher.leases import Lease
 
 
 class Place:

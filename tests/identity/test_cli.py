@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from isolauncher.cli.main import main
-from isolauncher.identity import Lease
+from isolauncher.leases import Lease
 
 from .conftest import Place
 

@@ -19,7 +19,8 @@ import pytest
 
 from isolauncher import identity
 from isolauncher.errors import IdentityError
-from isolauncher.identity import Lease, Ledger
+from isolauncher.identity import Ledger
+from isolauncher.leases import Lease
 
 from .conftest import Place
 

@@ -18,7 +18,8 @@ from support import powers
 
 from isolauncher import identity
 from isolauncher.errors import IdentityError, NotAllowed
-from isolauncher.identity import Lease, Ledger
+from isolauncher.identity import Ledger
+from isolauncher.leases import Lease
 
 from .conftest import Place
 

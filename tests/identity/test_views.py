@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from isolauncher.identity import views
+from isolauncher.passwd import views
 
 
 def passwd(**changes: object) -> list[list[str]]:
