@@ -849,7 +849,7 @@ def device_node(path: str, nodes: devices.Nodes, number: int) -> DeviceNode:
 
 
 def _devices(nodes: tuple[DeviceNode, ...], owner: int) -> Iterator[Step]:
-    """Nothing of the policy's comes to lie below /dev after it (check.MADE_BY_US)."""
+    """Nothing of the policy's lies below /dev after it (reserved.MADE_BY_US)."""
     if not nodes:
         return
     above = dict.fromkeys(p for node in nodes for p in _parents(node.path))

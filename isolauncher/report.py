@@ -17,8 +17,8 @@ from typing import Literal
 from .errors import Mistake
 from .policy import audit
 from .policy.audit import Remark, Severity
-from .policy.check import shown
 from .policy.model import KEYS, Accept, Policy, Said, Value, reasons, values
+from .policy.quote import shown
 from .policy.wishes import Answer
 
 _COLOURS: Mapping[str, str] = {

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from .. import devices, filters, plan
 from ..consult import FOUND_BEFORE, UNHEARD
-from ..policy import check
+from ..policy import reserved
 from ..policy.model import IN_HOME
 from ..report import Proof
 from ..steps import SetLimits, Step
@@ -499,7 +499,7 @@ def _shown_one(seen: Seen, path: str, key: str, claim: str) -> Proof:
 def _shown_to_nobody(path: str) -> str:
     """Why what a policy names is not shown to anybody on this machine, or ""."""
     real = os.path.realpath(path)
-    if why := check.refuse_read(real, ()) or check.made_anew(real):
+    if why := reserved.refuse_read(real, ()) or reserved.made_anew(real):
         return f"it leads to {real}: {why}"
     mode = os.stat(real).st_mode
     if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):

@@ -13,14 +13,22 @@ import difflib
 import math
 import posixpath
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
 from isolauncher.errors import Mistake
-from isolauncher.policy import audit, bitfrost, environment, toml
+from isolauncher.policy import (
+    attempts,
+    audit,
+    bitfrost,
+    bus,
+    environment,
+    quote,
+    reserved,
+    toml,
+)
 from isolauncher.policy.model import (
-    DEVICES,
     IN_HOME,
     KEYS,
     TABLES,
@@ -32,6 +40,7 @@ from isolauncher.policy.model import (
     Origin,
     Value,
 )
+from isolauncher.policy.quote import safe, shown, with_unit, written
 
 MAX_MISTAKES = 100
 MAX_ITEMS = 256
@@ -40,65 +49,16 @@ MAX_PATH = 4095
 
 INHERIT = "..."
 POLICY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-OUR_BUS_NAME = "org.sugarlabs.IsoLauncher1"
-_NEVER: Mapping[str, tuple[str, str]] = {
-    OUR_BUS_NAME: ("policy-grants-isolauncher", "which no policy may grant"),
-    "org.laptop.sugar.DataStore": (
-        "policy-grants-datastore",
-        "behind which files.documents would mean nothing",
-    ),
-    "org.freedesktop.DBus": ("policy-grants-bus", "the bus itself, always there"),
-}
 
 _KEYS: Mapping[str, Key] = {key.name: key for key in KEYS}
-_SIZE = re.compile(r"([0-9]{1,20})([KMG]?)")
-_UNIT = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 _HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 _BUNDLE_ID = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*(\.\*)?")
 _CALLER = re.compile(r"\*|@?[A-Za-z_][A-Za-z0-9_.-]{0,31}\$?")
 _ADDRESS = re.compile(
     r"(tcp|udp)://([A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):(\d{1,5})"
 )
-_BUS_ELEMENT = r"[A-Za-z_-][A-Za-z0-9_-]*"
-_BUS_NAME = re.compile(rf"{_BUS_ELEMENT}(\.{_BUS_ELEMENT})+(\.\*)?")
-_MEMBER = r"[A-Za-z_][A-Za-z0-9_]*"
-_BUS_RULE = re.compile(
-    rf"(\*|{_MEMBER}(\.{_MEMBER})+|{_MEMBER}(\.{_MEMBER})+\.\*)"
-    r"@(/|(/[A-Za-z0-9_]+)+(/\*)?|/\*)"
-)
-_HOST_PORT = re.compile(r"([A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):(\d{1,5})")
-_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 
 _NOT_MATCH = {*TABLES, "expect", "accept", "description", "extends"} - {"", "match"}
-
-MADE_BY_US = ("/proc", "/sys", "/dev")
-_SYNTHESIZED = "it is written for each activity"
-MADE_PATHS: Mapping[str, str] = {
-    "/tmp": "files.tmp says how large it is",  # noqa: S108 - refused, not used
-    "/var/tmp": "it is a link to /tmp, which files.tmp gives a size",  # noqa: S108
-    "/etc/passwd": _SYNTHESIZED,
-    "/etc/group": _SYNTHESIZED,
-    "/etc/nsswitch.conf": _SYNTHESIZED,
-    "/etc/hosts": _SYNTHESIZED,
-    "/etc/hostname": "namespaces.hostname says what is in it",
-    "/etc/machine-id": "it is the same one for each activity of each machine",
-}
-
-
-def shown(text: str, limit: int = 60) -> str:
-    """In quotes, cut, and with everything escaped that could play tricks on a reader.
-
-    Control characters would reach the terminal, direction marks reorder the line.
-    """
-    cut = text if len(text) <= limit else text[: limit - 1] + "…"
-    return (
-        "'"
-        + "".join(
-            char if char.isprintable() and char not in "'\\" else ascii(char)[1:-1]
-            for char in cut
-        )
-        + "'"
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,7 +289,7 @@ class _Checker:
         hint = f"did you mean {near}?" if near else "docs/policy.md lists all keys"
         self.mistake(
             entry.key,
-            _safe(name),
+            safe(name),
             "policy-unknown-key",
             f"there is no {'table' if is_table else 'key'} {shown(last)}"
             + (f" in [{table}]" if table else ""),
@@ -473,7 +433,7 @@ class _Checker:
         if not isinstance(value, str):
             self.wrong_type(key, node, "a size", 'write a size such as "64M"')
             return None
-        found = _SIZE.fullmatch(value)
+        found = quote.SIZE.fullmatch(value)
         if found is None:
             self.mistake(
                 node.place,
@@ -483,7 +443,7 @@ class _Checker:
                 'digits and at most one of K M G, such as "64M"; K is 1024',
             )
             return None
-        return self.in_range(key, node, int(found[1]) * _UNIT[found[2]])
+        return self.in_range(key, node, int(found[1]) * quote.UNIT[found[2]])
 
     def in_range(self, key: Key, node: toml.Node, value: int) -> int | None:
         if key.minimum <= value <= key.maximum:
@@ -649,8 +609,8 @@ class _Checker:
     def bus_calls(self, key: Key, node: toml.Node) -> Listed | None:
         def item(key: Key, value: str, at: toml.Place) -> bool:
             name, equals, rule = value.partition("=")
-            if equals and _is_bus_name(name) and _BUS_RULE.fullmatch(rule):
-                if _launches(rule):
+            if equals and bus.is_name(name) and bus.is_rule(rule):
+                if bus.launches(rule):
                     self.mistake(
                         at,
                         key.name,
@@ -678,7 +638,7 @@ class _Checker:
     def bus_names(self, key: Key, node: toml.Node) -> Listed | None:
         def item(key: Key, value: str, at: toml.Place) -> bool:
             name = value.replace("{activity-id}", "ID")
-            if _is_bus_name(name):
+            if bus.is_name(name):
                 return self.not_ours(key, name, at)
             self.mistake(
                 at,
@@ -695,7 +655,7 @@ class _Checker:
         """No sandbox may ask the launcher for another one, or go behind a mediator."""
         # A pattern NAME.* takes in NAME itself and everything below it.
         stem = name.removesuffix(".*")
-        for never, (code, why) in _NEVER.items():
+        for never, (code, why) in bus.NEVER.items():
             within = stem == never or stem.startswith(never + ".")
             if within or (name.endswith(".*") and never.startswith(stem + ".")):
                 self.mistake(
@@ -737,7 +697,7 @@ class _Checker:
             )
             return None
         for name, entry in node.entries.items():
-            full = f"{key.name}.{_safe(name)}"
+            full = f"{key.name}.{safe(name)}"
             value = entry.node.value if isinstance(entry.node, toml.Leaf) else None
             if not environment.is_name(name):
                 self.mistake(
@@ -777,7 +737,7 @@ class _Checker:
         def item(key: Key, value: str, at: toml.Place) -> bool:
             if not self._path(key, value, at):
                 return False
-            why = refuse_read(value, self.private)
+            why = reserved.refuse_read(value, self.private)
             if why:
                 self.mistake(
                     at,
@@ -795,7 +755,7 @@ class _Checker:
         def item(key: Key, value: str, at: toml.Place) -> bool:
             if not self._path(key, value, at):
                 return False
-            why = refuse_write(value, self.protected)
+            why = reserved.refuse_write(value, self.protected)
             if why:
                 self.mistake(
                     at,
@@ -829,7 +789,7 @@ class _Checker:
                 '"/" at the end, nothing that cannot be printed',
             )
             return False
-        for ours in MADE_BY_US:
+        for ours in reserved.MADE_BY_US:
             if value == ours or value.startswith(ours + "/"):
                 self.mistake(
                     at,
@@ -841,13 +801,13 @@ class _Checker:
                     else "leave it out",
                 )
                 return False
-        if value in MADE_PATHS:
+        if value in reserved.MADE_PATHS:
             self.mistake(
                 at,
                 key.name,
                 "policy-forbidden-path",
                 f"every activity has {shown(value)} of its own",
-                MADE_PATHS[value],
+                reserved.MADE_PATHS[value],
             )
             return False
         return True
@@ -868,7 +828,7 @@ class _Checker:
             self._grant(name, grant)
 
     def _grant(self, name: str, entry: toml.Entry) -> None:
-        full = f"grants.{_safe(name)}"
+        full = f"grants.{safe(name)}"
         known = bitfrost.find(name)
         because = _reason(entry.node)
         if known is None:
@@ -977,7 +937,7 @@ class _Checker:
                 known = ", ".join(words)
                 self.mistake(
                     entry.key,
-                    f"{name}.{_safe(key)}",
+                    f"{name}.{safe(key)}",
                     "policy-unknown-key",
                     f"there is no key {shown(key)} in [[{name}]]",
                     f"did you mean {near[0]}?" if near else f"it has {known}",
@@ -1034,18 +994,20 @@ class _Checker:
             for key, leaf in found.items()
         }
         that, attempt, result = (words[key] for key in EXPECT)
-        if result is not None and result not in RESULTS:
+        if result is not None and result not in attempts.RESULTS:
             self.mistake(
                 found["result"].place,
                 "expect.result",
                 "policy-bad-choice",
                 f"{shown(result)} is not a choice here",
-                "one of: " + ", ".join(RESULTS),
+                "one of: " + ", ".join(attempts.RESULTS),
             )
             result = None
-        if attempt is not None and not _is_attempt(attempt.split()):
+        if attempt is not None and not attempts.is_attempt(attempt.split()):
             verb = attempt.split()[0]
-            hint = ATTEMPTS.get(verb, "begin with one of: " + ", ".join(ATTEMPTS))
+            hint = attempts.ATTEMPTS.get(
+                verb, "begin with one of: " + ", ".join(attempts.ATTEMPTS)
+            )
             if hint == f"{verb} PATH":
                 hint += f", which is absolute or in {IN_HOME} and holds no space"
             self.mistake(
@@ -1176,110 +1138,6 @@ ACCEPT: Mapping[str, str] = {
 }
 """The keys of [[accept]], with an example of each."""
 
-RESULTS = ("allowed", "refused", "absent")
-
-ATTEMPTS: Mapping[str, str] = {
-    "read": "read PATH",
-    "write": "write PATH",
-    "list": "list PATH",
-    "exec": "exec PATH",
-    "connect": "connect tcp HOST:PORT, connect udp HOST:PORT or connect unix PATH",
-    "bind": "bind tcp HOST:PORT, bind udp HOST:PORT or bind unix PATH",
-    "resolve": "resolve NAME",
-    "call": "call BUS-NAME",
-    "open": "open DEVICE: one of " + ", ".join(DEVICES),
-    "fork": "fork N, N from 1 to 100000",
-    "allocate": 'allocate SIZE, such as "allocate 2G"',
-    "getenv": "getenv NAME",
-}
-
-
-def _is_attempt(words: list[str]) -> bool:
-    match words:
-        case ["read" | "write" | "list" | "exec", path]:
-            rest = path.removeprefix(IN_HOME)
-            inner = f"/{rest}" == posixpath.normpath(f"/{rest}") != "/"
-            return path.startswith("/") or (path.startswith(IN_HOME) and inner)
-        case ["connect" | "bind", "tcp" | "udp", address]:
-            found = _HOST_PORT.fullmatch(address)
-            return found is not None and 0 < int(found[2]) < 65536
-        case ["connect" | "bind", "unix", address]:
-            return len(address) > 1 and address.startswith(("/", "@"))
-        case ["resolve", name]:
-            return _HOST.fullmatch(name) is not None
-        case ["call", name]:
-            return _is_bus_name(name) and not name.endswith("*")
-        case ["open", device]:
-            return device in DEVICES
-        case ["fork", number]:
-            return re.fullmatch(r"[1-9][0-9]{0,5}", number) is not None and (
-                int(number) <= 100_000
-            )
-        case ["allocate", size]:
-            found = _SIZE.fullmatch(size)
-            return found is not None and int(found[1]) > 0
-        case ["getenv", name]:
-            return environment.is_name(name)
-        case _:
-            return False
-
-
-def refuse_read(path: str, private: Iterable[str]) -> str | None:
-    """Why no activity may be shown ``path``, or None. Looks at names only.
-
-    Whoever mounts a path asks again, as for `refuse_write`.
-    """
-    if path == "/":
-        return "it holds everything, and hides what was made for the activity"
-    if path == "/etc":
-        return "it holds passwords and private keys, and hides the activity's own files"
-    for ours in private:
-        if path == ours or path.startswith(ours + "/"):
-            return f"{ours} is isolauncher's own"
-    return None
-
-
-def refuse_write(path: str, protected: Iterable[str]) -> str | None:
-    """Why no activity may write ``path``, or None. Looks at names only.
-
-    Whoever mounts a path asks again about what it turned out to be: a symbolic link
-    outside can lead anywhere.
-    """
-    if path == "/":
-        return "it holds everything"
-    if path == "/etc" or path.startswith("/etc/"):
-        return "/etc rules the machine, policies included"
-    for ours in (*protected, *MADE_BY_US):
-        if path == ours or path.startswith(ours + "/") or ours.startswith(path + "/"):
-            return f"it holds or lies in {ours}, which isolauncher relies on"
-    return None
-
-
-def made_anew(path: str) -> str | None:
-    """Why the host's ``path`` is no activity's: it has its own there; or None."""
-    for ours in MADE_BY_US:
-        if path == ours or path.startswith(ours + "/"):
-            return f"it lies in {ours}, which every activity has anew"
-    return "every activity has its own" if path in MADE_PATHS else None
-
-
-def _launches(rule: str) -> bool:
-    """Whether a rule takes in LaunchBundle at the Journal's object."""
-    method, _, path = rule.partition("@")
-    above = path.removesuffix("*").rstrip("/")
-    there = path == _JOURNAL or (
-        path.endswith("*") and f"{_JOURNAL}/".startswith(above + "/")
-    )
-    interface = "org.laptop.Journal"
-    return there and method in ("*", f"{interface}.*", f"{interface}.LaunchBundle")
-
-
-_JOURNAL = "/org/laptop/Journal"
-
-
-def _is_bus_name(name: str) -> bool:
-    return len(name) <= 255 and _BUS_NAME.fullmatch(name) is not None
-
 
 def _reason(node: toml.Node) -> str | None:
     """The sentence in ``{ because = "…" }``; None if anything else is there."""
@@ -1294,34 +1152,13 @@ def _is_sentence(text: str) -> bool:
     return bool(text.strip()) and text.isprintable() and len(text) <= MAX_TEXT
 
 
-def written(value: Value) -> str:
-    """As it would stand in a file; a text of the model's or checked already."""
-    if isinstance(value, tuple):
-        return f"[{', '.join(map(written, value))}]"
-    return f'"{value}"' if isinstance(value, str) else str(value).lower()
-
-
 def _is_key(name: str) -> bool:
     """Of an origin: environment.set and grants have one for each of their names."""
     return name in _KEYS or name.startswith(("environment.set.", "grants."))
 
 
-def _safe(name: str) -> str:
-    """A key as it may be printed without quotes."""
-    plain = re.fullmatch(r"[A-Za-z0-9._*-]{1,64}", name)
-    return name if plain else shown(name)
-
-
 def _example(key: Key) -> str:
     return key.default if key.default.isdigit() and key.default != "0" else "32"
-
-
-def with_unit(number: int) -> str:
-    """A number of bytes, as short as it can be written exactly."""
-    for unit in "GMK":
-        if number and number % _UNIT[unit] == 0:
-            return f"{number // _UNIT[unit]}{unit}"
-    return str(number)
 
 
 def _number(key: Key, number: int) -> str:

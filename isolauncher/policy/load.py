@@ -27,8 +27,8 @@ from types import MappingProxyType
 from typing import Literal, cast
 
 from isolauncher.errors import Mistake, PolicyError
-from isolauncher.policy import bitfrost, check, toml, trust
-from isolauncher.policy.check import Layer, Listed, shown
+from isolauncher.policy import bitfrost, check, reserved, toml, trust
+from isolauncher.policy.check import Layer, Listed
 from isolauncher.policy.model import (
     KEYS,
     Access,
@@ -51,6 +51,7 @@ from isolauncher.policy.model import (
     UidMode,
     Value,
 )
+from isolauncher.policy.quote import shown
 
 ETC_DIRECTORY = "/etc/isolauncher/policies"
 SHIPPED_DIRECTORY = "/usr/share/isolauncher/policies"
@@ -159,11 +160,11 @@ class PolicyStore:
 
     def refuse_read(self, path: str) -> str | None:
         """Why no activity is shown ``path``, or None; for paths already resolved."""
-        return check.refuse_read(path, self._private) or check.made_anew(path)
+        return reserved.refuse_read(path, self._private) or reserved.made_anew(path)
 
     def refuse_write(self, path: str) -> str | None:
         """Why no activity may write ``path``, or None; for paths already resolved."""
-        return check.refuse_write(path, self._protected) or check.made_anew(path)
+        return reserved.refuse_write(path, self._protected) or reserved.made_anew(path)
 
     def names(self) -> tuple[str, ...]:
         """Every policy there is, sorted; PolicyError if a directory is unusable."""

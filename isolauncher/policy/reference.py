@@ -9,7 +9,16 @@ from __future__ import annotations
 import textwrap
 
 from isolauncher import bundle
-from isolauncher.policy import audit, bitfrost, check, load, trust, wishes
+from isolauncher.policy import (
+    attempts,
+    audit,
+    bitfrost,
+    check,
+    load,
+    quote,
+    trust,
+    wishes,
+)
 from isolauncher.policy.environment import DANGEROUS
 from isolauncher.policy.model import KEYS, TABLES, Key
 
@@ -275,7 +284,7 @@ def _key(key: Key) -> str:
 def _grant(name: bitfrost.Name) -> str:
     text = f"`{name.name}`: {name.says}"
     if name.gives:
-        told = ", ".join(f"{g.key} = {check.written(g.value)}" for g in name.gives)
+        told = ", ".join(f"{g.key} = {quote.written(g.value)}" for g in name.gives)
         text += f" Stands for `{told}`."
     elif name.missing:
         text += " *Not enforced yet: not accepted.*"
@@ -315,7 +324,7 @@ def _takes(key: Key) -> str:
             return "seconds"
         case "size":
             if key.minimum:
-                return f"size, at least `{check.with_unit(key.minimum)}`"
+                return f"size, at least `{quote.with_unit(key.minimum)}`"
             return "size"
         case "settings" | "grants":
             return "table"
@@ -328,7 +337,7 @@ def _takes(key: Key) -> str:
 
 
 def _forms() -> list[str]:
-    return list(check.ATTEMPTS.values())
+    return list(attempts.ATTEMPTS.values())
 
 
 def _code(words: tuple[str, ...]) -> list[str]:

@@ -14,7 +14,7 @@ import json
 import sys
 from typing import Any
 
-from isolauncher.policy import audit, bitfrost, check
+from isolauncher.policy import attempts, audit, bitfrost, check
 from isolauncher.policy.model import KEYS, TABLES, Key
 
 _SIZE = {
@@ -137,8 +137,8 @@ def _expect() -> dict[str, Any]:
         "that": {"type": "string", "description": "A sentence for the report."},
         "try": {
             "type": "string",
-            "description": "One of: " + "; ".join(check.ATTEMPTS.values()),
-            "pattern": f"^({'|'.join(check.ATTEMPTS)})( |$)",
+            "description": "One of: " + "; ".join(attempts.ATTEMPTS.values()),
+            "pattern": f"^({'|'.join(attempts.ATTEMPTS)})( |$)",
         },
         "result": {"enum": ["allowed", "refused", "absent"]},
     }

@@ -17,8 +17,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from isolauncher.policy.check import shown, with_unit
 from isolauncher.policy.model import KEYS, Origin, Policy, Said
+from isolauncher.policy.quote import shown, with_unit
 
 LIMITS: Mapping[str, tuple[str, str]] = {
     "lim_nofile": ("limits.open-files", "open_files"),

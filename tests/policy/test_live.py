@@ -407,7 +407,7 @@ def test_every_verb_comes_out_both_ways(
         broken = [p for p in said.live(name) if p["result"] in ("broken", "failed")]
         assert not broken
     verbs = {row[0].partition(" ")[0] for row in VERBS}
-    from isolauncher.policy.check import ATTEMPTS
+    from isolauncher.policy.attempts import ATTEMPTS
 
     assert verbs == set(ATTEMPTS)
 
