@@ -5,8 +5,8 @@ It equals root in power; its defence is how little it parses: one bounded messag
 connection, policies, and what its own children say. One rule of authorisation: a uid
 launches, lists and stops its own; 0 anyone's; a uid of the activity range nothing.
 
-How it is started is in serving.py. What runs does not end with it: a new one adopts
-that (see cleanup.py).
+How it is started is in serving.py, what it answers in answers.py. What runs does not
+end with it: a new one adopts that (see cleanup.py).
 """
 
 from __future__ import annotations
@@ -19,20 +19,18 @@ import socket
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
-from typing import assert_never
 
 from . import (
     ahead,
+    answers,
     cgroups,
     cleanup,
     consult,
     descriptors,
     foreign,
-    furniture,
     host,
     kernel,
     launch,
@@ -43,13 +41,12 @@ from . import (
     pool,
     records,
     rooms,
-    steps,
     waiter,
     wire,
 )
 from .activity import Activity, Counts
-from .before import Before, Known
-from .channel import Channel, readable
+from .before import Before
+from .channel import Channel
 from .config import Config
 from .errors import (
     DaemonError,
@@ -62,27 +59,11 @@ from .errors import (
 )
 from .identity import Ledger
 from .log import Log
-from .opener import Opener
 from .policy.load import PolicyStore
-from .request import (
-    FURNITURE,
-    Asked,
-    Attach,
-    Caller,
-    Furnish,
-    Ps,
-    Request,
-    Signal,
-    Stats,
-    Stop,
-    parse,
-    parse_furnish,
-)
-from .request import Launch as Bundled
-from .request import parse_signal as read_signal
+from .request import Caller
 from .sandbox import send_signal
 from .scratch import Scratch
-from .stats import Launch, Launches
+from .stats import Launches
 from .userdb import USERDB
 from .zygote.program import available_locales
 
@@ -97,8 +78,6 @@ QUIET_S = 0.1
 """How long after a launch has begun the next one's uid is looked at."""
 RECONNECT_S = 10
 """How long a client has to come back after the daemon was restarted."""
-MAX_BROUGHT = 6
-"""Descriptors that may come with a question."""
 
 
 class Daemon:
@@ -523,9 +502,9 @@ class Daemon:
         try:
             caller = wire.peer(sock)
             await self._let_in(caller)
-            self._count(caller, 1)
+            self.count_connection(caller, 1)
             counted = True
-            await self._answer(channel, caller)
+            await answers.answer(self, channel, caller)
         except PolicyError as e:
             self._refuse(channel, caller, e)
         except IsolauncherError as e:
@@ -542,7 +521,7 @@ class Daemon:
                 try:
                     await foreign.close(channel.take_apart())
                 finally:
-                    self._count(caller, -1)
+                    self.count_connection(caller, -1)
             else:
                 with suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)  # the other end sees it at once
@@ -567,7 +546,7 @@ class Daemon:
         finally:
             del self._turned_away[uid]
 
-    def _count(self, caller: Caller, change: int) -> None:
+    def count_connection(self, caller: Caller, change: int) -> None:
         self._connections[caller.uid] += change
         if not self._connections[caller.uid]:
             del self._connections[caller.uid]
@@ -622,345 +601,6 @@ class Daemon:
                     channel.send(message)
             # Who has gone needs no answer.
 
-    async def _answer(self, channel: Channel, caller: Caller) -> None:
-        message = await self._asked(channel, caller)
-        # Not from the connection on: it may have stood for long before it asks.
-        received_us = kernel.monotonic_us()
-        received = list(message.fds)
-        try:
-            _refuse_served(received)
-            known = self._known(message, caller)
-            asked = known.request if known else _understood(message)
-            match asked:
-                case Request():
-                    fds = dict(zip(asked.descriptors, received, strict=True))
-                    before = known.wanted if known else None
-                    wanted = launch.to_run(self, asked, fds, caller, before)
-                    if before is None or before.policy is not wanted.policy:
-                        kept = Known(asked, replace(wanted, fds={}))
-                        self.before.keep(caller, message.data, kept)
-                    await self._run(channel, wanted, received, caller, received_us)
-                case Bundled():
-                    wanted = await self._consult(channel, asked, received, caller)
-                    try:
-                        await self._run(channel, wanted, received, caller, received_us)
-                    finally:
-                        if wanted.scratch and wanted.id not in self.activities:
-                            self.scratch.remove(str(wanted.id))
-                case Attach():
-                    await self._attach(channel, asked, caller)
-                case Ps():
-                    self._list(channel, caller)
-                case Stop():
-                    await self._stop(channel, asked, caller)
-                case Stats():
-                    await self._stats(channel, asked, caller)
-                case _:
-                    assert_never(asked)
-        finally:
-            # The connection counts until they are closed, so that nobody can pile
-            # up descriptors whose end does not come.
-            await foreign.close(received)
-
-    async def _asked(self, channel: Channel, caller: Caller) -> wire.Message:
-        """Its question; most have sent it by now."""
-
-        def known(data: bytes) -> bool:
-            return self.before.find(caller, data) is not None
-
-        message = channel.try_recv(max_fds=MAX_BROUGHT, known=known)
-        if message is not None:
-            return message
-        try:
-            async with asyncio.timeout(self.config.limits.message_ms / 1000):
-                return await channel.recv(max_fds=MAX_BROUGHT, known=known)
-        except TimeoutError:
-            raise RequestError(
-                "no message came in time", code="request-timeout"
-            ) from None
-
-    def _known(self, message: wire.Message, caller: Caller) -> Known | None:
-        """What the same came to before, where it came with as many descriptors."""
-        known = self.before.find(caller, message.data)
-        if known and len(known.request.descriptors) == len(message.fds):
-            return known
-        return None
-
-    async def _consult(
-        self, channel: Channel, asked: Bundled, received: list[int], caller: Caller
-    ) -> launch.Wanted:
-        """Tell the caller what governs its bundle, and take what it furnishes.
-
-        What comes is added to ``received``.
-        """
-        fds = dict(zip(asked.descriptors, received, strict=True))
-        looking = Opener(self.openers, caller)
-        made = False
-        try:
-            consulted = await consult.look(self, asked, fds, caller, looking)
-            self.refuse_taken(consulted.activity_id)
-            channel.send(consulted.granted())
-            furnish, brought = await self._furnished(channel, received)
-            if self._needs_scratch(brought):
-                scratch = self.scratch.make(
-                    consulted.activity_id, caller, consulted.policy.view.data
-                )
-                made = True
-                try:
-                    channel.send({"event": "copy"}, [scratch])
-                finally:
-                    os.close(scratch)
-                furnish, brought = await self._furnished(channel, received)
-            wanted = await consult.complete(consulted, furnish, brought, looking)
-            fresh = launch.why_fresh(self, wanted.policy, consulted.variables)
-        except BaseException:
-            looking.close()
-            if made:
-                self.scratch.remove(consulted.activity_id)
-            raise
-        return replace(wanted, scratch=made, looking=looking, fresh=fresh)
-
-    async def _furnished(
-        self, channel: Channel, received: list[int]
-    ) -> tuple[Furnish, dict[str, int]]:
-        """What came next, by name; its descriptors are added to ``received``."""
-        try:
-            async with asyncio.timeout(self.config.limits.message_ms / 1000):
-                message = await channel.recv(max_fds=len(FURNITURE))
-        except TimeoutError:
-            raise RequestError(
-                "nothing was furnished in time", code="request-timeout"
-            ) from None
-        received += message.fds
-        _refuse_served(message.fds)
-        furnish = parse_furnish(message.fields, len(message.fds))
-        return furnish, dict(zip(furnish.descriptors, message.fds, strict=True))
-
-    def _needs_scratch(self, brought: Mapping[str, int]) -> bool:
-        named = (brought[n] for n in furniture.DIRECTORIES if n in brought)
-        return not all(self.scratch.mappable(fd) for fd in named)
-
-    async def _run(
-        self,
-        channel: Channel,
-        wanted: launch.Wanted,
-        received: list[int],
-        caller: Caller,
-        received_us: int,
-    ) -> None:
-        """``received``: the caller's descriptors, taken out once they are closed."""
-        launching = asyncio.create_task(
-            launch.launch(self, wanted, caller, received_us)
-        )
-        if wanted.looking is not None:
-            looking = wanted.looking
-            launching.add_done_callback(lambda _: looking.close_later())
-        try:
-            # A client that goes away while it waits ends the launch. It may say nothing
-            # before "started"; what it says after that is a signal.
-            await readable(channel.sock.fileno(), done=launching)
-            if not launching.done():
-                self.log.event("client-gone", caller=caller.uid, id=wanted.id)
-                raise WireError("the client went away", code="wire-closed")
-            activity = launching.result()
-        finally:
-            if not launching.done():
-                # To its end, before what it works with is closed under its hands.
-                launching.cancel()
-                with suppress(asyncio.CancelledError, IsolauncherError):
-                    activity = await launching
-                    # It had just got through.
-                    self.spawn(asyncio.create_task(self.attend(activity)))
-                    await self.stop(activity, 0)
-        # The activity has its own by now: a pipe's reader must see its end.
-        theirs, received[:] = list(received), []
-        closing = asyncio.create_task(foreign.close(theirs))
-        self.launches.add(
-            Launch(
-                caller_uid=caller.uid, way=activity.path, timings_us=activity.timings
-            )
-        )
-        self.log.event(
-            "launched",
-            id=activity.id,
-            caller=caller.uid,
-            policy=activity.policy,
-            uid=activity.room.uid,
-            pid=activity.pid,
-            tier=activity.tier,
-            room=_kept(activity.room),
-            total_us=activity.timings.get("total"),
-            program=activity.program[:1],
-        )
-        self.spawn(asyncio.create_task(self.attend(activity)))
-        # From here on its activity stands for it: who has all that he may have must
-        # still be able to list and stop them.
-        self._count(caller, -1)
-        try:
-            await self._accompany(channel, activity)
-        finally:
-            self._count(caller, 1)
-            await closing
-
-    async def _accompany(self, channel: Channel, activity: Activity) -> None:
-        """A client's connection while its activity runs: signals in, the end out."""
-        activity.clients += 1
-        ended = asyncio.create_task(activity.ended.wait())
-        hearing = asyncio.create_task(self._hear(channel, activity))
-        try:
-            with suppress(WireError):  # who has gone already is not heard either
-                channel.send(
-                    {
-                        "event": "started",
-                        "id": activity.id,
-                        "pid": activity.pid,
-                        "uid": activity.room.uid,
-                    }
-                )
-            await asyncio.wait((ended, hearing), return_when=asyncio.FIRST_COMPLETED)
-            if not activity.ended.is_set():
-                # The client has gone, or talks nonsense; another may be attached.
-                last = activity.clients == 1
-                if activity.tied and last and not self.closing.is_set():
-                    self.log.event("client-gone", id=activity.id)
-                    grace = self.config.limits.grace_ms / 1000
-                    await self.stop(activity, grace)
-                return
-            status, number = activity.exit()
-            end = {"event": "exited", "status": status, "signal": number}
-            try:
-                channel.send(end | {"report": activity.report()})
-            except WireError as e:
-                if e.code != "wire-too-large":
-                    raise
-                # It repeats the words and the variables of the largest request.
-                less = steps.Skipped(what="report", why="it does not fit one message")
-                small = replace(activity, program=activity.program[:1], skipped=[less])
-                channel.send(end | {"report": small.report()})
-        finally:
-            activity.clients -= 1
-            ended.cancel()
-            hearing.cancel()
-
-    async def _hear(self, channel: Channel, activity: Activity) -> None:
-        """Signals for the main process, until the connection ends."""
-        try:
-            while True:
-                message = await channel.recv()
-                asked: Signal = read_signal(message.fields, len(message.fds))
-                sandbox = activity.room.sandbox
-                if sandbox is not None and activity.state in ("running", "stopping"):
-                    send_signal(sandbox.stem, signal.Signals[f"SIG{asked.name}"])
-        except IsolauncherError as e:
-            if e.code != "wire-closed":
-                caller = activity.caller_uid
-                self.log.often("refused", caller=caller, id=activity.id, code=e.code)
-
-    async def _attach(self, channel: Channel, asked: Attach, caller: Caller) -> None:
-        activity = self.activities.get(asked.id)
-        if activity is None or not _may(caller, activity):
-            raise RequestError(
-                f"no activity {asked.id!r} of yours is known", code="unknown-id"
-            )
-        await self._accompany(channel, activity)
-
-    def _list(self, channel: Channel, caller: Caller) -> None:
-        now = asyncio.get_running_loop().time()
-        rows = [
-            {
-                "id": a.id,
-                "bundle_id": a.bundle_id,
-                "pid": a.pid or None,
-                "uid": a.room.uid,
-                "caller_uid": a.caller_uid,
-                "policy": a.policy,
-                "tier": a.tier,
-                "path": a.path,
-                "state": a.state,
-                "age_s": round(now - a.started, 3),
-            }
-            for a in self.activities.values()
-            if _may(caller, a)
-        ]
-        for part in wire.in_parts("list", "activities", rows):
-            channel.send(part)
-
-    async def _stats(self, channel: Channel, asked: Stats, caller: Caller) -> None:
-        """Of its own launches to a caller, of everyone's to root."""
-
-        def told(uid: int) -> bool:
-            return caller.uid in (0, uid)
-
-        states = Counter(
-            a.state
-            for a in self.activities.values()
-            # One that has ended is only remembered, for a client that reconnects.
-            if a.state != "exited" and told(a.caller_uid)
-        )
-        zygotes = {
-            name: {"pid": z.process.pid, "generation": self.pool.generations[name]}
-            for name, z in sorted(self.pool.zygotes().items())
-        }
-        stats = {
-            "version": 1,
-            "activities": dict(states),
-            "launches": self.launches.as_data(told),
-            "rooms": self.rooms.as_data(told),
-            "spares": self.pool.as_data(),
-            "zygotes": zygotes,
-        }
-        channel.send({"event": "stats", "stats": stats, "more": asked.memory})
-        if asked.memory:
-            rows = await self._memory(told)
-            for part in wire.in_parts("memory", "memory", rows):
-                channel.send(part)
-
-    async def _memory(self, told: Callable[[int], bool]) -> list[dict[str, object]]:
-        """What each activity has, its init included: KiB, as the kernel counts them."""
-        rows: list[dict[str, object]] = []
-        for activity in list(self.activities.values()):
-            sandbox = activity.room.sandbox
-            if activity.state not in ("running", "stopping") or sandbox is None:
-                continue
-            if not told(activity.caller_uid):
-                continue
-            used = await memory.used_below(sandbox.pid)
-            if sandbox.has_ended():
-                continue  # and its number may have been another's meanwhile
-            rows.append(
-                {
-                    "id": activity.id,
-                    "bundle_id": activity.bundle_id,
-                    "processes": used.processes,
-                    "pss_kb": used.pss,
-                    "uss_kb": used.uss,
-                    "private_dirty_kb": used.private_dirty,
-                }
-            )
-        return rows
-
-    async def _stop(self, channel: Channel, asked: Stop, caller: Caller) -> None:
-        results = await asyncio.gather(
-            *(self._stop_one(activity_id, asked, caller) for activity_id in asked.ids)
-        )
-        channel.send({"event": "stopped", "results": list(results)})
-
-    async def _stop_one(
-        self, activity_id: str, asked: Stop, caller: Caller
-    ) -> dict[str, object]:
-        activity = self.activities.get(activity_id)
-        if activity is None or activity.state == "exited":
-            result, message = "unknown", f"no activity {activity_id!r} is running"
-        elif not _may(caller, activity):
-            result = "not-allowed"
-            message = f"{activity_id!r} was not launched by you"
-            self.log.often("refused", id=activity_id, caller=caller.uid, code=result)
-        else:
-            activity.reason = activity.reason or asked.reason
-            await self.stop(activity, asked.grace_ms / 1000)
-            result, message = "gone", ""
-        return {"id": activity_id, "result": result, "message": message}
-
     # ----------------------------------------------------------------------- the end
 
     async def close(self) -> None:
@@ -998,31 +638,3 @@ def _where(error: BaseException) -> str:
     """The innermost line of ours, for the log."""
     frames = traceback.extract_tb(error.__traceback__)
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
-
-
-def _understood(message: wire.Message) -> Asked:
-    fields = message.fields or wire.decode(message.data)
-    return parse(fields, len(message.fds))
-
-
-def _refuse_served(fds: Iterable[int]) -> None:
-    """Before any other look at them, which may be one too many."""
-    for why in filter(None, map(foreign.served, fds)):
-        raise RequestError(
-            f"a descriptor lies {why}",
-            code="foreign-mount",
-            hint="pass it through a pipe, or copy the program to a disk",
-        )
-
-
-def _kept(room: rooms.Room) -> str:
-    """Of a room, for the log: how it came to be."""
-    if room.waiting is not None:
-        return "expected"
-    if room.living:
-        return "lodged"
-    return "ahead" if room.ahead else "on-demand"
-
-
-def _may(caller: Caller, activity: Activity) -> bool:
-    return caller.uid in (0, activity.caller_uid)
