@@ -57,14 +57,14 @@ from .errors import (
     RequestError,
     WireError,
 )
-from .identity import Ledger
+from .identity.ledger import Ledger
+from .identity.userdb import USERDB
 from .log import Log
 from .policy.load import PolicyStore
 from .request import Caller
 from .sandbox import send_signal
 from .scratch import Scratch
 from .stats import Launches
-from .userdb import USERDB
 from .zygote.program import available_locales
 
 REMEMBER_S = 60

@@ -21,7 +21,6 @@ from . import (
     cgroups,
     filters,
     opener,
-    passwd,
     plan,
     records,
     reopen,
@@ -30,6 +29,7 @@ from . import (
     ways,
 )
 from .errors import IdentityError, IsolauncherError, StepError
+from .identity import passwd
 from .policy.model import Policy
 from .request import Caller
 from .sandbox import Sandbox

@@ -19,7 +19,7 @@ from support.powers import need, sandboxes
 TAKE = """
 import sys
 from pathlib import Path
-from isolauncher.identity import Ledger
+from isolauncher.identity.ledger import Ledger
 ledger = Ledger(Path(sys.argv[1]), Path(sys.argv[2]))
 lease = ledger.take(
     mode="instance", caller_uid=0, caller_name="", activity_id="lost"

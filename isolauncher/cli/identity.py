@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 
 from .. import paths
 from ..errors import NotAllowed, RequestError
-from ..identity import FIRST, LAST, Ledger, stored_range
-from ..leases import Lease
-from ..userdb import USERDB
+from ..identity.leases import Lease
+from ..identity.ledger import FIRST, LAST, Ledger, stored_range
+from ..identity.userdb import USERDB
 from . import printable, tell
 from .ps import table
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from isolauncher.identity import Ledger
-from isolauncher.leases import Lease
+from isolauncher.identity.leases import Lease
+from isolauncher.identity.ledger import Ledger
 
 
 class Place:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from isolauncher.cli.main import main
-from isolauncher.leases import Lease
+from isolauncher.identity.leases import Lease
 
 from .conftest import Place
 

@@ -17,13 +17,15 @@ from typing import Any
 
 import pytest
 
-from isolauncher import identity
 from isolauncher.errors import IdentityError
-from isolauncher.identity import Ledger
-from isolauncher.leases import Lease
+from isolauncher.identity import files, leftovers, userdb
+from isolauncher.identity import ledger as ledgers
+from isolauncher.identity.leases import Lease
+from isolauncher.identity.ledger import Ledger
 
 from .conftest import Place
 
+TOP = Path(__file__).resolve().parents[2]
 Take = Callable[..., Lease]
 
 # Takes and releases without end. Between a take and its release the uid's name is a
@@ -32,7 +34,7 @@ WORKER = """
 import os, random, sys
 from pathlib import Path
 from isolauncher.errors import IdentityError
-from isolauncher.identity import Ledger
+from isolauncher.identity.ledger import Ledger
 
 top, who, rounds, last = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
 chance = random.Random(who)
@@ -80,7 +82,7 @@ def worker(top: Path, who: str, rounds: int, last: int) -> subprocess.Popen[byte
         [sys.executable, "-c", WORKER, top, who, str(rounds), str(last)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        cwd=Path(identity.__file__).parent.parent,
+        cwd=TOP,
     )
 
 
@@ -197,7 +199,9 @@ def killed_before_call(number: int, act: Callable[[], object]) -> bool:
     if child == 0:
         status = 1
         with contextlib.suppress(BaseException):
-            identity.os = KillingOs(os, number)  # type: ignore[assignment]
+            killing = KillingOs(os, number)
+            for module in (files, ledgers, leftovers, userdb):
+                module.os = killing  # type: ignore[attr-defined]
             act()
             status = 0
         os._exit(status)
@@ -312,7 +316,7 @@ def test_sigkill_while_the_ledger_is_first_opened_leaves_one_that_opens(
 def test_sigkill_while_a_new_boot_is_met_leaves_constant_uids_alone(
     take: Take, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = identity._boot_id
+    real = ledgers._boot_id
     number = 0
     killed = True
     while killed:
@@ -320,13 +324,13 @@ def test_sigkill_while_a_new_boot_is_met_leaves_constant_uids_alone(
         ledger = here.open(last=170003)
         take(ledger, "one")
         take(ledger, "two", bundle_key="old")
-        monkeypatch.setattr(identity, "_boot_id", lambda: "ab" * 16)
+        monkeypatch.setattr(ledgers, "_boot_id", lambda: "ab" * 16)
         killed = killed_before_call(number, lambda here=here: here.open(last=170003))
         left = here.open(last=170003).leases()
         assert [(one.uid, one.activity_id) for one in left] == [(170002, "")]
         audit(here, take, last=170003)
         here.close()
-        monkeypatch.setattr(identity, "_boot_id", real)
+        monkeypatch.setattr(ledgers, "_boot_id", real)
         number += 1
     assert number > 5
 

@@ -16,13 +16,14 @@ from pathlib import Path
 import pytest
 from support import powers
 
-from isolauncher import identity
 from isolauncher.errors import IdentityError, NotAllowed
-from isolauncher.identity import Ledger
-from isolauncher.leases import Lease
+from isolauncher.identity import ledger as ledgers
+from isolauncher.identity.leases import Lease
+from isolauncher.identity.ledger import Ledger
 
 from .conftest import Place
 
+TOP = Path(__file__).resolve().parents[2]
 Take = Callable[..., Lease]
 THREE = {"first": 170000, "last": 170003}
 
@@ -50,7 +51,7 @@ def process_as(real: int, effective: int, saved: int) -> Iterator[int]:
 
 
 def new_boot(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(identity, "_boot_id", lambda: "ab" * 16)
+    monkeypatch.setattr(ledgers, "_boot_id", lambda: "ab" * 16)
 
 
 # Which uids.
@@ -201,13 +202,13 @@ def test_names_are_asked_for_once_per_uid(
     place: Place, take: Take, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
-    real = identity.pwd.getpwuid
+    real = ledgers.pwd.getpwuid
 
     def getpwuid(uid: int) -> object:
         asked.append(uid)
         return real(uid)
 
-    monkeypatch.setattr(identity.pwd, "getpwuid", getpwuid)
+    monkeypatch.setattr(ledgers.pwd, "getpwuid", getpwuid)
     ledger = place.open(**THREE)
     for _ in range(6):
         ledger.release(take(ledger, "a").uid, "a")
@@ -228,7 +229,7 @@ def test_a_wider_range_keeps_the_leases(place: Place, take: Take) -> None:
     assert take(new, "b").uid == 170002
     with refused("identity-range-changed"):
         take(old, "c")
-    assert identity.stored_range(place.state) == (170000, 170010)
+    assert ledgers.stored_range(place.state) == (170000, 170010)
 
 
 # Row 28 of the attacks: a new activity gets a recycled uid.
@@ -548,7 +549,7 @@ def test_gc_leaves_what_runs_and_what_is_being_launched(
             sys.executable,
             "-c",
             "import sys; from pathlib import Path\n"
-            "from isolauncher.identity import Ledger\n"
+            "from isolauncher.identity.ledger import Ledger\n"
             f"ledger = Ledger(Path({str(place.state)!r}), Path({str(place.run)!r}),\n"
             " first=170000, last=189999)\n"
             "ledger.take(mode='instance', caller_uid=1, caller_name='b',"
@@ -557,7 +558,7 @@ def test_gc_leaves_what_runs_and_what_is_being_launched(
         ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        cwd=Path(identity.__file__).parent.parent,
+        cwd=TOP,
     ) as other:
         assert other.stdout is not None
         other.stdout.readline()
@@ -757,7 +758,7 @@ def test_a_link_in_place_of_the_directory_is_refused(place: Place) -> None:
 def test_a_stopped_holder_of_the_lock_is_named(
     place: Place, take: Take, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(identity, "_LOCK_PATIENCE_S", 0.05)
+    monkeypatch.setattr(ledgers, "_LOCK_PATIENCE_S", 0.05)
     ledger = place.open()
     with open(place.identity / "lock") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -772,7 +773,7 @@ def test_a_stopped_holder_of_the_lock_is_named(
 COUNT = """
 import os, sys
 from pathlib import Path
-from isolauncher.identity import Ledger
+from isolauncher.identity.ledger import Ledger
 
 state, alive = Path(sys.argv[1]), int(sys.argv[2])
 ledger = Ledger(state, state / "run", quota=10**6, userdb_dir=state / "userdb",
@@ -809,7 +810,7 @@ def test_the_system_calls_of_a_take_do_not_depend_on_how_many_are_taken(
             check=True,
             capture_output=True,
             text=True,
-            cwd=Path(identity.__file__).parent.parent,
+            cwd=TOP,
         ).stdout
         for alive in (100, 2000)
     }
@@ -867,7 +868,7 @@ def test_ps_and_ls_can_name_a_uid_through_nss_systemd(
     (tmp_path / "nsswitch").write_text("passwd: files systemd\ngroup: files systemd\n")
     program = (
         "import sys, pwd, grp; from pathlib import Path\n"
-        "from isolauncher.identity import Ledger\n"
+        "from isolauncher.identity.ledger import Ledger\n"
         f"top = Path({str(tmp_path)!r})\n"
         "for name in ('state', 'again'):\n"
         "    ledger = Ledger(top / 'state', top / 'run',\n"
@@ -898,7 +899,7 @@ def test_ps_and_ls_can_name_a_uid_through_nss_systemd(
         check=True,
         capture_output=True,
         text=True,
-        cwd=Path(identity.__file__).parent.parent,
+        cwd=TOP,
     ).stdout
     line = "isolauncher-170001 isolauncher-170001\n170001\n"
     assert seen == f"{line}{line}gone\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from isolauncher.passwd import views
+from isolauncher.identity.passwd import views
 
 
 def passwd(**changes: object) -> list[list[str]]:

@@ -2,7 +2,7 @@
 """A lease: a uid belongs to an activity, or to a bundle; and the file that says so.
 
 Here: what can be said, and how it is written and read. Who gets a lease, and where its
-file is, is the ledger's (identity.py).
+file is, is the ledger's (ledger.py).
 """
 
 from __future__ import annotations

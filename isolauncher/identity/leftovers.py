@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What is left of those who had a uid before: processes, records, files.
 
-Looks, and judges nothing: what follows for a uid is the ledger's (identity.py). What it
+Looks, and judges nothing: what follows for a uid is the ledger's (ledger.py). What it
 cannot see: files outside STATE/data.
 
 The processes of a uid are found by reading /proc/PID/status without its threads:
@@ -18,8 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from ..errors import IdentityError
 from . import files
-from .errors import IdentityError
 
 _MAX_RECORD: Final = 1024 * 1024
 _MAX_DEPTH: Final = 64

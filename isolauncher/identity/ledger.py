@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Which uid belongs to which activity: the ledger, and the names that go with it.
 
-Here: giving out uids (= gids) of one range, and taking them back. What a lease's file
-holds is in leases.py, a uid's name on this machine in userdb.py, and what is left of
-those who had it before in leftovers.py. Not here: becoming a uid, deciding who may
-ask, or the activities' records in the run directory, which are only read.
+Here: giving out uids (= gids) of one range, and taking them back. Not here: becoming
+a uid, deciding who may ask, or the activities' records in the run directory, which are
+only read.
 
 On disk, below STATE/identity (0700, its owner's alone)::
 
@@ -61,8 +60,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
+from ..errors import IdentityError, IsolauncherError, NotAllowed
 from . import files, leases, leftovers, userdb
-from .errors import IdentityError, IsolauncherError, NotAllowed
 from .leases import InstalledBy, Lease, Mode
 
 FIRST: Final = 70000
