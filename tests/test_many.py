@@ -27,9 +27,8 @@ ENDS = "print('ran')\n"
 WAITS = "print('runs', flush=True)\ninput()\n"
 
 SLACK = {
-    # What the allocator gives and takes from one look to the next, and the ledger's
-    # answers of NSS: it keeps one for each uid of the range, for ten minutes.
-    "anonymous_kb": 2048,
+    # What the allocator gives and takes from one look to the next.
+    "anonymous_kb": 1024,
     "zygotes_kb": 2048,
     # A room's opener ends in its own time.
     "descriptors": 4,

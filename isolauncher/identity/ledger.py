@@ -153,7 +153,9 @@ class Ledger:
         self._cursor: int = 0
         self._surveys: int = 0
         self._in_the_way: dict[int, str] = {}
-        self._nss: dict[int, str] = {}
+        # Whose name service was asked, by its place in the range; and who has a name.
+        self._asked = bytearray(last - first + 1)
+        self._others: dict[int, str] = {}
         self._nss_since = 0.0
         self._nss_stamp: tuple[tuple[int, int, int], ...] = ()
         self._map_fd = -1
@@ -239,7 +241,7 @@ class Ledger:
                     if uid is None:
                         self._survey()
                         continue
-                    if uid not in self._nss:
+                    if not self._asked[uid - self.first]:
                         self._ask_nss(uid)
                     return
         except OSError as error:
@@ -371,7 +373,7 @@ class Ledger:
                         return self._use(self._held[bound], wanted)
                     self._refuse_lost_binding(wanted)
                 uid = self._choose(surveyed=surveyed)
-                if uid is not None and uid in self._nss:
+                if uid is not None and self._asked[uid - self.first]:
                     return self._grant(uid, wanted)
             # Both may be slow (a directory server; many processes), so neither
             # happens under the lock; what was chosen is chosen again afterwards.
@@ -389,19 +391,18 @@ class Ledger:
         ):
             if uid in self._held or uid in self._corrupt:
                 continue
-            if self._nss.get(uid):
+            if uid in self._others:
                 continue
             if not self._numbers[uid - self.first] & 1:
                 return uid
             if not surveyed:
                 return None
         corrupt = sum(self.first < uid <= self.last for uid in self._corrupt)
-        others = sum(map(bool, self._nss.values()))
         waiting = sorted(self._in_the_way.items())
         detail = f"; {waiting[0][0]}: {waiting[0][1]}" if waiting else ""
         raise IdentityError(
             f"no uid is free in {self.first + 1}-{self.last}: {len(self._held)} taken, "
-            f"{corrupt} with an unusable file, {others} other people's, "
+            f"{corrupt} with an unusable file, {len(self._others)} other people's, "
             f"{len(waiting)} not purged yet{detail}",
             code="identity-exhausted",
             hint="stop activities, run 'isolauncher identity gc', or widen the range",
@@ -715,7 +716,8 @@ class Ledger:
         )
         now = time.monotonic()
         if stamp != self._nss_stamp or now - self._nss_since > _NSS_AGE_S:
-            self._nss.clear()
+            self._asked = bytearray(len(self._asked))
+            self._others.clear()
             self._nss_stamp = stamp
             self._nss_since = now
 
@@ -734,7 +736,10 @@ class Ledger:
         if record == "other":
             names.append("another ledger's activity")
         ours = {f"isolauncher-{uid}"} if record == "ours" else set()
-        self._nss[uid] = next((name for name in names if name not in ours), "")
+        self._asked[uid - self.first] = True
+        others = [name for name in names if name not in ours]
+        if others:
+            self._others[uid] = others[0]
 
     def _record_of(self, uid: int) -> Literal["none", "ours", "other"]:
         if self._userdb is None:

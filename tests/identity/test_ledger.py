@@ -134,7 +134,7 @@ def test_one_look_ahead_is_enough_even_where_a_survey_is_due(
     for _ in range(3):
         ledger.release(take(ledger, "a").uid, "a")
     # What it was told of their names is too old by then.
-    ledger._nss.clear()
+    ledger._nss_since = float("-inf")
     ledger.prepare()
 
     def late(*words: object) -> None:
