@@ -40,8 +40,9 @@ def became(pid: int) -> bool:
     """It is the waiter, which has read its arguments and erased them."""
     if os.readlink(f"/proc/{pid}/exe") != EXE:
         return False
-    shown = Path(f"/proc/{pid}/cmdline").read_bytes()
-    return b"\0" not in shown.rstrip(b"\0")
+    # Of one in the midst of execve(2) there is none yet.
+    shown = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0")
+    return shown != b"" and b"\0" not in shown
 
 
 @pytest.fixture
