@@ -73,6 +73,18 @@ def test_own_module_that_preloaded_types_need_is_run_by_a_fresh_interpreter(
     assert "cairo" in why
 
 
+def test_a_script_of_any_size_is_its_interpreters_matter(daemon: Service) -> None:
+    """A file with holes is soon larger than what a sandbox may have in memory."""
+    script = daemon.script("large.py", "print(1)\n")
+    os.truncate(script, 1 << 40)
+    done = daemon.run(script)
+    assert (done.status, done.out) == (1, b"")
+    assert "SyntaxError" in done.errors
+    assert done.report is not None
+    (why,) = [s["why"] for s in done.report["skipped"] if s["what"] == "tier fork"]
+    assert why == "it is larger than 1 MiB"
+
+
 def test_what_glib_reads_when_it_is_loaded_wants_a_fresh_interpreter(
     daemon: Service,
 ) -> None:

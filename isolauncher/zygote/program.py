@@ -29,13 +29,15 @@ from typing import Literal
 from isolauncher.errors import ProgramNotExecutable, ProgramNotFound
 from isolauncher.plan import PYTHON
 from isolauncher.zygote import forever, unseen, variables
-from isolauncher.zygote.handover import Start, World, interpreter
+from isolauncher.zygote.handover import Fresh, Start, World, interpreter
 
 Kind = Literal["python", "executable"]
 
 _IMPORTLIB = importlib.__path__[0]
 
 _FIRST_LINE_LIMIT = 256
+SOURCE_LIMIT = 1 << 20
+"""A script that is longer is compiled for a second or more, and has its "go" first."""
 _PYTHON_NAME = re.compile(r"(.*/)?python3(\.[0-9]+)?$")
 _PYTHON_LINE = re.compile(rb"#!.*\bpython3(\.[0-9]+)?(\s|$)")
 
@@ -274,7 +276,8 @@ class Prepared:
 def prepare(start: Start, world: World) -> Prepared:
     """Read the program, in the handed-over child and before its "go".
 
-    ProgramNotFound and ProgramNotExecutable if it cannot be read.
+    ProgramNotFound and ProgramNotExecutable if it cannot be read; Fresh if only a
+    fresh interpreter reads it as a cold start does.
     """
     if start.kind == "module":
         return Prepared(
@@ -287,29 +290,38 @@ def prepare(start: Start, world: World) -> Prepared:
         with open(filename, "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise _unusable(program, "not a regular file")
-            source = file.read()
+            # The interpreter asks the same of each script: is it perhaps a zip file
+            # with a __main__.py? The answer stays in sys.path_importer_cache.
+            find = PathFinder._path_importer_cache  # type: ignore[attr-defined]
+            if find(filename) is not None:
+                # In place of the script's directory.
+                sys.path[0] = filename
+                return Prepared(
+                    start=start,
+                    world=world,
+                    filename="",
+                    source=None,
+                    module="__main__",
+                )
+            source = file.read(SOURCE_LIMIT + 1)
     except (FileNotFoundError, NotADirectoryError):
         raise ProgramNotFound(
             f"{program}: no such program", code="program-not-found"
         ) from None
     except OSError as error:
         raise _unusable(program, error.strerror or str(error)) from error
-    # The interpreter asks the same of each script: is it perhaps a zip file with a
-    # __main__.py? The answer stays in sys.path_importer_cache.
-    importer = PathFinder._path_importer_cache(filename)  # type: ignore[attr-defined]
-    if importer is not None:
-        # In place of the script's directory.
-        sys.path[0] = filename
-        return Prepared(
-            start=start, world=world, filename="", source=None, module="__main__"
-        )
+    why = _only_from_file(source)
+    code = None if why else _silently_compiled(source, filename)
+    if code is None and (why or _encoding(source)):
+        # What is wrong with UTF-8 compile() says in the very same words.
+        raise Fresh(why or f"its encoding is {_encoding(source)}")
     return Prepared(
         start=start,
         world=world,
         filename=filename,
         source=source,
         module=None,
-        code=_silently_compiled(source, filename),
+        code=code,
     )
 
 
@@ -330,8 +342,9 @@ def _silently_compiled(source: bytes, filename: str) -> CodeType | None:
 
 
 def _compiled(source: bytes, filename: str) -> CodeType:
-    text = _as_from_file(source, filename)
-    return compile(text, filename, "exec", dont_inherit=True)
+    # Or the last line is counted twice where it ends in the middle of a text.
+    source = _LINE_END.sub(b"\n", source) if b"\r" in source else source
+    return compile(source, filename, "exec", dont_inherit=True)
 
 
 def _have_runpy() -> None:
@@ -378,35 +391,51 @@ def load(prepared: Prepared) -> Callable[[], object]:
     return main
 
 
-_COOKIE = re.compile(rb"[ \t\f]*#.*?coding[:=][ \t]*[-\w.]+")
-_BLANK = re.compile(rb"[ \t\f]*(#|\r?$)")
+_COOKIE = re.compile(rb"[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)")
+_BLANK = re.compile(rb"[ \t\f]*(#|$)")
+_LINE_END = re.compile(rb"\r\n?|\n")
+_UTF8_COOKIE = re.compile(rb"utf[-_]8([-_].*)?$", re.IGNORECASE)
 _BOM = b"\xef\xbb\xbf"
+_ASCII = bytes(range(1, 128))
 
 
-def _as_from_file(source: bytes, filename: str) -> bytes:
-    """``source`` as the interpreter reads it from a file, or its SyntaxError.
+def _only_from_file(source: bytes) -> str | None:
+    """Why only an interpreter that reads the file itself can tell what it says.
 
-    For what is not text, compile() and the reader of files answer differently.
+    It goes line by line, and for what is not plain text, or in an encoding that does
+    not have ASCII's characters at their places, compile() answers differently.
     """
-    if b"\0" in source and sys.version_info < (3, 12):
-        # A line ends at its NUL, without a newline.
-        source = re.sub(rb"\0[^\n]*\n?", b"", source)
-    if source.isascii() or source.startswith(_BOM):
-        return source
-    first, _, rest = source.partition(b"\n")
-    second = rest.partition(b"\n")[0]
-    if _COOKIE.match(first) or (_BLANK.match(first) and _COOKIE.match(second)):
-        return source
+    if len(source) > SOURCE_LIMIT:
+        return f"it is larger than {SOURCE_LIMIT >> 20} MiB"
+    if b"\0" in source:
+        return "there is a NUL in it"
+    encoding = _encoding(source)
+    if encoding is None:
+        try:
+            source.decode("utf-8")
+        except UnicodeDecodeError:
+            return "it is not UTF-8, and names no other encoding"
+        return None
+    if source.startswith(_BOM):
+        return "it begins as UTF-8 does, and names another encoding"
     try:
-        source.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = source.count(b"\n", 0, error.start) + 1
-        raise SyntaxError(
-            f"Non-UTF-8 code starting with '\\x{source[error.start]:02x}' in file "
-            f"{filename} on line {line}, but no encoding declared; "
-            "see https://peps.python.org/pep-0263/ for details"
-        ) from None
-    return source
+        if _ASCII.decode(encoding) == _ASCII.decode("ascii"):
+            return None
+    except (LookupError, ValueError):
+        pass
+    return f"its encoding is {encoding}"
+
+
+def _encoding(source: bytes) -> str | None:
+    """What its first two lines name as its encoding (PEP 263); None: UTF-8."""
+    lines = _LINE_END.split(source.removeprefix(_BOM), maxsplit=2)[:2]
+    for line in lines:
+        if named := _COOKIE.match(line):
+            other = _UTF8_COOKIE.match(named[1]) is None
+            return named[1].decode("ascii") if other else None
+        if not _BLANK.match(line):
+            return None
+    return None
 
 
 def _fresh_main(module: ModuleType) -> dict[str, object]:
@@ -430,5 +459,5 @@ def _fresh_main(module: ModuleType) -> dict[str, object]:
 
 
 # What they raise is the program's own mistake, and has no place of ours in it.
-for _function in (load, _compiled, _as_from_file, _have_runpy):
+for _function in (load, _compiled, _have_runpy):
     unseen.hide(_function)

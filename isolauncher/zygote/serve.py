@@ -308,19 +308,19 @@ def _hand_over(
         )
         try:
             handover.run(told, world)
+            prepared = program.prepare(told, world)
         except handover.Fresh as e:
             words = ["-m", shown] if kind == "module" else [shown]
             argv = [plan.PYTHON, *words, *arguments]
             _execute(channel, look_again, plan.PYTHON, argv, environment, str(e))
-        prepared = program.prepare(told, world)
 
         def again() -> None:
             nonlocal prepared
             try:
                 handover.again(told, world)
+                prepared = program.prepare(told, world)
             except handover.Fresh:
                 raise stem.changed() from None
-            prepared = program.prepare(told, world)
 
         said = [shown, *arguments]
         stem.await_go(channel, look_again, again, program=said, tier="fork", warm=touch)

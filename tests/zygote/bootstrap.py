@@ -83,6 +83,17 @@ def as_start(fields):
     return handover.Start(**{**fields, "arguments": tuple(fields["arguments"])})
 
 
+def read(start, world):
+    try:
+        return program.prepare(start, world)
+    except handover.Fresh:
+        import os
+
+        handover.signals.for_exec()
+        words = [sys.executable, start.program, *start.arguments]
+        os.execve(words[0], words, start.environment)
+
+
 def settled(told, report, fds):
     import gc
     import os
@@ -125,7 +136,7 @@ def settled(told, report, fds):
                     }
                     exec(told.get("before", ""), known)  # noqa: S102
             handover.run(start, world)
-            prepared = program.prepare(start, world)
+            prepared = read(start, world)
             if told.get("stop"):
                 os._exit(0)
             return prepared
