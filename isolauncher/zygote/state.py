@@ -152,7 +152,8 @@ def _decimal_context() -> object:
     decimal: Any = noting.everything().get("_decimal")
     if not hasattr(decimal, "Context"):
         return ""
-    context = decimal.getcontext().copy()
+    # In a copy of the context variables: to ask for it makes one.
+    context = contextvars.copy_context().run(decimal.getcontext).copy()
     context.clear_flags()
     plain = decimal.Context()
     return "" if repr(context) == repr(plain) == _DECIMAL else repr((context, plain))

@@ -28,6 +28,7 @@ RECURSION = deepest()
 import asyncio  # noqa: E402
 import atexit  # noqa: E402
 import concurrent.futures  # noqa: E402
+import contextvars  # noqa: E402
 import ctypes  # noqa: E402
 import decimal  # noqa: E402
 import gc  # noqa: E402
@@ -225,6 +226,7 @@ state = {
         logging.raiseExceptions,
         time.time() - logging._startTime < 30,
     ],
+    "context variables": [v.name for v in contextvars.copy_context()],
     "decimal": repr(decimal.getcontext()),
     "asyncio": [repr(asyncio.events._event_loop_policy), asyncio.run(loop_facts())],
     "executor": concurrent.futures.ThreadPoolExecutor()._thread_name_prefix,
