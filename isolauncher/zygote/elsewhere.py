@@ -15,6 +15,8 @@ Imports nothing, as `noting`.
 
 from __future__ import annotations
 
+import sys
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -129,8 +131,9 @@ class Elsewhere:
         self._add(name, "", own)
         if name == "sys":
             return
+        interpreters = _of_the_interpreter()
         for key, value in tuple(own.items()):
-            if key in _LOOKED_AT.get(name, ()):
+            if id(value) in interpreters:
                 continue
             if type(value) in (dict, list, set):
                 self._add(name, key, value)
@@ -226,6 +229,19 @@ class _Thing:
 _of_type: Any = type.__dict__
 _class_dict: Any = _of_type["__dict__"].__get__
 _flags: Any = _of_type["__flags__"].__get__
+
+
+def _of_the_interpreter() -> set[int]:
+    """What is not looked at here, whoever has it among his globals.
+
+    ``from sys import modules``: what is imported later is nobody's change elsewhere.
+    """
+    found = {id(vars(sys.modules[n])) for n in _INTERPRETER if n in sys.modules}
+    found.update(map(id, vars(sys).values()))
+    for name, keys in _LOOKED_AT.items():
+        own = vars(sys.modules[name]) if name in sys.modules else {}
+        found.update(id(own[key]) for key in keys if key in own)
+    return found
 
 
 def _is_class(value: object) -> bool:

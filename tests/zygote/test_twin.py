@@ -253,6 +253,27 @@ def test_h41_what_a_module_changes_in_others_comes_with_it(
     assert all(one != other for one, other in zip(before, after, strict=True))
 
 
+HOLDS_MODULES = """\
+from sys import modules, path_importer_cache
+from builtins import __dict__ as built_in
+"""
+
+
+def test_h41_what_is_imported_after_a_module_has_sys_modules_is_still_there(
+    tmp_path: Path,
+) -> None:
+    """It would be a change in that module's own, and be taken back."""
+    (tmp_path / "holds.py").write_text(HOLDS_MODULES)
+    (tmp_path / "later.py").write_text("import holds, fractions\n")
+    script = tmp_path / "p.py"
+    script.write_text("import later, sys; print(list(sys.modules))\n")
+    cold = twins.cold(str(script))
+    names = [*PYTHON, "holds", "later"]
+    forked = twins.forked(str(script), preload=names, path=[str(tmp_path)])
+    assert cold.err == forked.err == b""
+    assert forked.out == cold.out
+
+
 LAZY = """\
 import sys, types
 
