@@ -34,7 +34,15 @@ BOOTSTRAP = os.path.join(os.path.dirname(__file__), "zygote", "bootstrap.py")
 BARE = "bare"
 """The set of sandboxes whose program is exec'ed: nothing but what init needs."""
 
-START_S = 30
+LOOK_S = 1
+LOOKS_START = 30
+LOOKS_ENTRY = 15
+"""How often a start is looked at, and one import in it, until it takes too long; longer
+than the zygote itself lets an import take, which some can prevent. Not by the clock:
+daemon and zygote may have been stopped together."""
+MAX_CULPRITS = 16
+"""Of one start: so many crash for a reason of the machine's, not of theirs."""
+MAX_NAME = 4096
 FORK_S = 5
 MAX_REPORT = 8 << 20
 SPARE_AFTER_S = 0.1
@@ -183,6 +191,11 @@ class Zygote:
             self.watch = None
 
 
+def _first_line(file: int) -> str:
+    line = os.pread(file, MAX_NAME, 0).partition(b"\n")[0]
+    return line.decode("utf-8", "replace")
+
+
 def _channel() -> tuple[Channel, socket.socket]:
     """Our end and theirs."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -191,6 +204,21 @@ def _channel() -> tuple[Channel, socket.socket]:
 
 class LacksError(ZygoteError):
     """What a set is made of is not installed."""
+
+
+class EndedError(ZygoteError):
+    """A zygote has ended, or stood still, and reported nothing.
+
+    ``culprit`` is what it was importing then, empty between imports; ``why`` in words.
+    """
+
+    def __init__(self, set_name: str, culprit: str, why: str) -> None:
+        super().__init__(
+            f"the zygote {set_name} did not start: it {why}",
+            code="zygote-not-started",
+            hint="its own message is in the daemon's log",
+        )
+        self.culprit, self.why = culprit, why
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +272,8 @@ class Pool:
         """Alive, retired ones included."""
         self.generations: dict[str, int] = {}
         self._lacking: dict[str, _Lacking] = {}
+        self._deadly: dict[str, set[str]] = {}
+        """What has ended zygotes of each set, since the last one that has started."""
 
     def zygotes(self) -> Mapping[str, Zygote]:
         return self._zygotes
@@ -382,11 +412,25 @@ class Pool:
         What an import did cannot be undone in the process that did it, so the next
         one leaves the culprits out; each round finds at least one.
         """
-        left_out: set[str] = set()
+        # Known also if whoever waited for this one does not wait any more.
+        deadly = self._deadly.setdefault(set_name, set())
+        left_out = set(deadly)
+        culprits = 0
         while True:
-            zygote = await self._start(set_name, left_out)
+            try:
+                zygote = await self._start(set_name, left_out)
+            except EndedError as e:
+                culprits += 1
+                if not e.culprit or e.culprit in left_out or culprits > MAX_CULPRITS:
+                    raise
+                why = f"the zygote that imported it {e.why}"
+                self._log.event("module-unfit", set=set_name, module=e.culprit, why=why)
+                deadly.add(e.culprit)
+                left_out.add(e.culprit)
+                continue
             unfit = zygote.report.get("unfit")
             if not isinstance(unfit, dict) or not unfit:
+                deadly.clear()
                 self._refuse_lacking(zygote)
                 return zygote
             zygote.stop()
@@ -433,11 +477,11 @@ class Pool:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         try:
-            words = [set_name, *sorted(left_out)]
-            zygote.channel.sock.send(" ".join(words).encode())
-            async with asyncio.timeout(START_S):
-                zygote.report = await self._report(zygote)
-        except (OSError, TimeoutError, WireError) as e:
+            with open(os.memfd_create("isolauncher-at"), "rb", buffering=0) as at:
+                words = " ".join([set_name, *sorted(left_out)]).encode()
+                socket.send_fds(zygote.channel.sock, [words], [at.fileno()])
+                zygote.report = await self._patiently(zygote, task, at.fileno())
+        except (OSError, WireError) as e:
             zygote.stop()
             process.kill()
             raise ZygoteError(
@@ -459,6 +503,33 @@ class Pool:
             left_out=sorted(left_out) or None,
         )
         return zygote
+
+    async def _patiently(
+        self, zygote: Zygote, ended: asyncio.Task[None], at: int
+    ) -> Mapping[str, object]:
+        """Its report, or EndedError; ``at``: the file that has what it imports now."""
+        name, same, looks = "", 0, 0
+        while True:
+            try:
+                async with asyncio.timeout(LOOK_S):
+                    return await self._report(zygote)
+            except TimeoutError:
+                before, name, looks = name, _first_line(at), looks + 1
+                same = same + 1 if name and name == before else 0
+                if same >= LOOKS_ENTRY:
+                    why = f"has not come to its end in {same * LOOK_S} s"
+                    raise EndedError(zygote.set_name, name, why) from None
+                if looks >= LOOKS_START:
+                    why = f"has not come to its end in {looks * LOOK_S} s"
+                    raise EndedError(zygote.set_name, "", why) from None
+            except WireError as e:
+                if e.code != "wire-closed":
+                    raise
+                # It is reaped soon.
+                await asyncio.wait({ended}, timeout=LOOK_S)
+                status = zygote.process.returncode
+                why = "ended" if status is None else f"ended with status {status}"
+                raise EndedError(zygote.set_name, _first_line(at), why) from e
 
     async def _report(self, zygote: Zygote) -> Mapping[str, object]:
         """Its report comes as a memory file: hundreds of entries and files."""

@@ -123,11 +123,14 @@ def _time_limit(seconds: float) -> Iterator[None]:
 
     before = signal.signal(signal.SIGALRM, too_long)
     signal.setitimer(signal.ITIMER_REAL, seconds)
+    begun = time.monotonic()
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        left, _ = signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+    if not left and time.monotonic() - begun > seconds:
+        raise _TooLong  # it has stopped the timer, or blocked the signal
 
 
 ExitCall = tuple[Callable[..., object], tuple[Any, ...], dict[str, Any]]
@@ -271,9 +274,11 @@ def preload(
     expected_fds: Iterable[int],
     time_limit_s: float = TIME_LIMIT_S,
     observer: Observer | None = None,
+    begins: Callable[[str], None] = lambda name: None,
 ) -> Report:
     """Import each of ``names`` in order and report; never raises for an entry.
 
+    ``begins`` is told of each before it is imported.
     ZygoteError only for what is wrong before the first one.
     """
     state.prove_fit(expected_fds)
@@ -307,6 +312,7 @@ def preload(
         for name in names:
             if own is None and name in sets.LASTING:
                 own = set(sys.modules)
+            begins(name)
             entry, before = _measured(name, before, time_limit_s, observer)
             entries.append(entry)
     meta_path, path_hooks = tuple(sys.meta_path), tuple(sys.path_hooks)

@@ -2,9 +2,10 @@
 """The zygote's life: import without power, prove fitness, then fork on demand.
 
 It parses nothing. The first message on its channel is the name of a set and names to
-leave out; every later one is a word ("f", or "a" where nobody waits yet; and "n" if it
-has a network of its own) and the channels of a new init and of its stem. What it
-answers, each a message of its own:
+leave out, with a file for the name of what is being imported: what ends the process
+leaves nobody to report it. Every later one is a word ("f", or "a" where nobody waits
+yet; and "n" if it has a network of its own) and the channels of a new init and of its
+stem. What it answers, each a message of its own:
 
     descriptors of two memory files: the report of the imports, the files they read
     the pid of the init just forked, or "!" and why there is none
@@ -60,11 +61,12 @@ def main(
         unseen.close_image(argv[0])
         unseen.prove()
         channel = _take_channel()
-        name, *left_out = channel.recv(65536).decode().split()
+        words, (at,) = _asked(channel, 65536)
+        name, *left_out = words.decode().split()
         kernel.title(f"isolauncher: zygote({name})")
         own_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         expected = (0, 1, 2, channel.fileno(), own_namespace)
-        world = _preload(name, frozenset(left_out), cold, expected, channel)
+        world = _preload(name, frozenset(left_out), cold, expected, channel, at)
         _settle(world, expected)
         written = () if name == BARE else _rehearse(world, name)
         linux = make_kernel()
@@ -110,8 +112,17 @@ def _preload(
     cold: Cold,
     expected: tuple[int, ...],
     channel: socket.socket,
+    at: int,
 ) -> World:
     """Import the set with nobody's rights, and tell the daemon what came of it."""
+    is_at = os.fstat(at)
+
+    def begins(entry: str) -> None:
+        with contextlib.suppress(OSError):
+            # Not what another entry, which closes what it finds, has opened since.
+            if os.path.samestat(os.fstat(at), is_at):
+                os.pwrite(at, f"{entry}\n".encode(), 0)
+
     # Drawn before the path goes: pyroute2 may be where only our own code looks.
     kernel.loopback()
     pristine = Pristine.capture(*cold)
@@ -121,7 +132,12 @@ def _preload(
     filling.fill()
     forever.keep(gathering.names(names))
     with kernel.nobody(NOBODY):
-        report = preload.preload(names, pristine=pristine, expected_fds=expected)
+        report = preload.preload(
+            names, pristine=pristine, expected_fds=(*expected, at), begins=begins
+        )
+        begins("")
+        with contextlib.suppress(OSError):
+            os.close(at)
         gathering.end()
         gc.collect()
         filling.fill()
@@ -237,10 +253,10 @@ def _serve(
         channel.send(b"%d" % pid)
 
 
-def _asked(channel: socket.socket) -> tuple[bytes, list[int]]:
+def _asked(channel: socket.socket, limit: int = 16) -> tuple[bytes, list[int]]:
     """A message and its descriptors. (socket.recv_fds imports a module each time.)"""
     space = socket.CMSG_SPACE(2 * _FD)
-    data, told, _, _ = channel.recvmsg(16, space, socket.MSG_CMSG_CLOEXEC)
+    data, told, _, _ = channel.recvmsg(limit, space, socket.MSG_CMSG_CLOEXEC)
     rights = b"".join(fds for _, _, fds in told)
     return data, [
         int.from_bytes(rights[at : at + _FD], sys.byteorder)

@@ -8,6 +8,7 @@ it does to other modules for `elsewhere`.
 
 from __future__ import annotations
 
+import _tracemalloc
 import _warnings
 import atexit
 import builtins
@@ -39,6 +40,7 @@ _DECIMAL = (
     "capitals=1, clamp=0, flags=[], "
     "traps=[InvalidOperation, DivisionByZero, Overflow])"
 )
+_CSV_LIMIT = 128 * 1024
 _libc = ctypes.CDLL(None)
 
 
@@ -159,6 +161,13 @@ def _decimal_context() -> object:
     return "" if repr(context) == repr(plain) == _DECIMAL else repr((context, plain))
 
 
+def _csv_limit() -> int:
+    module: Any = noting.everything().get("_csv")
+    # Absent, or not made yet.
+    limit: int = getattr(module, "field_size_limit", lambda: _CSV_LIMIT)()
+    return limit
+
+
 def _prctl() -> tuple[int, ...]:
     number = ctypes.c_int(0)
     by_pointer = []
@@ -227,6 +236,12 @@ LOOKS: dict[str, Callable[[], object]] = {
     "switch interval": sys.getswitchinterval,
     "gc settings": lambda: (gc.isenabled(), gc.get_threshold(), gc.get_debug()),
     "socket default timeout": socket.getdefaulttimeout,
+    "tracing of memory": _tracemalloc.is_tracing,
+    "limit of csv's fields": lambda: _csv_limit(),
+    "limit of a number's digits": sys.get_int_max_str_digits,
+    "tracking of coroutines": sys.get_coroutine_origin_tracking_depth,
+    "flags of dlopen": sys.getdlopenflags,
+    "text domain of the C library": lambda: locale.textdomain(None),
     "context variables": lambda: sorted(
         v.name for v in contextvars.copy_context() if v.name != "decimal_context"
     ),

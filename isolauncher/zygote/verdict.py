@@ -13,10 +13,11 @@ import os
 import pwd
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from isolauncher.errors import ZygoteError
 from isolauncher.zygote import describe, fresh, handover, preload, program
 from isolauncher.zygote.audit import Told
 from isolauncher.zygote.blame import can_look_for
@@ -120,7 +121,7 @@ def _is_said(finding: Finding, said: set[str]) -> bool:
     return stable(finding.text) in said
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Verdicts:
     """``skipped``: in words, what this machine does not let one look at."""
 
@@ -132,8 +133,46 @@ class Verdicts:
 def judge(names: Sequence[str], *, path: Sequence[str] = ()) -> Verdicts:
     """Import ``names`` in order, in one process for each identity.
 
-    ZygoteError if a process does not come to its end.
+    Again without those that end it. ZygoteError if none does so by itself.
     """
+    try:
+        return _judge(names, path)
+    except ZygoteError as error:
+        ended = dict(_enders(names, path, error))
+    others = [name for name in names if name not in ended]
+    rest = _judge(others, path) if others else Verdicts((), (), ())
+    done = {verdict.entry["name"]: verdict for verdict in rest.verdicts}
+    done |= {name: _ender(name, why) for name, why in ended.items()}
+    return replace(rest, verdicts=tuple(done[name] for name in dict.fromkeys(names)))
+
+
+def _enders(
+    names: Sequence[str], path: Sequence[str], error: ZygoteError
+) -> Iterator[tuple[str, str]]:
+    """Those that end an interpreter which imports nothing else, and how."""
+    if len(names) == 1:
+        yield names[0], error.message
+        return
+    found = False
+    for name in names:
+        try:
+            _run(_first(), Told(names=(name,), path=tuple(path)))
+        except ZygoteError as own:
+            found = True
+            yield name, own.message
+    if not found:
+        raise error
+
+
+def _ender(name: str, why: str) -> Verdict:
+    entry = {
+        **{"name": name, "us": 0, "rss": 0, "modules": 0},
+        **{"faults": [why], "notes": [], "absent": ""},
+    }
+    return Verdict(entry=entry, findings=(), handover=())
+
+
+def _judge(names: Sequence[str], path: Sequence[str]) -> Verdicts:
     with tempfile.TemporaryDirectory(prefix="isolauncher-audit-") as scratch:
         first = _first()
         one = _run(first, Told(names=tuple(names), path=tuple(path)))
@@ -141,8 +180,16 @@ def judge(names: Sequence[str], *, path: Sequence[str] = ()) -> Verdicts:
         told = Told(names=tuple(names), path=tuple(path), trace=_unplaced(found))
         read = frozenset(_variables(found))
         second = _second(scratch, read)
-        other = _run(second, told)
-        failing = _failing(one, other)
+        try:
+            other = _run(second, told)
+            failing = _failing(one, other)
+        except ZygoteError as error:
+            if len(names) > 1:
+                raise  # nobody was left to say which it was
+            ended = Finding(
+                entry=names[0], kind="import", text=error.message, hazard="H40"
+            )
+            failing = [_elsewhere(ended)]
         if failing:
             # By the values of variables, it may be: what else there is shall be seen.
             plain = {n: v for n, v in second.environment.items() if n not in read}

@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.daemons import TOP, Leftovers, Service, nothing_left, service
+from support.daemons import COMMAND, TOP, Leftovers, Service, nothing_left, service
 from support.powers import need, sandboxes
+
+from isolauncher.zygote import verdict
 
 DAEMON = TOP / "tests" / "support" / "planted" / "daemon.py"
 
@@ -32,6 +35,14 @@ UNFIT = {
 }
 
 
+DEADLY = {
+    "p_ends": "import os\nos._exit(0)\n",
+    "p_crashes": "import ctypes\nctypes.string_at(0)\n",
+    "p_stops": "import os\nos.kill(os.getpid(), 19)\n",
+}
+"""Nothing in the zygote outlives them, or could end them."""
+
+
 def planted(tmp: Path, **modules: str) -> Path:
     place = tmp / "planted"
     place.mkdir()
@@ -42,6 +53,34 @@ def planted(tmp: Path, **modules: str) -> Path:
         if directory.stat().st_mode & 0o005 != 0o005:
             directory.chmod(directory.stat().st_mode | 0o005)
     return place
+
+
+def test_attack_47_what_no_zygote_outlives_is_named_by_the_auditor_too(
+    tmp_path: Path,
+) -> None:
+    place = planted(tmp_path, p_crashes=DEADLY["p_crashes"], p_ends=DEADLY["p_ends"])
+    done = subprocess.run(
+        [*COMMAND, "preload", "check", "textwrap", "p_crashes", "p_ends"],
+        env={**os.environ, "PYTHONPATH": str(place)},
+        cwd=TOP,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "textwrap: fit" in done.stdout
+    assert re.search(r"p_crashes: unfit: .* ended with status -11", done.stdout)
+    assert re.search(r"p_ends: unfit: .* ended with status 0", done.stdout)
+
+
+def test_attack_47_of_several_in_one_process_each_that_ends_it_is_named(
+    tmp_path: Path,
+) -> None:
+    place = planted(tmp_path, p_ends=DEADLY["p_ends"])
+    names = ("textwrap", "p_ends", "shlex")
+    found = verdict.judge(names, path=[str(place)]).verdicts
+    assert [v.entry["name"] for v in found] == list(names)
+    assert [bool(v.unfit) for v in found] == [False, True, False]
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +111,23 @@ def test_attack_47_a_zygote_without_the_culprits_serves(unfit: Service) -> None:
     assert done.report is not None
     assert done.report["activity"]["tier"] == "fork"  # type: ignore[index]
     nothing_left(unfit, before)
+
+
+def test_attack_47_what_no_zygote_outlives_is_named_and_left_out_too(
+    tmp_path: Path,
+) -> None:
+    """Row 47: crashes, ends, stands still; the launch that waits is served."""
+    need(sandboxes())
+    place = planted(tmp_path, p_fit="value = 1\n", **DEADLY)
+    with service(command=(sys.executable, str(DAEMON), str(place))) as daemon:
+        for name in DEADLY:
+            assert re.search(rf'module-unfit set="python" module="{name}"', daemon.log)
+        (started,) = re.findall(r'zygote-started set="python".*', daemon.log)
+        assert "p_fit" not in started
+        done = daemon.run(daemon.script("ok.py", "print(1)"))
+    assert (done.status, done.out, done.err) == (0, b"1\n", b"")
+    assert done.report is not None
+    assert done.report["activity"]["tier"] == "fork"  # type: ignore[index]
 
 
 def test_attack_48_a_preloaded_file_that_changes_makes_a_new_zygote(

@@ -92,6 +92,10 @@ PLANTED = {
         "import time\ntry:\n    time.sleep(60)\nexcept Exception:\n    pass",
         "did not finish importing in 1 s",
     ),
+    "hangs_deaf": (
+        "import signal, time\nsignal.setitimer(signal.ITIMER_REAL, 0); time.sleep(1.5)",
+        "did not finish importing in 1 s",
+    ),
     "handler": (
         "import signal; signal.signal(signal.SIGTERM, print)",
         "changed umask, signal mask or dispositions",
@@ -141,6 +145,21 @@ PLANTED = {
     "timeout": (
         "import socket; socket.setdefaulttimeout(1)",
         "changed socket default timeout",
+    ),
+    "traced": ("import tracemalloc; tracemalloc.start()", "changed tracing of memory"),
+    "fields": ("import csv; csv.field_size_limit(5)", "changed limit of csv's fields"),
+    "digits": (
+        "import sys; sys.set_int_max_str_digits(0)",
+        "changed limit of a number",
+    ),
+    "coroutines": (
+        "import sys; sys.set_coroutine_origin_tracking_depth(5)",
+        "changed tracking of coroutines",
+    ),
+    "loader": ("import sys; sys.setdlopenflags(258)", "changed flags of dlopen"),
+    "domain": (
+        "import locale; locale.textdomain('mine')",
+        "changed text domain of the C library",
     ),
     "recursion": ("import sys; sys.setrecursionlimit(9999)", "changed recursion limit"),
     "child": (

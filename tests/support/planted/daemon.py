@@ -22,6 +22,8 @@ def serve(settings: config.Config) -> int:
 
 
 PLANTED = sys.argv.pop(1)
+# As in zygote.py: one of them may hang where no alarm is heard.
+pool.LOOKS_ENTRY = 6
 real = serving.main
 serving.main = serve  # type: ignore[assignment]
 sys.exit(main.main(["daemon", *sys.argv[1:]]))
