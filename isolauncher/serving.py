@@ -134,7 +134,14 @@ def _directories(config: Config) -> None:
         while not os.path.lexists(there):
             there = os.path.dirname(os.path.abspath(there))
         _refuse_foreign(there)
-        os.makedirs(path, mode=mode, exist_ok=True)
+        try:
+            os.makedirs(path, mode=mode, exist_ok=True)
+        except OSError as e:
+            raise DaemonError(
+                f"the directory {path} cannot be made: {e.strerror}",
+                code="directory-not-made",
+                hint="name one on a file system that can be written",
+            ) from e
         _refuse_foreign(path)
 
 
@@ -194,7 +201,15 @@ def _listen(path: str) -> socket.socket:
     listener = socket.socket(
         socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC
     )
-    listener.bind(path)
+    try:
+        listener.bind(path)
+    except OSError as e:
+        listener.close()
+        raise DaemonError(
+            f"the socket {path} cannot be made: {e.strerror}",
+            code="socket-not-made",
+            hint="name one on a file system that can be written",
+        ) from e
     os.chmod(path, 0o666)  # noqa: S103 - everyone may ask; we see who it is
     listener.listen(BACKLOG)
     return listener

@@ -1110,6 +1110,23 @@ def test_a_daemon_does_not_start_where_others_could_have_been(
     assert not [name for name, *_ in _tree(top) - before if "target" in name]
 
 
+@pytest.mark.parametrize(
+    "words", [("--state-dir", "/proc/state"), ("--socket", "/proc/socket")]
+)
+def test_a_daemon_whose_directories_cannot_be_made_says_so_in_one_line(
+    tmp_path_factory: pytest.TempPathFactory, words: Sequence[str]
+) -> None:
+    """/proc is root's own, and nobody can make anything in it."""
+    need(sandboxes())
+    top = tmp_path_factory.mktemp("made")
+    top.chmod(0o755)
+    done = _start(top, *words)
+    assert done.returncode == 125, done.stderr
+    assert done.stderr.startswith("isolauncher: daemon: the directory /proc/")
+    assert done.stderr.count("\n") == 1
+    assert "[directory-not-made]" in done.stderr
+
+
 def _tree(top: Path) -> set[tuple[str, int, int]]:
     found = set()
     for path in (top, *top.rglob("*")):
