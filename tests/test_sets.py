@@ -73,6 +73,14 @@ def test_own_module_that_preloaded_types_need_is_run_by_a_fresh_interpreter(
     assert "cairo" in why
 
 
+def test_no_error_of_our_calls_is_left_for_a_program(daemon: Service) -> None:
+    script = daemon.script("errno.py", "import ctypes; print(ctypes.get_errno())\n")
+    done = daemon.run(script)
+    assert (done.status, done.out, done.err) == (0, b"0\n", b"")
+    assert done.report is not None
+    assert done.report["activity"]["tier"] == "fork"
+
+
 def test_a_script_of_any_size_is_its_interpreters_matter(daemon: Service) -> None:
     """A file with holes is soon larger than what a sandbox may have in memory."""
     script = daemon.script("large.py", "print(1)\n")

@@ -364,6 +364,7 @@ def load(prepared: Prepared) -> Callable[[], object]:
     interpreter runs, whose globals become the program's. A syntax error in the
     program is raised from here, as the program's.
     """
+    ctypes.set_errno(0)  # it has its own copy, with the last of our calls' in it
     customised = interpreter.add_user_site(prepared.world)
     if prepared.source is None:
         namespace = _fresh_main(sys.modules["__main__"])
