@@ -190,9 +190,17 @@ def load(
 ) -> Config:
     """Read ``file``, or the machine's own where one is; the rest is the command line's.
 
-    A file that is named must be there. ``policy_dir`` stands in for the
-    administrator's directory: what extends ``default`` still finds the vendor's.
+    A file that is named must be there, and so must ``policy_dir``, which stands in for
+    the administrator's directory: what extends ``default`` still finds the vendor's.
     """
+    options = {"socket": socket, "state-dir": state_dir, "policy-dir": policy_dir}
+    for option, value in options.items():
+        if value == "":
+            raise _refused(f"--{option}", "config-no-name", "a name is missing")
+    if policy_dir is not None and not os.path.isdir(policy_dir):
+        # Or an administrator's rules would be missing and nobody be told.
+        what = f"there is no directory {policy_dir}"
+        raise _refused("--policy-dir", "config-no-directory", what)
     name = file if file is not None else paths.CONFIG_FILE
     text = _read_trusted(name, must_exist=file is not None)
     numbers, words = _check(name, text) if text is not None else ({}, {})

@@ -9,12 +9,14 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import os
 import sys
 from typing import TYPE_CHECKING
 
 from .. import report
 from ..errors import RequestError
 from ..policy import restrict, words
+from ..policy.load import ETC_DIRECTORY
 from ..policy.model import reasons, values
 from . import governing, printable, tell
 
@@ -47,6 +49,12 @@ def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.policy_dir != ETC_DIRECTORY and not os.path.isdir(args.policy_dir):
+        raise RequestError(
+            f"there is no directory {args.policy_dir}",
+            code="policy-no-directory",
+            hint="name one that holds policies",
+        )
     store = governing.store(args.policy_dir)
     found = governing.find(store, args.what)
     policy = found.policy

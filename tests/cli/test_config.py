@@ -73,7 +73,7 @@ def test_what_is_said_is_what_is_used(file: Path, tmp_path: Path) -> None:
         '[shell]\nwithout-service = "unisolated"\n'
     )
     found = config.load(
-        str(file), socket="/run/other/s", state_dir="/s", policy_dir="/p"
+        str(file), socket="/run/other/s", state_dir="/s", policy_dir=str(file.parent)
     )
     assert found.uids == config.Uids(first=100000, last=100009)
     assert found.limits.grace_ms == 0
@@ -81,7 +81,7 @@ def test_what_is_said_is_what_is_used(file: Path, tmp_path: Path) -> None:
     assert found.shell.unisolated
     assert (found.socket, found.run_dir) == ("/run/other/s", "/run/other")
     assert found.state_dir == "/s"
-    assert found.policy_dirs == (paths.vendor_policies(), "/p")
+    assert found.policy_dirs == (paths.vendor_policies(), str(file.parent))
     assert found.file == str(file)
 
 
@@ -162,6 +162,22 @@ def test_a_misspelt_key_names_the_nearest(file: Path) -> None:
 
 def test_a_file_that_is_named_must_be_there(file: Path) -> None:
     assert refused(file) == [(0, "", "config-not-found")]
+
+
+@pytest.mark.parametrize(
+    ("named", "code"),
+    [
+        ({"socket": ""}, "config-no-name"),
+        ({"state_dir": ""}, "config-no-name"),
+        ({"policy_dir": ""}, "config-no-name"),
+        ({"policy_dir": "/nonexistent"}, "config-no-directory"),
+        ({"policy_dir": "/etc/passwd"}, "config-no-directory"),
+    ],
+)
+def test_a_place_that_is_named_is_no_other(named: dict[str, str], code: str) -> None:
+    with pytest.raises(PolicyError) as caught:
+        config.load(**named)
+    assert [m.code for m in caught.value.mistakes] == [code]
 
 
 @pytest.mark.parametrize("mode", [0o664, 0o646, 0o622])

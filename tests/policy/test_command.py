@@ -304,6 +304,9 @@ def test_explain_names_what_set_a_value_and_what_that_overrides(
     assert wrong.returncode == 125
     assert "did you mean limits.memory?" in wrong.stderr
     assert command("explain", "nosuch", checkout=checkout).returncode == 125
+    nowhere = command("explain", "--policy-dir", "/x", "default", checkout=checkout)
+    assert nowhere.returncode == 125
+    assert "there is no directory /x" in nowhere.stderr
 
 
 @pytest.mark.parametrize(
