@@ -12,8 +12,10 @@ import _tracemalloc
 import _warnings
 import atexit
 import builtins
+import codecs
 import contextvars
 import ctypes
+import encodings
 import gc
 import locale
 import os
@@ -168,6 +170,26 @@ def _csv_limit() -> int:
     return limit
 
 
+def _registries() -> tuple[dict[str, object], list[object]]:
+    """The interpreter's own, which it shows to nobody; empty where it has others."""
+    strict = codecs.lookup_error("strict")
+    handlers, searches = {}, []
+    for found in gc.get_referrers(strict):
+        if type(found) is dict and found.get("strict") is strict:
+            handlers = found
+    for found in gc.get_referrers(encodings.search_function):
+        if type(found) is list:
+            searches = found
+    return handlers, searches
+
+
+_HANDLERS, _SEARCHES = _registries()
+
+
+def _codecs_known() -> object:
+    return {k: id(v) for k, v in _HANDLERS.items()}, [id(f) for f in _SEARCHES]
+
+
 def _prctl() -> tuple[int, ...]:
     number = ctypes.c_int(0)
     by_pointer = []
@@ -242,6 +264,7 @@ LOOKS: dict[str, Callable[[], object]] = {
     "tracking of coroutines": sys.get_coroutine_origin_tracking_depth,
     "flags of dlopen": sys.getdlopenflags,
     "text domain of the C library": lambda: locale.textdomain(None),
+    "codecs or handlers of their errors": lambda: _codecs_known(),
     "context variables": lambda: sorted(
         v.name for v in contextvars.copy_context() if v.name != "decimal_context"
     ),

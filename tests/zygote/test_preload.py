@@ -161,6 +161,14 @@ PLANTED = {
         "import locale; locale.textdomain('mine')",
         "changed text domain of the C library",
     ),
+    "codec": (
+        "import codecs; codecs.register(lambda name: None)",
+        "changed codecs or handlers of their errors",
+    ),
+    "error_handler": (
+        "import codecs; codecs.register_error('mine', codecs.strict_errors)",
+        "changed codecs or handlers of their errors",
+    ),
     "recursion": ("import sys; sys.setrecursionlimit(9999)", "changed recursion limit"),
     "child": (
         # It ends when its standard input does.
