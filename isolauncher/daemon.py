@@ -410,7 +410,7 @@ class Daemon:
             await asyncio.wait_for(self.closing.wait(), seconds)
 
     async def stop(self, activity: Activity, grace_s: float) -> None:
-        """SIGTERM to its main process, then the end of its init."""
+        """SIGTERM to its main process if there is a grace, then the end of its init."""
         if activity.state == "exited":
             return
         sandbox = activity.room.sandbox
@@ -421,7 +421,7 @@ class Daemon:
             return
         assert sandbox is not None  # noqa: S101 (for the type checker)
         activity.state = "stopping"
-        if sandbox.stem >= 0:
+        if sandbox.stem >= 0 and grace_s > 0:
             send_signal(sandbox.stem, signal.SIGTERM)
             # A stopped program gets no signal but SIGKILL and SIGCONT.
             send_signal(sandbox.stem, signal.SIGCONT)

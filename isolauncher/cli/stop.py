@@ -32,7 +32,8 @@ def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
         metavar="S",
         type=_seconds,
         default=5.0,
-        help="seconds between SIGTERM and SIGKILL (default: 5; at most 600)",
+        help="seconds between SIGTERM and SIGKILL (default: 5; at most 600; with 0 "
+        "there is no SIGTERM)",
     )
     parser.add_argument("ids", metavar="ID", nargs="+", help="as ps lists them")
     parser.set_defaults(func=run)
