@@ -949,6 +949,7 @@ def test_a_daemon_with_few_descriptors_does_not_start(tmp_path: Path) -> None:
 def _start(
     where: Path, *words: str, under: Sequence[str] = ()
 ) -> subprocess.CompletedProcess[str]:
+    (where / "policies").mkdir(exist_ok=True)
     return subprocess.run(
         [
             *(*under, *COMMAND, "daemon", "--socket", str(where / "run" / "socket")),
