@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which uid belongs to which activity: the ledger, and the names that go with it.
+"""The ledger: which uid belongs to which activity, or bundle.
 
 Here: giving out uids (= gids) of one range, and taking them back. Not here: becoming
 a uid, deciding who may ask, or the activities' records in the run directory, which are

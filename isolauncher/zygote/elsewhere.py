@@ -10,7 +10,7 @@ or ends (`noting`). What is to be done about a change is `handover.elsewhere`'s.
 Not seen: what lies deeper, or in closures and C; an entry of a list that took another's
 place; and where CPython keeps no version of its dicts (after 3.12), one of theirs.
 
-Imports nothing, as `noting`.
+Imports nothing that is not built in, as `noting`.
 """
 
 from __future__ import annotations

@@ -50,9 +50,9 @@ from support.peers import (
 )
 from support.powers import need, program, sandboxes
 
-from isolauncher import wire
+from isolauncher import serving, wire
 from isolauncher.descriptors import CONNECTION, LAUNCH, LEAST
-from isolauncher.errors import WireError
+from isolauncher.errors import DaemonError, WireError
 
 CONFIG = QUICK
 
@@ -1126,6 +1126,14 @@ def test_a_daemon_whose_directories_cannot_be_made_says_so_in_one_line(
     assert done.stderr.startswith("isolauncher: daemon: the directory /proc/")
     assert done.stderr.count("\n") == 1
     assert "[directory-not-made]" in done.stderr
+
+
+def test_a_socket_that_cannot_be_made_says_so() -> None:
+    """Its directory is there, and takes none."""
+    need(sandboxes())
+    with pytest.raises(DaemonError) as caught:
+        serving._listen("/proc/isolauncher-socket")
+    assert caught.value.code == "socket-not-made"
 
 
 def _tree(top: Path) -> set[tuple[str, int, int]]:
