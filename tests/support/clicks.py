@@ -27,6 +27,9 @@ FOUND: Box = (56, 64, 112, 896)
 """The icons in the list of all activities, and below them what is empty."""
 ENTRIES: Box = (104, 64, 160, 896)
 """The same in the Journal."""
+LIST_CHOSEN = (1119, 10)
+"""In the button of the list, beside what is drawn on it."""
+CHOSEN = (128, 128, 128)
 SEARCH = (300, 30)
 """In the Journal."""
 ASIDE = (640, 840)
@@ -45,12 +48,19 @@ class Clicks:
     # ------------------------------------------------------------------------ opening
 
     def list(self) -> None:
-        """The home view as a list, whatever is in front."""
+        """The home view as a list, whatever is in front.
+
+        A key that comes before the shell has the focus is lost: asked for again.
+        """
         self.shell.xdotool("mousemove", *ASIDE)
-        self.shell.xdotool("key", "F3")
-        self.shell.settled()
-        self.shell.xdotool("key", "ctrl+2")
-        self.shell.settled()
+
+        def listed() -> bool:
+            for key in ("F3", "ctrl+2"):
+                self.shell.xdotool("key", key)
+                self.shell.settled()
+            return self.color(*LIST_CHOSEN) == CHOSEN
+
+        until(listed, "the list")
 
     def find(self, name: str) -> tuple[int, int]:
         """In the list; where its icon is, once it is the only one."""
