@@ -3,7 +3,7 @@
 
 A launch is timed from just before it is asked for (a client's connection stands, its
 next act is to send; a command is about to be started; the reference is about to fork)
-until the script's byte can be read. What cannot be had on this machine says why.
+until the script writes its byte. What cannot be had on this machine says why.
 """
 
 from __future__ import annotations
@@ -285,19 +285,20 @@ def from_daemon(
                 started = time.monotonic_ns()
                 wire.send(sock, launch.message, fds)
                 _first_byte(reader, sock)
-                ended = time.monotonic_ns()
                 report = end_of(sock)
-                said = os.read(reader, 64)
+                words = os.read(reader, 64)
         finally:
             launch.close()
     finally:
         os.close(reader)
         os.close(writer)
-    if not said.startswith(b"x"):
-        raise DaemonError(f"the script said {said!r}", code="bench-failed")
-    first_line = int(said[1:]) - started
+    said = scripts.Said.read(words)
+    if said is None:
+        raise DaemonError(f"the script said {words!r}", code="bench-failed")
     return Launch(
-        taken=(ended - started) / 1e6, first_line=first_line / 1e6, report=report
+        taken=(said.written - started) / 1e6,
+        first_line=(said.begun - started) / 1e6,
+        report=report,
     )
 
 
@@ -357,24 +358,24 @@ def cold(command: tuple[str, ...]) -> float:
                 # Ours is closed, so that one that fails is an end of file.
                 os.close(writer)
                 writer = -1
-                byte = read(reader, command[0])[:1]
-                taken = time.monotonic_ns() - started
-                _, said = process.communicate(timeout=END_S)
+                words = read(reader, command[0])
+                _, complaints = process.communicate(timeout=END_S)
             except BaseException:
                 # With what it has started; it is not reaped, so the number is its own.
                 if process.returncode is None:
                     with suppress(ProcessLookupError, PermissionError):
                         os.killpg(process.pid, signal.SIGKILL)
                 raise
-        if byte != b"x" or process.returncode != 0:
-            words = said.decode("utf-8", "replace").strip().splitlines()
+        said = scripts.Said.read(words)
+        if said is None or process.returncode != 0:
+            lines = complaints.decode("utf-8", "replace").strip().splitlines()
             raise HostError(
                 f"{command[0]} ended with {process.returncode} where it should have "
-                f"run the script: {words[-1] if words else 'it said nothing'}",
+                f"run the script: {lines[-1] if lines else 'it said nothing'}",
                 code="bench-command-failed",
             )
     finally:
         os.close(reader)
         if writer >= 0:
             os.close(writer)
-    return taken / 1e6
+    return (said.written - started) / 1e6

@@ -77,8 +77,8 @@ def steps_of(launch: contenders.Launch) -> dict[str, float]:
 
     First the report's own spans; ``go``: what of its total is left, until the program's
     process has heard that it may run; ``outside``: the request's way to the daemon, and
-    from there to the script's first line; ``script``: its imports and its byte, until
-    that can be read. They add up to the launch's time.
+    from there to the script's first line; ``script``: its imports, until it writes its
+    byte. They add up to the launch's time.
     """
     timings = launch.report["timings_us"]
     assert isinstance(timings, dict)  # noqa: S101 (for the type checker)

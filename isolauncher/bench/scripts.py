@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,28 @@ _GTK3 = (
 )
 
 
+_SAID = re.compile(rb"x(\d+) (\d+)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """What the script wrote, all of it at once: nanoseconds of CLOCK_MONOTONIC.
+
+    When its first line ran and when it wrote, as it read the clock itself. When whoever
+    is told of the byte gets a processor is nothing that a launch could do about: the
+    kernel may leave him behind the script, which goes on to its end.
+    """
+
+    begun: int
+    written: int
+
+    @classmethod
+    def read(cls, data: bytes) -> Said | None:
+        """None if it is not the script's."""
+        words = _SAID.fullmatch(data)
+        return cls(begun=int(words[1]), written=int(words[2])) if words else None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Imports:
     """A list and the preload set that has it; ``policy`` is `default` but for the set.
@@ -66,13 +89,15 @@ class Imports:
     def script(self, *, waits: bool = False) -> str:
         """``waits``: until nobody holds the other end of its stdin.
 
-        One that does not wait adds to its byte when its own first line ran: nanoseconds
-        of CLOCK_MONOTONIC. `time` is in every interpreter from the start.
+        One that does not wait adds to its byte when its own first line ran, and when it
+        wrote this: nanoseconds of CLOCK_MONOTONIC (see `Said`). `time` is in every
+        interpreter from the start.
         """
         if waits:
             return f'import os\n{self.statements()}os.write(1, b"x")\nos.read(0, 1)\n'
         first = "import os, time\nbegun = time.monotonic_ns()\n"
-        return f'{first}{self.statements()}os.write(1, b"x%d" % begun)\n'
+        last = 'os.write(1, b"x%d %d" % (begun, time.monotonic_ns()))'
+        return f"{first}{self.statements()}{last}\n"
 
     def statements(self) -> str:
         """The imports alone."""

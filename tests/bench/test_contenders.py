@@ -41,7 +41,7 @@ def test_one_that_has_never_run_here_is_left_out_and_one_that_has_is_a_failure(
     tmp_path: Path,
 ) -> None:
     script = tmp_path / "script"
-    script.write_text("test -e runs && printf x")
+    script.write_text("test -e runs && printf 'x1 99999999999999999'")
     found: dict[str, lacks.Lack] = {}
     once = contenders._command(
         ("sh", "-c", f"cd {tmp_path}; . ./script"), is_ours=False
@@ -162,6 +162,24 @@ def test_who_comes_first_is_drawn_anew_for_each_round_and_the_seed_repeats_it() 
     assert len(set(rounds)) == 6
     # In no cycle: each comes after each, itself too, from one round to the next.
     assert len({(one[-1], two[0]) for one, two in pairwise(rounds)}) > 6
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (b"x12 34", (12, 34)),
+        (b"x12", None),
+        (b"x", None),
+        (b"", None),
+        (b"xa b", None),
+        (b"Traceback (most recent", None),
+    ],
+)
+def test_only_the_script_s_own_words_are_times(
+    words: bytes, found: tuple[int, int] | None
+) -> None:
+    said = scripts.Said.read(words)
+    assert (said and (said.begun, said.written)) == found
 
 
 def failing_at(number: int, error: Exception) -> Callable[[], float]:
