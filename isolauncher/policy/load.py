@@ -117,6 +117,7 @@ class _Folder:
     kept: Kept
     path: str
     opened: trust.Directory | None = None
+    missing: trust.Missing | None = None
     sources: dict[str, _Remembered] = field(default_factory=dict)
 
 
@@ -323,11 +324,14 @@ class PolicyStore:
                 stamp.still_holds() for stamp in folder.opened.way
             ):
                 continue
+            if folder.missing is not None and folder.missing.still_holds():
+                continue
             _forget(folder)
             try:
                 folder.opened = trust.open_directory(folder.path, self.owners)
-            except FileNotFoundError:
-                continue  # no policies there: what must exist is missed by name
+            except trust.Missing as missing:
+                # No policies there: what must exist is missed by name.
+                folder.missing = missing.with_traceback(None)
             except trust.Untrusted as error:
                 raise PolicyError((_distrust(error),)) from error
 
@@ -518,7 +522,7 @@ def _same_objects(one: tuple[_Source, ...], other: tuple[_Source, ...]) -> bool:
 def _forget(folder: _Folder) -> None:
     if folder.opened is not None:
         folder.opened.close()
-    folder.opened = None
+    folder.opened = folder.missing = None
     folder.sources.clear()
 
 

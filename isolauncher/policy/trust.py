@@ -18,6 +18,7 @@ A `Stamp` remembers what was found, cheap enough to be checked at every launch.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -86,6 +87,20 @@ class Stamp:
         )
 
 
+class Missing(FileNotFoundError):
+    """``way`` leads to where the next part of the path is not."""
+
+    def __init__(self, path: str, way: tuple[Stamp, ...]) -> None:
+        super().__init__(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        self.way = way
+
+    def still_holds(self) -> bool:
+        """Whether it is missing as before, the way to it what it was."""
+        return not os.path.lexists(self.filename) and all(
+            stamp.still_holds() for stamp in self.way
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Directory:
     """A directory found trustworthy, with the stamps of the whole way to it."""
@@ -99,7 +114,7 @@ class Directory:
 
 
 def open_directory(path: str, owners: frozenset[int]) -> Directory:
-    """Walk from / to ``path``; FileNotFoundError if there is no such directory.
+    """Walk from / to ``path``; Missing if there is no such directory.
 
     Symbolic links on the way are followed by hand, so that the directories which
     hold them are looked at like all others.
@@ -121,7 +136,7 @@ def open_directory(path: str, owners: frozenset[int]) -> Directory:
             try:
                 entered = os.open(part, flags, dir_fd=current)
             except FileNotFoundError:
-                raise
+                raise Missing(path, tuple(way)) from None
             except OSError as error:
                 raise _unreadable(path, error) from error
             there = os.path.dirname(here) if part == ".." else os.path.join(here, part)

@@ -273,11 +273,13 @@ class Prepared:
     code: CodeType | None = None
 
 
-def prepare(start: Start, world: World) -> Prepared:
+def prepare(start: Start, world: World, before: Prepared | None = None) -> Prepared:
     """Read the program, in the handed-over child and before its "go".
 
-    ProgramNotFound and ProgramNotExecutable if it cannot be read; Fresh if only a
-    fresh interpreter reads it as a cold start does.
+    ``before``: what that came to when it was read before, in this process; where it is
+    still word for word the same that is what it is. ProgramNotFound and
+    ProgramNotExecutable if it cannot be read; Fresh if only a fresh interpreter reads
+    it as a cold start does.
     """
     if start.kind == "module":
         return Prepared(
@@ -310,6 +312,8 @@ def prepare(start: Start, world: World) -> Prepared:
         ) from None
     except OSError as error:
         raise _unusable(program, error.strerror or str(error)) from error
+    if before is not None and (before.filename, before.source) == (filename, source):
+        return before
     why = _only_from_file(source)
     code = None if why else _silently_compiled(source, filename)
     if code is None and (why or _encoding(source)):

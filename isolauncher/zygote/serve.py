@@ -334,7 +334,7 @@ def _hand_over(
             nonlocal prepared
             try:
                 handover.again(told, world)
-                prepared = program.prepare(told, world)
+                prepared = program.prepare(told, world, prepared)
             except handover.Fresh:
                 raise stem.changed() from None
 

@@ -111,6 +111,34 @@ def test_a_new_etc_directory_takes_effect(shelf: Shelf) -> None:
     assert shelf.store.get("untrusted").limits.nice == 9
 
 
+def test_a_missing_directory_is_not_sought_again_and_the_way_to_it_is_looked_at(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf.etc.rmdir()
+    shelf.store.get("untrusted")
+    walk = trust.open_directory
+    walked: list[str] = []
+
+    def counted(path: str, owners: frozenset[int]) -> trust.Directory:
+        walked.append(path)
+        return walk(path, owners)
+
+    monkeypatch.setattr(trust, "open_directory", counted)
+    shelf.store.get("untrusted")
+    assert walked == []
+    shelf.etc.parent.chmod(0o777)
+    assert shelf.codes("untrusted") == ["policy-not-trusted"]
+    shelf.etc.parent.chmod(0o755)
+    assert shelf.store.get("untrusted").limits.nice == 5
+    # Nothing but a link that leads nowhere, and then somewhere.
+    there = shelf.etc.with_name("there")
+    shelf.etc.symlink_to(there)
+    assert shelf.store.get("untrusted").limits.nice == 5
+    there.mkdir()
+    shelf.put("untrusted", TEXT % 9)
+    assert shelf.store.get("untrusted").limits.nice == 9
+
+
 def test_a_replaced_directory_takes_effect(shelf: Shelf) -> None:
     shelf.put("mine", TEXT % 3)
     assert shelf.store.get("mine").limits.nice == 3

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from isolauncher.errors import ProgramNotExecutable, ProgramNotFound
 from isolauncher.zygote import program, variables
+from isolauncher.zygote.handover import Start
 
 from . import twins
 
@@ -368,3 +370,28 @@ def test_what_needs_exec_says_is_true_of_this_interpreter(tmp_path: Path) -> Non
         assert program.needs_exec(environment, program.available_locales())
         cold, forked = twins.both(str(script), environment=environment)
         assert cold.out != forked.out, environment
+
+
+def test_a_script_that_is_still_the_same_is_not_compiled_again(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("version = 1\n")
+    start = Start(
+        kind="script", program=str(script), arguments=(), environment={}, cwd="/"
+    )
+    world: Any = None
+    before = program.prepare(start, world)
+    assert program.prepare(start, world, before) is before
+    script.write_text("version = 2\n")
+    after = program.prepare(start, world, before)
+    assert after.source == b"version = 2\n"
+    assert after.code is not None
+    found: dict[str, object] = {}
+    exec(after.code, found)  # noqa: S102
+    assert found["version"] == 2
+    # Broken in between: what is wrong is the program's to tell, now and later.
+    script.write_text("version =\n")
+    broken = program.prepare(start, world, after)
+    assert (broken.code, broken.source) == (None, b"version =\n")
+    script.unlink()
+    with pytest.raises(ProgramNotFound):
+        program.prepare(start, world, broken)
