@@ -84,7 +84,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     _have_standard_descriptors()
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        status = _verb(words)
+        try:
+            status = _verb(words)
+        except SystemExit:
+            sys.stdout.flush()  # the help
+            raise
         sys.stdout.flush()
         return status
     except PolicyError as error:
@@ -108,12 +112,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         _output_is_lost()
         return 141
     except OSError as error:
+        if error.errno == errno.ENOENT and not _has_directory():
+            tell(
+                "the working directory has been removed (name the path from /, or "
+                "change to another directory)  [no-working-directory]"
+            )
+            return COULD_NOT_LAUNCH
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         # The one large thing that a verb writes.
         _output_is_lost()
         tell(f"standard output cannot be written: {error.strerror}  [output-lost]")
         return COULD_NOT_LAUNCH
+
+
+def _has_directory() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _output_is_lost() -> None:

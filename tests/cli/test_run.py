@@ -185,9 +185,27 @@ def test_who_cannot_be_told_why_still_gets_the_status(
     assert command.process.returncode == status
 
 
-def test_output_that_cannot_be_written_is_one_line(at: Path) -> None:
+@pytest.mark.parametrize("verb", ["test-policy", "explain", "launch"])
+def test_in_a_directory_that_is_gone_a_relative_path_is_one_line(
+    at: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with Client(at, verb, "./x.toml") as command:
+        _, err = command.process.communicate(timeout=PATIENCE)
+    assert command.process.returncode == 125
+    assert err.decode().endswith("[no-working-directory]\n")
+    assert err.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("words", [("completion", "bash"), ("--help",), ("run", "-h")])
+def test_output_that_cannot_be_written_is_one_line(
+    at: Path, words: tuple[str, ...]
+) -> None:
     with open("/dev/full", "wb") as full:
-        with Client(at, "completion", "bash", stdout=full) as command:
+        with Client(at, *words, stdout=full) as command:
             _, err = command.process.communicate(timeout=PATIENCE)
     assert command.process.returncode == 125
     assert err.decode().endswith("[output-lost]\n")
