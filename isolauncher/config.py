@@ -54,6 +54,8 @@ from . import paths
 from .errors import Mistake, PolicyError
 
 MAX_FILE = 64 * 1024
+MAX_SHOWN = 60
+"""Characters of a value in an error."""
 
 # Below lie the ranges of Debian and of systemd's dynamic users; uids above 2^31 read
 # as negative in too many tools to be given to anyone.
@@ -282,6 +284,10 @@ def _check(
         raise _error(
             [_mistake(name, line, "", "config-not-toml", what, column=column)]
         ) from None
+    except (ValueError, RecursionError):
+        # An int() of thousands of digits; lists in lists in lists.
+        what = "it has a number of thousands of digits, or is nested as deep"
+        raise _refused(name, "config-not-toml", what) from None
 
     mistakes: list[Mistake] = []
 
@@ -295,7 +301,7 @@ def _check(
     if version is None:
         wrong("", "version", "config-no-version", "is missing", "write version = 1")
     elif type(version) is not int or version != 1:
-        wrong("", "version", "config-version", f"{version!r} is not 1")
+        wrong("", "version", "config-version", f"{_shown(version)} is not 1")
 
     numbers: dict[str, dict[str, int]] = {}
     words: dict[str, dict[str, str]] = {}
@@ -319,18 +325,18 @@ def _check(
                     words.setdefault(table, {})[name_here] = value
                 else:
                     either = " or ".join(f'"{word}"' for word in choices[key])
-                    wrong(table, key, "config-wrong-type", f"{value!r} is not {either}")
+                    what = f"{_shown(value)} is not {either}"
+                    wrong(table, key, "config-wrong-type", what)
             elif type(value) is not int:
-                wrong(
-                    table, key, "config-wrong-type", f"{value!r} is not a whole number"
-                )
+                what = f"{_shown(value)} is not a whole number"
+                wrong(table, key, "config-wrong-type", what)
             elif not bounds[key][0] <= value <= bounds[key][1]:
                 least, most = bounds[key]
                 wrong(
                     table,
                     key,
                     "config-out-of-bounds",
-                    f"{value} is not in {least} to {most}",
+                    f"{_shown(value)} is not in {least} to {most}",
                 )
             else:
                 numbers.setdefault(table, {})[name_here] = value
@@ -364,6 +370,15 @@ def _line(text: str, table: str, key: str) -> int:
         ):
             return number
     return 0
+
+
+def _shown(value: object) -> str:
+    """In a line; Python refuses to print an int of thousands of digits."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):
+        return "what is there"
+    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…"
 
 
 def _nearest(word: str, known: list[str]) -> str:
