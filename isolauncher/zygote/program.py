@@ -333,11 +333,16 @@ def _silently_compiled(source: bytes, filename: str) -> CodeType | None:
     """None if there is an error or a warning, which is the program's own to tell.
 
     Compiled before "go", in whatever time there is until it comes; nothing of it runs.
+    Fresh if a file's own reader tells of the error in other words.
     """
     _warnings.filters.insert(0, ("error", None, Warning, None, 0))
     _warnings._filters_mutated()  # type: ignore[attr-defined]
     try:
         return _compiled(source, filename)
+    except SyntaxError as error:
+        if error.end_offset == _AT_THE_END:
+            raise Fresh("something is missing at its end") from None
+        return None
     except Exception:
         return None
     finally:
@@ -396,6 +401,8 @@ def load(prepared: Prepared) -> Callable[[], object]:
     return main
 
 
+_AT_THE_END = -1
+"""Of a SyntaxError: whoever reads a file line by line has no line then to point at."""
 _COOKIE = re.compile(rb"[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)")
 _BLANK = re.compile(rb"[ \t\f]*(#|$)")
 _LINE_END = re.compile(rb"\r\n?|\n")

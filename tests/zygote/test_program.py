@@ -48,6 +48,11 @@ ENDINGS = {
     "encoding-and-warning": b"# coding: cp1252\nprint('\\d', ascii('\x80'))\n",
     "encoding-in-the-second-line": b"#!/usr/bin/python3\r# coding=koi8-r\r"
     b"print(ascii('\xc1'))\r",
+    "block-missing-at-the-end": b"def f():\n",
+    "block-missing-before-a-comment": b"x = 1\nif x:\n\n# that is all\n",
+    "clause-missing-at-the-end": b"try:\n    x = 1",
+    "line-missing-at-the-end": b"\\\n",
+    "bracket-missing-at-the-end": b"x = (\n\n",
     "crlf-unterminated": b"'''\r\n",
     "longer-than-is-read": b"#" * (1 << 20) + b"\nprint(1)\n",
     "crlf": b"print(1)\r\nprint('''a\r\nb''' == 'a\\nb')\r\n",
