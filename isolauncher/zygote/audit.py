@@ -190,6 +190,8 @@ class _Auditor:
         if known is None and event not in ("open", "os.listdir", "os.scandir"):
             return
         frame = sys._getframe().f_back
+        if event == "sys.addaudithook":
+            frame = blame.behind_stand_ins(frame)
         if frame is None or blame.is_machinery(frame):
             return
         self.busy = True
@@ -230,7 +232,7 @@ class _Auditor:
                 # Those that were noted when they were made.
                 if fault.startswith(("read environment", "keeps ")):
                     continue
-                by_event = fault in (preload.USED_SOCKET, preload.RAN_PROGRAM)
+                by_event = fault in preload.BY_EVENT
                 if by_event and self._has(entry.name, kind):
                     continue
                 made = hazards.Finding(

@@ -54,6 +54,13 @@ def place(frame: FrameType | None) -> Place:
     return "", 0
 
 
+def behind_stand_ins(frame: FrameType | None) -> FrameType | None:
+    """Who has called what stands in for the interpreter's own."""
+    while frame is not None and frame.f_code.co_filename in _STAND_INS:
+        frame = frame.f_back
+    return frame
+
+
 def _is_body(frame: FrameType | None) -> bool:
     """Whether a module's body is being executed, not our own limit of time."""
     # An extension module is loaded by importlib, for a body that imports it.

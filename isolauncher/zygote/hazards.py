@@ -112,6 +112,7 @@ FAULTS: tuple[tuple[str, str, str, str], ...] = (
     ("read environment", "environment", "H19", ""),
     ("used a socket", "socket", "H27", ""),
     ("ran a program", "process", "H33", ""),
+    ("added an audit hook", "hook", "H20", ""),
     ("keeps ", "kept", "", ""),
     ("", "import", "H40", ""),
 )

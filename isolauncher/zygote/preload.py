@@ -38,6 +38,9 @@ from isolauncher.zygote.state import State
 OURS = "isolauncher"
 USED_SOCKET = "used a socket"
 RAN_PROGRAM = "ran a program"
+ADDED_HOOK = "added an audit hook"
+BY_EVENT = (USED_SOCKET, RAN_PROGRAM, ADDED_HOOK)
+"""Who listens to the interpreter's audit events hears of each by itself (`hazards`)."""
 TIME_LIMIT_S = 10.0
 _NAMESPACES = "gi.repository."
 
@@ -183,6 +186,26 @@ def _noting_sockets(note: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         kind.__init__ = real
+
+
+@contextlib.contextmanager
+def _noting_hooks(note: Callable[[], None]) -> Iterator[None]:
+    """Note that an audit hook was added: nobody can ask for them, or take one away."""
+    real = sys.addaudithook
+
+    def adding(hook: Callable[..., Any]) -> None:
+        note()
+        real(hook)
+
+    sys.addaudithook = adding
+    try:
+        yield
+    finally:
+        sys.addaudithook = real
+        for module in tuple(sys.modules.values()):
+            names = noting.globals_of(module)
+            if names.get(real.__name__) is adding:
+                names[real.__name__] = real
 
 
 @contextlib.contextmanager
@@ -368,6 +391,7 @@ def _measured(
     count, resident = len(sys.modules), _resident()
     reads: set[str] = set()
     sockets: list[bool] = []
+    hooks: list[bool] = []
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
 
     def note(variable: str) -> None:
@@ -377,7 +401,11 @@ def _measured(
 
     start = time.perf_counter_ns()
     with observer.entry(name) if observer is not None else contextlib.nullcontext():
-        with _noting_reads(note), _noting_sockets(lambda: sockets.append(True)):
+        with (
+            _noting_reads(note),
+            _noting_sockets(lambda: sockets.append(True)),
+            _noting_hooks(lambda: hooks.append(True)),
+        ):
             failure, absent = _bring(name, limit, observer)
     took = time.perf_counter_ns() - start
     after = State.now()
@@ -386,6 +414,8 @@ def _measured(
         faults.append(USED_SOCKET)
     if resource.getrusage(resource.RUSAGE_CHILDREN) != ended:
         faults.append(RAN_PROGRAM)
+    if hooks:
+        faults.append(ADDED_HOOK)
     unanswered = _unanswered(reads)
     if unanswered:
         faults.append(f"read environment variables: {', '.join(unanswered)}")

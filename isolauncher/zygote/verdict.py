@@ -107,7 +107,7 @@ class Verdict:
         }
 
 
-_ONE_WORD = {"socket": preload.USED_SOCKET, "process": preload.RAN_PROGRAM}
+_ONE_WORD = dict(zip(("socket", "process", "hook"), preload.BY_EVENT, strict=True))
 
 
 def _is_said(finding: Finding, said: set[str]) -> bool:

@@ -79,6 +79,14 @@ PLANTED = {
         "started threads",
     ),
     "descriptor": ("f = open('/dev/null')", "left descriptors open"),
+    "auditor": (
+        "import sys; sys.addaudithook(lambda *event: None)",
+        "added an audit hook",
+    ),
+    "auditor_by_name": (
+        "from sys import addaudithook; addaudithook(lambda *event: None)",
+        "added an audit hook",
+    ),
     "socket_": ("import socket; s = socket.socket()", "left descriptors open"),
     "epoll_": ("import select; e = select.epoll()", "left descriptors open"),
     "closes": ("import os; os.close(0)", "closed descriptors: 0"),
