@@ -43,6 +43,9 @@ SPARE_AFTER_S = 1.0
 # system of the caller's own (FUSE) can hold one beyond SIGKILL, as long as it likes.
 _stuck: dict[int, int] = {}
 
+# pidfds of children that nobody needs any more and that have not ended yet.
+_leaving: set[int] = set()
+
 
 class Service:
     """Where openers come from: a process forked before the daemon had any caller.
@@ -112,7 +115,13 @@ class Service:
         wire.send(self._sock, {"rehearse": rehearse}, [channel.fileno()])
 
     def close(self) -> None:
-        """End it; openers end when they see the end of their own channels."""
+        """End it; openers end when they see the end of their own channels.
+
+        Those that nobody needs any more have had their time: one that its caller has
+        stopped sees nothing, and nobody would be there to kill it.
+        """
+        for pidfd in _leaving:
+            _kill(pidfd)
         for spare in self._spares:
             spare.close()
         self._spares.clear()
@@ -345,18 +354,21 @@ def _forget_later(pidfd: int, kill_after_s: float) -> None:
     """When it has ended, which takes the kernel a time no launch need wait for."""
     loop = asyncio.get_running_loop()
 
-    def kill() -> None:
-        with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-
     def forget() -> None:
         killing.cancel()
         loop.remove_reader(pidfd)
+        _leaving.discard(pidfd)
         os.close(pidfd)
         _stuck.pop(pidfd, None)
 
-    killing = loop.call_later(kill_after_s, kill)
+    _leaving.add(pidfd)
+    killing = loop.call_later(kill_after_s, _kill, pidfd)
     loop.add_reader(pidfd, forget)
+
+
+def _kill(pidfd: int) -> None:
+    with suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
 
 
 async def _message(sock: socket.socket) -> wire.Message:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from support.daemons import ROOMS_AHEAD, service
+from support.peers import until
 from support.powers import need, sandboxes
 
 from isolauncher import kernel, reopen, ways, wire
@@ -352,6 +353,10 @@ def test_a_room_asks_its_opener_only_when_something_has_changed(tree: Path) -> N
         daemon.at_rest()
         Path(shown).chmod(0)
         assert launched() == "on-demand"
+        # Whatever is to go when the daemon goes does, though it is stopped.
+        for pid in _openers():
+            os.kill(pid, signal.SIGSTOP)
+    assert until(lambda: not _openers())
 
 
 def _openers() -> list[int]:
